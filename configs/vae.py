@@ -1,0 +1,13 @@
+"""The variational autoencoder of Kingma & Welling 2014, x-400-20-400-x, Bernoulli likelihood.
+
+    python -m gen_jax.main --config=configs/vae.py:mnist
+"""
+from gen_jax.train import defaults
+
+
+def get_config(dataset='digits'):
+    config = defaults('vae', dataset)
+    config.epochs = 10 if dataset != 'digits' else 100
+    if dataset == 'digits':
+        config.eval.every = 10
+    return config

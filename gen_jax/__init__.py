@@ -1,0 +1,1 @@
+"""gen_jax: autoencoders, variational autoencoders and generative adversarial networks in JAX."""

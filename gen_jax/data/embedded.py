@@ -1,0 +1,27 @@
+"""Data sets that come with scikit-learn: nothing to download."""
+import numpy as np
+
+from gen_jax.types import Batch
+
+
+def digits():
+    """1,797 handwritten digits of 8x8 pixels (17 grey levels); every fifth is for testing."""
+    from sklearn.datasets import load_digits
+    x, label = load_digits(return_X_y=True)
+    return split(np.round(x * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1), label)
+
+
+def iris():
+    """150 flowers, four lengths each, standardised: real vectors; every fifth is for testing."""
+    from sklearn.datasets import load_iris
+    x, label = load_iris(return_X_y=True)
+    return split(((x - x.mean(0)) / x.std(0)).astype(np.float32), label)
+
+
+def split(x, label):
+    test = np.arange(len(x)) % 5 == 4
+    label = label.astype(np.int32)
+    return Batch(x[~test], label[~test]), Batch(x[test], label[test])
+
+
+SETS = dict(digits=digits, iris=iris)

@@ -1,0 +1,74 @@
+"""An epoch as one compiled `lax.scan`, and an exact evaluation over a ragged last batch.
+
+Everything random comes from the run's key and the step: the order of an epoch is a permutation
+from (key, epoch), the noise of a step from (key, step); so a run can stop and go on anywhere.
+"""
+from typing import Callable
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from gen_jax.types import Array, Batch, Model, State
+
+ORDER, NOISE, TEST = range(3)
+
+
+def take(data: Batch, rows: Array) -> Batch:
+    return jax.tree.map(lambda a: a[rows], data)
+
+
+def stream(key: Array, purpose: int, count: Array) -> Array:
+    """The key of one purpose at one count."""
+    return jax.random.fold_in(jax.random.fold_in(key, purpose), count)
+
+
+def training(model: Model, prepare: Callable, size: int, batch: int, steps: int,
+             share: Callable = lambda rows, key: (rows, key)) -> Callable:
+    """(state, data, key) -> (state, metrics, bad): `steps` steps from where the state stands.
+
+    data holds `size` stored examples; an epoch is a fresh permutation of them in whole batches, and
+    the steps must not cross its end.  metrics are means over the steps; bad is the first step at
+    which a metric was not finite, else -1.  `share` maps a batch's rows (batch,) and key to those
+    of this device.
+    """
+    per_epoch = size // batch
+
+    def run(state: State, data: Batch, key: Array):
+        order = jax.random.permutation(stream(key, ORDER, state.step // per_epoch), size)
+        order = order[:per_epoch * batch].reshape(per_epoch, batch)
+        order = lax.dynamic_slice_in_dim(order, state.step % per_epoch, steps)
+
+        def step(state, rows):
+            rows, noise = share(rows, stream(key, NOISE, state.step))
+            prepared, played = jax.random.split(noise)
+            return model.step(state, prepare(take(data, rows), prepared), played)
+
+        first = state.step
+        state, metrics = lax.scan(step, state, order)
+        wrong = ~jnp.isfinite(jnp.stack(list(metrics.values()))).all(0)
+        bad = jnp.where(wrong.any(), first + wrong.argmax(), -1)
+        return state, jax.tree.map(lambda m: m.mean(0), metrics), bad
+
+    return run
+
+
+def evaluation(model: Model, prepare: Callable, size: int, batch: int,
+               share: Callable = lambda rows, key: (rows, key)) -> Callable:
+    """(state, data, key) -> metrics averaged over all `size` examples, each counted once."""
+    steps = -(-size // batch)
+
+    def run(state: State, data: Batch, key: Array):
+        def step(_, i):
+            rows = i * batch + jnp.arange(batch)
+            rows, noise = share(rows, stream(key, TEST, i))
+            prepared, drawn = jax.random.split(noise)
+            examples = prepare(take(data, jnp.minimum(rows, size - 1)), prepared)
+            values = model.evaluate(state, examples, drawn)
+            counts = rows < size
+            return None, jax.tree.map(lambda v: jnp.tensordot(counts.astype(v.dtype), v, 1), values)
+
+        sums = lax.scan(step, None, jnp.arange(steps))[1]
+        return jax.tree.map(lambda s: s.sum(0) / size, sums)
+
+    return run

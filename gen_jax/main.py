@@ -1,0 +1,87 @@
+"""python -m gen_jax.main --config=configs/NAME.py[:DATASET] [--workdir=DIR] [--mode=MODE] ..."""
+import difflib
+import os
+from pathlib import Path
+import sys
+
+from absl import app, flags, logging
+import jax
+from ml_collections import config_flags
+
+from gen_jax import train
+from gen_jax.types import BadInput
+
+FLAGS = flags.FLAGS
+CONFIG = config_flags.DEFINE_config_file('config', None, 'configs/NAME.py[:DATASET]')
+WORKDIR = flags.DEFINE_string('workdir', None, 'where the run is kept; default: runs/NAME-DATASET')
+MODE = flags.DEFINE_enum('mode', 'train', train.MODES, 'what to do')
+
+
+def parse(argv):
+    """absl's parsing, every error as BadInput of one line."""
+    try:
+        rest = FLAGS(argv)
+    except KeyError as e:  # an override of a key that the config has not
+        raise BadInput(unknown_key(argv) or str(e)) from None
+    except (flags.Error, config_flags.UnsupportedOperationError, TypeError) as e:
+        raise BadInput(' '.join(str(e).split())) from None
+    if len(rest) > 1:
+        raise BadInput(f'{rest[1]!r} is not a flag; overrides are written --config.KEY=VALUE')
+    if CONFIG.value is None:
+        raise BadInput('give a config, for example --config=configs/vae.py')
+    return rest
+
+
+def unknown_key(argv) -> str | None:
+    """What to say of the first --config.KEY that is not in the config."""
+    source = next(a.split('=', 1)[1] for a in argv if a.lstrip('-').startswith('config='))
+    config = config_flags.ConfigFileFlagParser('config').parse(source)
+    known = [f'{k}.{sub}' if sub else k for k, v in config.items()
+             for sub in (v.keys() if hasattr(v, 'keys') else [''])]
+    for arg in argv:
+        key = arg.lstrip('-').split('=')[0].removeprefix('config.')
+        if arg.lstrip('-').startswith('config.') and key not in known:
+            leaf = [k for k in known if k.split('.')[-1] == key.split('.')[-1]]
+            near = (leaf or difflib.get_close_matches(key, known, 1, cutoff=0))[0]
+            return f'unknown config key {key!r}; the nearest is {near!r}'
+    return None
+
+
+def main(argv):
+    del argv
+    source = FLAGS['config'].config_filename.split(':')[0]
+    try:
+        config = CONFIG.value
+        name = config.data.name
+    except OSError:
+        beside = sorted(str(p) for p in Path(source).parent.glob('*.py'))
+        raise BadInput(f'config file {source!r} cannot be read' + (
+            f'; there are {", ".join(beside)}' if beside else '')) from None
+    workdir = Path(WORKDIR.value or f'runs/{Path(source).stem}-{name}')
+    if MODE.value == 'train':
+        train.train(config, workdir)
+    else:
+        train.use(config, workdir, MODE.value)
+
+
+def guarded(argv):
+    """main; bad input becomes one line and status 1, an interruption a word and status 130."""
+    try:
+        parse(argv)
+        main(argv)
+    except BadInput as e:
+        print(f'gen_jax: {e}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('\nstopped; the same command goes on from the newest checkpoint', file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == '__main__':
+    logging.set_verbosity(logging.ERROR)
+    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+        cache = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
+        jax.config.update('jax_compilation_cache_dir', str(cache / 'gen_jax' / 'compiled'))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', .2)
+    sys.exit(guarded(sys.argv))

@@ -1,0 +1,1 @@
+"""One file a paper: make(example, *, axis=None, **hyper-parameters) -> Model."""

@@ -1,0 +1,62 @@
+"""The devices: how a loop over (state, data, key) is compiled for all of them.
+
+`jit` shards each batch over a mesh and sees the global batch: any model gives one device's result.
+`shard_map` and `pmap` run the loop once per device on its share of each batch, with its own noise;
+gradients are averaged by game's `axis`, while what couples a batch (batch statistics) stays local.
+"""
+from typing import Callable, NamedTuple
+
+import jax
+from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+
+from gen_jax.types import BadInput
+
+MODES = 'jit', 'shard_map', 'pmap'
+AXIS = 'data'
+
+
+class Layout(NamedTuple):
+    """axis: what game needs; share: what loop needs; place: data and state onto the devices;
+    compile: (run, donate) -> a jitted function of (state, data, key)."""
+    axis: str | None
+    share: Callable
+    place: Callable
+    compile: Callable
+
+
+def layout(mode: str, batch: int) -> Layout:
+    """The Layout of `mode` over all devices.  Raises BadInput for an unknown mode, or a batch that
+    the devices cannot share equally."""
+    if mode not in MODES:
+        raise BadInput(f'unknown parallel {mode!r}; choose one of {", ".join(MODES)}')
+    devices = jax.devices()
+    if batch % len(devices):
+        raise BadInput(f'batch {batch} cannot be shared equally by {len(devices)} devices; '
+                       f'use a multiple of {len(devices)}')
+    mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,))
+    everywhere = NamedSharding(mesh, P())
+    place = lambda tree: jax.device_put(tree, everywhere)
+
+    def sharded(rows, key):
+        return lax.with_sharding_constraint(rows, NamedSharding(mesh, P(AXIS))), key
+
+    def own(rows, key):
+        i = lax.axis_index(AXIS)
+        return rows.reshape(len(devices), -1)[i], jax.random.fold_in(key, i)
+
+    def jit(run, donate):
+        return jax.jit(run, donate_argnums=donate, out_shardings=everywhere)
+
+    def shard_map(run, donate):
+        # check_vma would add a psum of its own to the gradients of replicated parameters
+        return jit(jax.shard_map(run, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False),
+                   donate)
+
+    def pmap(run, donate):
+        return jax.pmap(run, AXIS, in_axes=None, out_axes=None, axis_size=len(devices),
+                        donate_argnums=donate)
+
+    if mode == 'jit':
+        return Layout(None, sharded, place, jit)
+    return Layout(AXIS, own, place, dict(shard_map=shard_map, pmap=pmap)[mode])

@@ -1,0 +1,147 @@
+"""What a run leaves behind: metrics.jsonl, TensorBoard events, summary.json, pictures, a line a time."""
+import json
+import os
+from pathlib import Path
+import sys
+import time
+
+import numpy as np
+
+
+def flat(metrics, prefix: str) -> dict[str, float]:
+    """Metrics as named floats: `prefix/name`, a vector as `prefix/name/00`, `prefix/name/01` ..."""
+    named = {}
+    for name, value in sorted(metrics.items()):
+        value = np.asarray(value)
+        if value.ndim:
+            named |= {f'{prefix}/{name}/{i:02d}': float(v) for i, v in enumerate(value.ravel())}
+        else:
+            named[f'{prefix}/{name}'] = float(value)
+    return named
+
+
+def write_json(file: Path, content) -> None:
+    """The file as a whole or not at all."""
+    part = file.with_suffix('.part')
+    part.write_text(json.dumps(content, indent=1) + '\n')
+    os.replace(part, file)
+
+
+def read_lines(file: Path) -> list[dict]:
+    """The whole lines of a metrics.jsonl; a last line cut short by a crash is left out."""
+    lines = []
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class Record:
+    """The metrics of a run in `workdir`, kept up to `step`: what a crash left beyond is dropped."""
+
+    def __init__(self, workdir: Path, step: int):
+        from tensorboardX import SummaryWriter
+        self.file = workdir / 'metrics.jsonl'
+        self.lines = [line for line in read_lines(self.file) if line['step'] <= step]
+        part = self.file.with_suffix('.part')
+        part.write_text(''.join(json.dumps(line) + '\n' for line in self.lines))
+        os.replace(part, self.file)
+        self.events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+
+    def metrics(self, step: int, epoch: int, named: dict[str, float]) -> None:
+        self.lines.append(dict(step=step, epoch=epoch, **named))
+        with self.file.open('a') as f:
+            f.write(json.dumps(self.lines[-1]) + '\n')
+        for name, value in named.items():
+            self.events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.events.close()
+
+
+class Progress:
+    """One line that says where training stands, rewritten in place on a terminal."""
+
+    def __init__(self, epochs: int, done: int, out=sys.stdout):
+        self.epochs, self.done, self.out = epochs, done, out
+        self.start, self.live = time.perf_counter(), out.isatty()
+
+    def __call__(self, epoch: int, named: dict[str, float], rate: float) -> None:
+        spent = time.perf_counter() - self.start
+        left = round(spent / (epoch - self.done) * (self.epochs - epoch))
+        shown = '  '.join(f'{name} {value:.4g}' for name, value in named.items()
+                          if name.count('/') == 1)
+        line = f'epoch {epoch}/{self.epochs}  {shown}  {rate:,.0f} examples/s  ' \
+               f'{left // 60}:{left % 60:02d} left'
+        last = epoch == self.epochs
+        print(f'\r\x1b[K{line}' if self.live else line, end='' if self.live and not last else '\n',
+              file=self.out, flush=True)
+
+
+def figure(width: float, height: float):
+    """An empty figure, in inches, drawn without a display."""
+    from matplotlib.figure import Figure
+    return Figure(figsize=(width, height), layout='constrained')
+
+
+def tile(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images (n, h, w, c) in rows of `columns`, one white pixel between them."""
+    n, h, w, c = images.shape
+    rows = -(-n // columns)
+    canvas = np.ones((rows * (h + 1) - 1, columns * (w + 1) - 1, c))
+    for i, image in enumerate(images):
+        r, k = divmod(i, columns)
+        canvas[r * (h + 1):r * (h + 1) + h, k * (w + 1):k * (w + 1) + w] = image
+    return canvas
+
+
+def show(axes, examples: np.ndarray, columns: int, title: str) -> None:
+    """Images as a tiling, vectors as points in their first two dimensions."""
+    axes.set_title(title)
+    if examples.ndim == 4:
+        canvas = np.clip(tile(examples, columns), 0, 1)
+        colour = canvas if canvas.shape[-1] == 3 else canvas[..., 0]
+        axes.imshow(colour, cmap='gray', vmin=0, vmax=1, interpolation='nearest')
+        axes.axis('off')
+    else:
+        axes.scatter(*examples.reshape(len(examples), -1)[:, :2].T, s=8)
+        axes.set(xlabel='first dimension', ylabel='second')
+
+
+def pictures(file: Path, parts: dict[str, np.ndarray], columns: int) -> Path:
+    """One PNG with a titled panel for each part, examples (n, ...) in [0, 1] or vectors."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows = max(-(-len(x) // columns) for x in parts.values())
+    wide = 4.2 if next(iter(parts.values())).ndim == 4 else 3.6
+    fig = figure(wide * len(parts), max(1., wide * rows / columns) + .4)
+    panels = fig.subplots(1, len(parts), squeeze=False)[0]
+    for axes, (title, examples) in zip(panels, parts.items()):
+        show(axes, np.asarray(examples), columns, title)
+        if examples.ndim != 4:  # all panels to one scale, or they could not be compared
+            axes.sharex(panels[0])
+            axes.sharey(panels[0])
+    fig.savefig(file, dpi=150)
+    return file
+
+
+def curves(file: Path, lines: list[dict]) -> Path:
+    """The metrics over the epochs, one panel for each name, training beside test."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    keys = {key for line in lines for key in line if key.count('/') == 1}
+    names = sorted({key.split('/')[1] for key in keys})
+    fig = figure(3.4 * min(len(names), 3), 2.6 * -(-len(names) // 3))
+    panels = fig.subplots(-(-len(names) // 3), min(len(names), 3), squeeze=False).ravel()
+    for axes, name in zip(panels, names):
+        for side in 'train', 'test':
+            points = [(line['epoch'], line[f'{side}/{name}']) for line in lines
+                      if f'{side}/{name}' in line]
+            if points:
+                axes.plot(*zip(*points), label=side)
+        axes.set(title=name.replace('_', ' '), xlabel='epoch')
+        axes.legend(frameon=False)
+    for axes in panels[len(names):]:
+        axes.axis('off')
+    fig.savefig(file, dpi=150)
+    return file

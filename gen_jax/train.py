@@ -1,0 +1,294 @@
+"""The host's side of a run: restore, epoch, evaluate, record, save; and what is done with a result."""
+import difflib
+import importlib
+import inspect
+import json
+import os
+from pathlib import Path
+import pkgutil
+import time
+import types
+import typing
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict, config_dict
+
+from gen_jax import checkpoint, data, loop, models, parallel, record
+from gen_jax.types import Array, BadInput, Model, State
+
+MODES = 'train', 'evaluate', 'sample', 'reconstruct'
+FREE = 'epochs', 'eval', 'data.dir'  # may differ between two commands on one workdir
+
+
+def defaults(model: str, dataset: str, **changed) -> ConfigDict:
+    """The config of a run of models/`model`: every key there is, with its default.
+
+    `changed` are the model's hyper-parameters that differ from those of its `make`.
+    """
+    make = find(model).make
+    hyper = {}
+    for name, p in inspect.signature(make).parameters.items():
+        if name not in ('example', 'axis'):
+            hyper[name] = changed.pop(name, p.default)
+            if hyper[name] is None:  # a typed hole, so that the command line can fill it
+                hyper[name] = config_dict.placeholder(typing.get_args(p.annotation)[0])
+    assert not changed, f'make of {model} has no {", ".join(changed)}'
+    return ConfigDict(dict(
+        seed=0, epochs=10, batch=128,
+        parallel='jit',   # or shard_map, pmap
+        scan=0,           # steps in one compiled call; 0: a whole epoch
+        data=dict(name=dataset, dir=config_dict.placeholder(str), binarize='none'),
+        model=dict(name=model, **hyper),
+        eval=dict(batch=500, every=1, best='test/loss', checkpoint='latest', samples=64)))
+
+
+def find(name: str) -> types.ModuleType:
+    """The module of models/`name`.  Raises BadInput where there is none."""
+    known = sorted(m.name for m in pkgutil.iter_modules(models.__path__))
+    if name not in known:
+        raise BadInput(f'unknown model {name!r}{near(name, known)}; there are {", ".join(known)}')
+    return importlib.import_module(f'gen_jax.models.{name}')
+
+
+def near(word: str, known) -> str:
+    match = difflib.get_close_matches(word, list(known), 1, cutoff=.4)
+    return f', did you mean {match[0]!r}?' if match else ''
+
+
+class Run(NamedTuple):
+    """What a config means: its data, model, key and layout, and a state to start from."""
+    config: ConfigDict
+    data: data.Dataset
+    model: Model
+    layout: parallel.Layout
+    key: Array
+    state: State
+    per_epoch: int
+
+
+def prepare(config: ConfigDict) -> Run:
+    """Loads the data and makes the model.  Raises BadInput for what does not fit together."""
+    for name in 'epochs', 'batch', 'eval.batch', 'eval.every', 'eval.samples':
+        value = config[name] if '.' not in name else config.eval[name.split('.')[1]]
+        if value < 1:
+            raise BadInput(f'{name} must be at least 1, not {value}')
+    if config.scan < 0:
+        raise BadInput(f'scan must be 0 (a whole epoch a call) or a number of steps, not {config.scan}')
+    if config.eval.checkpoint not in ('latest', 'best'):
+        raise BadInput(f'eval.checkpoint is latest or best, not {config.eval.checkpoint!r}')
+    module = find(config.model.name)
+    hyper = {k: v for k, v in config.model.items() if k != 'name'}
+    known = set(inspect.signature(module.make).parameters)
+    if extra := [k for k in hyper if k not in known]:
+        raise BadInput(f'model {config.model.name} has no {", ".join(extra)}; '
+                       f'use --config=configs/{config.model.name}.py')
+    dataset = data.load(**config.data)
+    size = len(dataset.train.x)
+    if config.batch > size:
+        raise BadInput(f'batch {config.batch} is larger than {config.data.name}, '
+                       f'which has {size} training examples')
+    layout = parallel.layout(config.parallel, config.batch)
+    key = jax.random.key(config.seed)
+    first = jax.tree.map(lambda a: a[:1024], dataset.train)
+    example = jax.tree.map(jax.numpy.asarray, dataset.prepare(first, key))
+    model = module.make(example, axis=layout.axis, **hyper)
+    state = layout.place(jax.jit(model.init)(key, example))
+    return Run(config, dataset, model, layout, key, state, size // config.batch)
+
+
+def evaluator(run: Run):
+    """A function state -> test metrics, named floats; compiled at its first call."""
+    devices = jax.device_count()
+    batch = -(-min(run.config.eval.batch, len(run.data.test.x)) // devices) * devices
+    loaded = parallel.layout('jit', batch)
+    test = loaded.place(run.data.test)
+    compiled = loaded.compile(loop.evaluation(run.model, run.data.prepare, len(run.data.test.x), batch,
+                                              loaded.share), ())
+    return lambda state: record.flat(compiled(state, test, run.key), 'test')
+
+
+class Trainer:
+    """Compiled epochs of a run; `compile_seconds` and `seconds` of training add up as it works."""
+
+    def __init__(self, run: Run):
+        self.run, self.compiled = run, {}
+        self.data = run.layout.place(run.data.train)
+        self.seconds = self.compile_seconds = 0.
+
+    def call(self, state: State, steps: int):
+        """The compiled call of so many steps."""
+        run = self.run
+        if steps not in self.compiled:
+            start = time.perf_counter()
+            chunk = loop.training(run.model, run.data.prepare, len(run.data.train.x), run.config.batch,
+                                  steps, run.layout.share)
+            lowered = run.layout.compile(chunk, (0,)).lower(state, self.data, run.key)
+            self.compiled[steps] = lowered.compile()
+            self.compile_seconds += time.perf_counter() - start
+        return self.compiled[steps](state, self.data, run.key)
+
+    def epoch(self, state: State) -> tuple[State, dict[str, float]]:
+        """A whole epoch.  Raises FloatingPointError with the first step whose loss is not finite."""
+        per_epoch, at_once = self.run.per_epoch, self.run.config.scan or self.run.per_epoch
+        start, compiled = time.perf_counter(), self.compile_seconds
+        sums = {}
+        for done in range(0, per_epoch, at_once):
+            steps = min(at_once, per_epoch - done)
+            state, metrics, bad = self.call(state, steps)
+            if int(bad) >= 0:
+                raise FloatingPointError(int(bad))
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.) + float(value) * steps / per_epoch
+        self.seconds += time.perf_counter() - start - (self.compile_seconds - compiled)
+        return state, record.flat(sums, 'train')
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Makes workdir this config's.  Raises BadInput where it is another's or cannot be written."""
+    file, ours = workdir / 'config.json', json.loads(config.to_json())
+    theirs = stored_config(workdir)
+    if theirs is not None:
+        match(workdir, theirs, ours)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        record.write_json(file, ours)
+        if not os.access(workdir, os.W_OK):
+            raise PermissionError('not writable')
+    except OSError as e:
+        raise BadInput(f'workdir {workdir} cannot be written ({e.strerror or e}); '
+                       'give another by --workdir') from e
+
+
+def stored_config(workdir: Path) -> dict | None:
+    """The config.json of a workdir, None where there is none."""
+    file = workdir / 'config.json'
+    try:
+        return json.loads(file.read_text()) if file.exists() else None
+    except (OSError, ValueError) as e:
+        raise BadInput(f'{file} cannot be read ({e}); give another --workdir') from e
+
+
+def match(workdir: Path, theirs: dict, ours: dict) -> None:
+    """Raises BadInput with the keys in which two configs differ, but for the FREE ones."""
+    def leaves(tree: Any, path: str = ''):
+        if path in FREE:
+            return {}
+        if isinstance(tree, dict):
+            return {k: v for name, sub in tree.items()
+                    for k, v in leaves(sub, f'{path}.{name}'.lstrip('.')).items()}
+        return {path: tree}
+
+    theirs, ours = leaves(theirs), leaves(ours)
+    differ = [f'{k} (there {theirs.get(k)!r}, here {ours.get(k)!r})'
+              for k in sorted(theirs.keys() | ours.keys()) if theirs.get(k) != ours.get(k)]
+    if differ:
+        raise BadInput(f'workdir {workdir} holds a run of another config: it differs in '
+                       f'{", ".join(differ)}; give another --workdir')
+
+
+def train(config: ConfigDict, workdir: Path) -> None:
+    """Trains until config.epochs, from the newest checkpoint in workdir where there is one."""
+    run = prepare(config)
+    claim(workdir, config)
+    saves = checkpoint.manager(workdir / 'checkpoints', best=config.eval.best)
+    state = checkpoint.restore(saves, run.state)
+    epoch = 0 if state is None else int(state.step) // run.per_epoch
+    if epoch >= config.epochs and (workdir / 'summary.json').exists():
+        print(f'this run is finished: {epoch} epochs, see {workdir}/summary.json; '
+              'for more, raise --config.epochs')
+        return
+    if state is None:
+        state = run.state
+    else:
+        print(f'going on after epoch {epoch}')
+    before = summary(workdir) if epoch else {}
+    log = record.Record(workdir, int(state.step))
+    progress = record.Progress(config.epochs, epoch)
+    trainer, evaluate = Trainer(run), evaluator(run)
+    tested = {}
+    while epoch < config.epochs:
+        try:
+            state, named = trainer.epoch(state)
+        except FloatingPointError as e:
+            log.close()
+            saves.wait_until_finished()
+            kept = saves.latest_step()
+            raise BadInput(f'the loss is not finite at step {e}; ' + (
+                f'the checkpoint of step {kept} is kept' if kept is not None else 'nothing was saved')
+                + '; try a lower --config.model.rate') from None
+        epoch += 1
+        if epoch % config.eval.every == 0 or epoch == config.epochs:
+            tested = evaluate(state)
+            named |= tested
+            checkpoint.save(saves, state, tested)
+        log.metrics(int(state.step), epoch, named)
+        done = epoch - progress.done
+        progress(epoch, named, done * run.per_epoch * config.batch / trainer.seconds)
+    saves.wait_until_finished()
+    seconds = before.get('seconds', 0.) + trainer.seconds
+    examples = int(state.step) * config.batch
+    record.write_json(workdir / 'summary.json', dict(
+        model=config.model.name, dataset=config.data.name, epochs=epoch, steps=int(state.step),
+        seconds=seconds, compile_seconds=trainer.compile_seconds,
+        examples_per_second=examples / seconds if seconds else 0.,
+        metrics=named_at_end(log.lines) | (tested or evaluate(state))))
+    drawn = [record.curves(workdir / 'images' / 'curves.png', log.lines), *draw(run, state, workdir)]
+    log.close()
+    saves.close()
+    print('pictures: ' + ', '.join(str(p) for p in drawn))
+
+
+def named_at_end(lines: list[dict]) -> dict[str, float]:
+    return {k: v for k, v in (lines[-1] if lines else {}).items() if '/' in k}
+
+
+def summary(workdir: Path) -> dict:
+    file = workdir / 'summary.json'
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def draw(run: Run, state: State, workdir: Path, only: str | None = None) -> list[Path]:
+    """Samples and reconstructions as pictures, as far as the model has them."""
+    n, files = run.config.eval.samples, []
+    columns = max(1, round(n ** .5))
+    if run.model.prior and only != 'reconstruct':
+        z = run.model.prior(jax.random.fold_in(run.key, 1), n)
+        made = jax.jit(run.model.decode)(state, z)
+        parts = {'samples': made}
+        if made.ndim != 4:
+            parts = {'test data': run.data.test.x[:n], **parts}
+        files.append(record.pictures(workdir / 'images' / 'samples.png', parts, columns))
+    if run.model.encode and only != 'sample':
+        x = run.data.prepare(jax.tree.map(lambda a: a[:n], run.data.test), run.key).x
+        y = jax.jit(lambda s, x: run.model.decode(s, run.model.encode(s, x)))(state, x)
+        files.append(record.pictures(workdir / 'images' / 'reconstructions.png',
+                                     {'test data': x, 'reconstructions': y}, columns))
+    return files
+
+
+def use(config: ConfigDict, workdir: Path, mode: str) -> None:
+    """What is done with a trained run: evaluate, sample or reconstruct."""
+    theirs = stored_config(workdir)
+    if theirs is None:
+        raise BadInput(f'there is no run in {workdir}; train one first, by --mode=train')
+    match(workdir, theirs, json.loads(config.to_json()))
+    run = prepare(config)
+    for needed, wanted, noun in (('sample', 'prior', 'prior to sample'),
+                                 ('reconstruct', 'encode', 'encoder to reconstruct with')):
+        if mode == needed and getattr(run.model, wanted) is None:
+            raise BadInput(f'model {config.model.name} has no {noun}')
+    saves = checkpoint.manager(workdir / 'checkpoints', best=config.eval.best)
+    state = checkpoint.restore(saves, run.state, best=config.eval.checkpoint == 'best')
+    if state is None:
+        raise BadInput(f'there is no checkpoint in {workdir}; train first, by --mode=train')
+    if mode != 'evaluate':
+        print('pictures: ' + ', '.join(str(p) for p in draw(run, state, workdir, only=mode)))
+        return
+    tested = evaluator(run)(state)
+    found = summary(workdir)
+    found['metrics'] = found.get('metrics', {}) | tested
+    record.write_json(workdir / 'summary.json', found)
+    print(f'step {int(state.step)}, {len(run.data.test.x)} test examples')
+    for name, value in tested.items():
+        print(f'{name:32} {value:12.4f}')

@@ -1,0 +1,65 @@
+"""The nouns: what data, a state, a player and a model are."""
+from typing import Any, Callable, NamedTuple
+
+import jax
+import optax
+
+Array = jax.Array
+Tree = Any  # a pytree of arrays
+
+
+class BadInput(ValueError):
+    """What the user gave cannot be used; the message says what is wrong and what would be right."""
+
+
+class Batch(NamedTuple):
+    """Examples x (n, ...), and their integer labels (n,) where the data set has them."""
+    x: Array
+    label: Array | None = None
+
+
+class State(NamedTuple):
+    """Everything that training changes, arrays only: what scan carries and a checkpoint holds."""
+    step: Array                # int32 scalar
+    params: dict[str, Tree]    # by player
+    opt: dict[str, Tree]       # by player
+    average: dict[str, Tree]   # by player: moving average of params, where asked for
+    buffers: dict[str, Tree]   # by player: batch statistics, power-iteration vectors, codebooks
+
+    def smooth(self, name: str) -> Tree:
+        """The parameters to show of a player: their moving average where one is kept."""
+        return self.average.get(name, self.params[name])
+
+
+class Player(NamedTuple):
+    """One who moves down the gradient of its own loss in its own parameters.
+
+    init:  (key, batch) -> (params, buffers)
+    loss:  (state, batch, key) -> (scalar, metrics, buffers), the last two dicts: what to report,
+           and the player's new buffers ({} where nothing changed); sees every player's parameters
+    every: it moves on the steps divisible by this number
+    average: decay of the moving average of its parameters, 0 = none
+    """
+    init: Callable[[Array, Batch], tuple[Tree, Tree]]
+    loss: Callable[[State, Batch, Array], tuple[Array, dict[str, Array], Tree]]
+    optimiser: optax.GradientTransformation
+    every: int = 1
+    average: float = 0.
+
+
+class Model(NamedTuple):
+    """The interface: pure functions over a State.  Nothing outside models/ sees more than this.
+
+    init:     (key, batch) -> state
+    step:     (state, batch, key) -> (state, metrics), scalars; every player has had its turn
+    evaluate: (state, batch, key) -> metrics, one value (or row) per example
+    decode:   (state, z) -> examples
+    encode:   (state, x) -> z; a GAN has none
+    prior:    (key, n) -> z; an autoencoder has none
+    """
+    init: Callable[[Array, Batch], State]
+    step: Callable[[State, Batch, Array], tuple[State, dict[str, Array]]]
+    evaluate: Callable[[State, Batch, Array], dict[str, Array]]
+    decode: Callable[..., Array]
+    encode: Callable[..., Array] | None = None
+    prior: Callable[[Array, int], Array] | None = None
