@@ -2,6 +2,7 @@
 import difflib
 import os
 from pathlib import Path
+import runpy
 import sys
 
 from absl import app, flags, logging
@@ -21,9 +22,9 @@ def parse(argv):
     """absl's parsing, every error as BadInput of one line."""
     try:
         rest = FLAGS(argv)
-    except KeyError as e:  # an override of a key that the config has not
+    except (KeyError, AttributeError) as e:  # an override of a key that the config has not
         raise BadInput(unknown_key(argv) or str(e)) from None
-    except (flags.Error, config_flags.UnsupportedOperationError, TypeError) as e:
+    except (flags.Error, ValueError, TypeError) as e:
         raise BadInput(' '.join(str(e).split())) from None
     if len(rest) > 1:
         raise BadInput(f'{rest[1]!r} is not a flag; overrides are written --config.KEY=VALUE')
@@ -35,7 +36,8 @@ def parse(argv):
 def unknown_key(argv) -> str | None:
     """What to say of the first --config.KEY that is not in the config."""
     source = next(a.split('=', 1)[1] for a in argv if a.lstrip('-').startswith('config='))
-    config = config_flags.ConfigFileFlagParser('config').parse(source)
+    file, *dataset = source.split(':', 1)
+    config = runpy.run_path(file)['get_config'](*dataset)
     known = [f'{k}.{sub}' if sub else k for k, v in config.items()
              for sub in (v.keys() if hasattr(v, 'keys') else [''])]
     for arg in argv:

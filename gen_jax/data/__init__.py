@@ -1,6 +1,6 @@
 """name -> a Dataset: arrays as they are stored, and `prepare`, what is done to them on the device.
 
-`digits` and `iris` are embedded (scikit-learn's); any other name is a TFDS image set.
+`digits` and `breast_cancer` are embedded (scikit-learn's); any other name is a TFDS image set.
 """
 from typing import Callable, NamedTuple
 

@@ -11,10 +11,10 @@ def digits():
     return split(np.round(x * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1), label)
 
 
-def iris():
-    """150 flowers, four lengths each, standardised: real vectors; every fifth is for testing."""
-    from sklearn.datasets import load_iris
-    x, label = load_iris(return_X_y=True)
+def breast_cancer():
+    """569 tumours, 30 measurements each, standardised: real vectors; every fifth is for testing."""
+    from sklearn.datasets import load_breast_cancer
+    x, label = load_breast_cancer(return_X_y=True)
     return split(((x - x.mean(0)) / x.std(0)).astype(np.float32), label)
 
 
@@ -24,4 +24,4 @@ def split(x, label):
     return Batch(x[~test], label[~test]), Batch(x[test], label[test])
 
 
-SETS = dict(digits=digits, iris=iris)
+SETS = dict(digits=digits, breast_cancer=breast_cancer)

@@ -24,8 +24,8 @@ def read(name: str, dir: str | None = None, known=()) -> tuple[Batch, Batch]:
     try:
         builder = tfds.builder(name, data_dir=dir, file_format='array_record')
     except tfds.core.registered.DatasetNotFoundError:
-        near = difflib.get_close_matches(name, [*known, *tfds.list_builders()], 1)
-        hint = f'; did you mean {near[0]!r}?' if near else ''
+        near = difflib.get_close_matches(name, [*known, *tfds.list_builders(with_community_datasets=False)], 1)
+        hint = f', did you mean {near[0]!r}?' if near else ';'
         raise BadInput(f'unknown data set {name!r}{hint} Embedded are {", ".join(known)}; '
                        'every other name is looked up in TFDS') from None
     if not Path(builder.data_dir, 'dataset_info.json').exists():
@@ -41,7 +41,7 @@ def prepare(builder, name, dir):
     """Downloads and prepares a set, or says at once what is missing."""
     if importlib.util.find_spec('tensorflow') is None:
         raise BadInput(f'{name} is not prepared in {dir}, and preparing it needs TensorFlow: run '
-                       "pip install 'gen_jax[prepare]' and then this command again, or give a "
+                       "pip install '.[prepare]' here and then this command again, or give a "
                        'directory that holds it by --config.data.dir or TFDS_DATA_DIR')
     import tensorflow_datasets as tfds
     tfds.core.download.downloader.MAX_RETRIES = 0  # its ten retries wait for minutes
@@ -101,7 +101,7 @@ def decode(builder, split):
     features = builder.info.features
     image, label = (next((k for k, f in features.items() if type(f).__name__ == kind), None)
                     for kind in ('Image', 'ClassLabel'))
-    if image is None or None in features[image].shape or features[image].dtype != np.uint8:
+    if image is None or None in features[image].shape or features[image].np_dtype != np.uint8:
         raise BadInput(f'{builder.name} holds no 8-bit images of one size, so it cannot be used here')
     source = builder.as_data_source(split=split)
     print(f'decoding {len(source):,} images of {builder.name} {split} (once)', flush=True)
@@ -118,4 +118,5 @@ def write(file: Path, array: np.ndarray) -> None:
     """Whole or not at all, also when several processes write at the same time."""
     with tempfile.NamedTemporaryFile(dir=file.parent, suffix='.npy', delete=False) as part:
         np.save(part, array, allow_pickle=False)
+    os.chmod(part.name, 0o644)  # a temporary file is its owner's alone
     os.replace(part.name, file)

@@ -29,8 +29,8 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 20, beta: flo
         losses.require_unit(example.x, 'likelihood bernoulli')
     unit = losses.in_unit(example.x)
     link = jax.nn.sigmoid if unit else lambda y: y
-    encoder = nets.encoder(example.x.shape[1:], 2 * latent, kind=kind, width=width, norm=norm)
     decoder = nets.decoder(example.x, latent, kind=kind, width=width[::-1], norm=norm)
+    encoder = nets.encoder(example.x.shape[1:], 2 * latent, kind=kind, width=width, norm=norm)
 
     def init(key, batch):
         keys = jax.random.split(key)
