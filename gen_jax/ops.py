@@ -60,8 +60,8 @@ def product(x, matrix):
 
 def outer(x, y):
     """Sum of x_i y_j over every leading axis, the wider of the two as the columns of the product."""
-    if x.shape[-1] > y.shape[-1]:
-        return outer(y, x).T
+    if x.shape[-1] > y.shape[-1]:  # the barrier keeps XLA from turning the product round again
+        return lax.optimization_barrier(outer(y, x)).T
     x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
     return lax.dot_general(x, y, (((0,), (0,)), ((), ())))
 
@@ -112,7 +112,8 @@ def _conv(stride):
             x = pad(x, (0, 0), (-h % stride, -w % stride))
             low = high = (0, 0)
             h, w = x.shape[1] // stride, x.shape[2] // stride
-            x = x.reshape(n, h, stride, w, stride, c).swapaxes(2, 3).reshape(n, h, w, -1)
+            x = x.reshape(n, h, stride, w, stride * c)
+            x = jnp.concatenate([x[:, :, i] for i in range(stride)], -1)
         return correlate(x, kernel, low, high)
 
     def plain(x, kernel):
@@ -137,9 +138,8 @@ def _phases(x, kernel, taps):
     small = jnp.einsum('pdt,qeu,tuco->decpqo', *place, kernel)
     y = correlate(x, small.reshape(*small.shape[:3], -1), low, high)
     s, o = len(starts[0]), kernel.shape[-1]
-    y = y.reshape(*y.shape[:3], s, s, o)
-    rows = [jnp.stack([y[:, i:i + h, j:j + w, p, q] for q, j in enumerate(starts[1])], 3)
-            for p, i in enumerate(starts[0])]
+    y = iter(lax.split(y, [o] * s * s, axis=3))
+    rows = [jnp.stack([next(y)[:, i:i + h, j:j + w] for j in starts[1]], 3) for i in starts[0]]
     return jnp.stack(rows, 2).reshape(n, s * h, s * w, o)
 
 
