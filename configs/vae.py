@@ -7,7 +7,6 @@ from gen_jax.train import defaults
 
 def get_config(dataset='digits'):
     config = defaults('vae', dataset)
-    config.epochs = 10 if dataset != 'digits' else 100
     if dataset == 'digits':
-        config.eval.every = 10
+        config.epochs, config.eval.every = 300, 30
     return config

@@ -62,7 +62,8 @@ class Record:
 
 
 class Progress:
-    """One line that says where training stands, rewritten in place on a terminal."""
+    """One line that says where training stands: on a terminal rewritten in place after each epoch,
+    elsewhere a plain line after each evaluation."""
 
     def __init__(self, epochs: int, done: int, out=sys.stdout):
         self.epochs, self.done, self.out = epochs, done, out
@@ -75,9 +76,10 @@ class Progress:
                           if name.count('/') == 1)
         line = f'epoch {epoch}/{self.epochs}  {shown}  {rate:,.0f} examples/s  ' \
                f'{left // 60}:{left % 60:02d} left'
-        last = epoch == self.epochs
-        print(f'\r\x1b[K{line}' if self.live else line, end='' if self.live and not last else '\n',
-              file=self.out, flush=True)
+        if self.live:
+            print(f'\r\x1b[K{line}', end='\n' if epoch == self.epochs else '', file=self.out, flush=True)
+        elif any(name.startswith('test/') for name in named):
+            print(line, file=self.out, flush=True)
 
 
 def figure(width: float, height: float):

@@ -1,0 +1,65 @@
+"""What several test files share: the command line as a user runs it, and where MNIST is."""
+import os
+from pathlib import Path
+import subprocess
+import sys
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PREPARED = 'mnist/3.0.1'
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def snapshot(folder) -> dict[str, bytes | None]:
+    """Every path below a folder, files with their content."""
+    folder = Path(folder)
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None
+            for p in sorted(folder.rglob('*'))}
+
+
+@pytest.fixture(scope='session')
+def environment(tmp_path_factory):
+    """The environment of a child process: this checkout, CPU, compiled programs kept for us all."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
+    compiled = tmp_path_factory.mktemp('compiled')
+    return os.environ | dict(PYTHONPATH=path, JAX_PLATFORMS='cpu',
+                             JAX_COMPILATION_CACHE_DIR=str(compiled))
+
+
+@pytest.fixture(scope='session')
+def run_main(environment):
+    """run_main(*flags) -> Result of `python -m gen_jax.main` with them."""
+    def run(*args, env=None, cwd=ROOT, timeout=180) -> Result:
+        done = subprocess.run([sys.executable, '-m', 'gen_jax.main', *map(str, args)], cwd=cwd,
+                              env=environment | (env or {}), timeout=timeout, text=True,
+                              stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        return Result(done.returncode, done.stdout, done.stderr)
+    return run
+
+
+@pytest.fixture(scope='session')
+def prepared():
+    """A TFDS data_dir that holds MNIST; not to be written to."""
+    places = [os.environ.get('TFDS_DATA_DIR'), ROOT.parent / 'shared' / 'tensorflow_datasets']
+    for place in filter(None, places):
+        if (Path(place) / PREPARED / 'dataset_info.json').exists():
+            return Path(place)
+    pytest.skip(f'no prepared {PREPARED} in TFDS_DATA_DIR or ../shared/tensorflow_datasets')
+
+
+@pytest.fixture(scope='session')
+def mnist_dir(prepared, tmp_path_factory):
+    """A data_dir of our own with links to the prepared files, so that caches are written here."""
+    place = tmp_path_factory.mktemp('tensorflow_datasets')
+    (place / PREPARED).mkdir(parents=True)
+    for file in (prepared / PREPARED).iterdir():
+        if file.suffix == '.json' or '.array_record' in file.name:
+            (place / PREPARED / file.name).symlink_to(file.resolve())
+    return place

@@ -1,0 +1,451 @@
+"""The data sets, their caches, and the loop that shows each example as often as it should."""
+import functools
+import gzip
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gen_jax import data, loop
+from gen_jax.data import stored
+from gen_jax.types import BadInput, Batch, Model, State
+
+KEY = jax.random.key(0)
+
+
+def same_examples(x, label, others, labels):
+    """Both hold the same examples with the same labels, in whatever order."""
+    def rows(x, label):
+        together = np.column_stack([np.reshape(x, (len(label), -1)), label]).astype(np.uint8)
+        return np.sort(together.view(f'V{together.shape[1]}').ravel())
+
+    np.testing.assert_array_equal(rows(x, label), rows(others, labels))
+
+
+# The embedded sets
+
+
+@pytest.fixture(scope='module')
+def digits():
+    return data.load('digits')
+
+
+def test_digits_are_1797_in_a_fixed_split(digits):
+    assert digits.train.x.shape == (1438, 8, 8, 1) and digits.test.x.shape == (359, 8, 8, 1)
+    for batch in digits.train, digits.test:
+        assert batch.x.dtype == np.uint8 and batch.label.dtype == np.int32
+        assert (batch.x.min(), batch.x.max()) == (0, 255)
+        assert set(batch.label) == set(range(10))
+    again = data.load('digits')
+    np.testing.assert_array_equal(again.train.x, digits.train.x)
+    np.testing.assert_array_equal(again.test.label, digits.test.label)
+
+
+def test_digits_are_those_of_scikit_learn_every_fifth_for_testing(digits):
+    from sklearn.datasets import load_digits
+    x, label = load_digits(return_X_y=True)
+    np.testing.assert_array_equal(digits.test.label, label[4::5])
+    joined = np.concatenate([digits.train.x, digits.test.x])
+    labels = np.concatenate([digits.train.label, digits.test.label])
+    same_examples(np.rint(joined * (16 / 255)), labels, x, label)
+
+
+def test_digits_are_prepared_as_float32_in_the_unit_interval(digits):
+    x = digits.prepare(digits.train, KEY).x
+    assert x.dtype == jnp.float32 and (float(x.min()), float(x.max())) == (0, 1)
+    np.testing.assert_allclose(x, digits.train.x / 255., rtol=1e-6)
+
+
+def test_breast_cancer_holds_standardised_vectors():
+    dataset = data.load('breast_cancer')
+    assert dataset.train.x.shape == (456, 30) and dataset.test.x.shape == (113, 30)
+    x = np.concatenate([dataset.train.x, dataset.test.x])
+    assert x.dtype == np.float32 and set(dataset.train.label) == {0, 1}
+    np.testing.assert_allclose(x.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(x.std(0), 1, rtol=1e-5)
+    np.testing.assert_array_equal(dataset.prepare(dataset.train, KEY).x, dataset.train.x)
+
+
+# Bits
+
+
+def test_static_bits_are_the_same_at_each_load_and_never_drawn_again(digits):
+    one, two = (data.load('digits', binarize='static') for _ in range(2))
+    np.testing.assert_array_equal(one.train.x, two.train.x)
+    np.testing.assert_array_equal(one.test.x, two.test.x)
+    assert set(np.unique(one.train.x)) == {0, 255} and one.train.x.dtype == np.uint8
+    seen = [one.prepare(one.train, jax.random.key(seed)).x for seed in (0, 1)]
+    np.testing.assert_array_equal(*seen)
+    assert set(np.unique(seen[0])) == {0, 1}
+
+
+def test_static_bits_have_the_grey_value_as_probability(digits):
+    bits = data.load('digits', binarize='static')
+    for ours, grey in (bits.train.x, digits.train.x), (bits.test.x, digits.test.x):
+        for level in np.unique(grey):
+            drawn, p = ours[grey == level] == 255, level / 255
+            assert abs(drawn.mean() - p) <= 5 * np.sqrt(p * (1 - p) / drawn.size)
+
+
+def test_static_bits_of_train_and_test_are_drawn_apart():
+    x = np.full((64, 8, 8, 1), 128, np.uint8)
+    assert 0.4 < (data.coin_flips(x, 0) == data.coin_flips(x, 1)).mean() < 0.6
+
+
+def test_dynamic_bits_have_the_grey_value_as_probability():
+    dataset, draws = data.load('digits', binarize='dynamic'), 2000
+    stored_batch = Batch(dataset.train.x[:16])
+    keys = jax.random.split(KEY, draws)
+    bits = jax.jit(jax.vmap(lambda key: dataset.prepare(stored_batch, key).x))(keys)
+    assert bits.dtype == jnp.float32 and set(np.unique(bits)) == {0, 1}
+    p = stored_batch.x / 255.
+    error = np.abs(np.mean(bits, 0) - p) / np.sqrt(np.maximum(p * (1 - p), 1e-9) / draws)
+    assert error.max() < 5  # of 1024 pixels, one in 2000 runs would leave five sigma
+    assert np.sqrt((error[(p > 0) & (p < 1)] ** 2).mean()) == pytest.approx(1, abs=.15)
+
+
+def test_dynamic_bits_are_the_key_s():
+    dataset = data.load('digits', binarize='dynamic')
+    one, same, other = (dataset.prepare(dataset.train, jax.random.key(s)).x for s in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+def test_unknown_binarize_is_refused():
+    with pytest.raises(BadInput, match="'yes'.*none, dynamic, static"):
+        data.load('digits', binarize='yes')
+
+
+@pytest.mark.parametrize('binarize', ['static', 'dynamic'])
+def test_bits_of_vectors_are_refused(binarize):
+    with pytest.raises(BadInput, match=f'{binarize}.*breast_cancer'):
+        data.load('breast_cancer', binarize=binarize)
+
+
+# Caches, with a builder that stands in for TFDS'
+
+
+class Image(SimpleNamespace):
+    pass
+
+
+class ClassLabel(SimpleNamespace):
+    pass
+
+
+SPLITS = dict(train=7, test=3)
+
+
+def example(i):
+    image = np.random.default_rng(i).integers(0, 256, (4, 5, 1)).astype(np.uint8)
+    return dict(image=image, label=i % 3)
+
+
+@pytest.fixture
+def builder(tmp_path):
+    """What stored.py uses of a TFDS builder; `decoded` counts the splits that were read."""
+    features = dict(image=Image(shape=(4, 5, 1), np_dtype=np.uint8), label=ClassLabel())
+    splits = {name: SimpleNamespace(num_examples=n) for name, n in SPLITS.items()}
+    decoded = []
+
+    def source(split):
+        decoded.append(split)
+        return [example(i) for i in range(SPLITS[split])]
+
+    (tmp_path / 'set').mkdir()
+    return SimpleNamespace(
+        name='fake', data_dir=str(tmp_path / 'set'), as_data_source=source, decoded=decoded,
+        info=SimpleNamespace(splits=splits, features=features, full_name='fake/1.0.0'))
+
+
+def files(builder):
+    return sorted(p.name for p in Path(builder.data_dir).iterdir())
+
+
+def holds_all(batch, split='train'):
+    wanted = [example(i) for i in range(SPLITS[split])]
+    np.testing.assert_array_equal(batch.x, [e['image'] for e in wanted])
+    np.testing.assert_array_equal(batch.label, [e['label'] for e in wanted])
+
+
+def test_cache_is_made_once_and_then_mapped(builder, capsys):
+    holds_all(stored.cached(builder, 'train'))
+    assert 'decoding 7 images of fake train' in capsys.readouterr().out
+    again = stored.cached(builder, 'train')
+    holds_all(again)
+    assert builder.decoded == ['train'] and capsys.readouterr().out == ''
+    assert isinstance(again.x, np.memmap) and again.x.dtype == np.uint8
+    assert files(builder) == ['gen_jax-train-image.npy', 'gen_jax-train-label.npy']
+
+
+def test_splits_have_caches_of_their_own(builder):
+    holds_all(stored.cached(builder, 'train'))
+    holds_all(stored.cached(builder, 'test'), 'test')
+    holds_all(stored.cached(builder, 'train'))
+    assert builder.decoded == ['train', 'test']
+
+
+def truncated(file):
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def header_only(file):
+    file.write_bytes(file.read_bytes()[:40])
+
+
+def emptied(file):
+    file.write_bytes(b'')
+
+
+def garbage(file):
+    file.write_bytes(b'garbage' * 100)
+
+
+def pickled(file):
+    np.save(file, np.array([dict(a=1)] * 7, object), allow_pickle=True)
+
+
+def of_another_set(file):
+    np.save(file, np.zeros((5, 4, 5, 1), np.uint8))
+
+
+@pytest.mark.parametrize('part', ['image', 'label'])
+@pytest.mark.parametrize('damage', [truncated, header_only, emptied, garbage, pickled,
+                                    of_another_set])
+def test_damaged_cache_is_made_again_and_said_so(builder, tmp_path, capsys, damage, part):
+    stored.cached(builder, 'train')
+    damage(tmp_path / 'set' / f'gen_jax-train-{part}.npy')
+    capsys.readouterr()
+    holds_all(stored.cached(builder, 'train'))
+    out = capsys.readouterr().out
+    assert 'the cache ' in out and 'making it again' in out and 'decoding 7' in out
+    holds_all(stored.cached(builder, 'train'))
+    assert builder.decoded == ['train', 'train']
+
+
+@pytest.mark.parametrize('part', ['image', 'label'])
+def test_missing_half_of_a_cache_is_made_again(builder, tmp_path, part):
+    stored.cached(builder, 'train')
+    (tmp_path / 'set' / f'gen_jax-train-{part}.npy').unlink()
+    holds_all(stored.cached(builder, 'train'))
+    assert builder.decoded == ['train', 'train']
+
+
+def test_write_that_fails_leaves_the_file_there_was(tmp_path, monkeypatch):
+    file = tmp_path / 'a.npy'
+    stored.write(file, np.arange(3))
+
+    def fails(part, array, **_):
+        part.write(b'half')
+        raise OSError('disk full')
+
+    monkeypatch.setattr(np, 'save', fails)
+    with pytest.raises(OSError, match='disk full'):
+        stored.write(file, np.arange(4))
+    monkeypatch.undo()
+    np.testing.assert_array_equal(np.load(file), np.arange(3))
+    assert [p.name for p in tmp_path.iterdir()] == ['a.npy']
+
+
+def test_write_leaves_one_file_that_all_can_read(tmp_path):
+    stored.write(tmp_path / 'a.npy', np.arange(3))
+    file, = tmp_path.iterdir()
+    assert file.name == 'a.npy' and file.stat().st_mode & 0o777 == 0o644
+
+
+def test_cache_of_a_directory_that_is_not_writable_goes_to_the_user_s(builder, tmp_path,
+                                                                     monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    (tmp_path / 'set').chmod(0o555)
+    try:
+        holds_all(stored.cached(builder, 'test'), 'test')
+    finally:
+        (tmp_path / 'set').chmod(0o755)
+    assert files(builder) == []
+    assert (tmp_path / 'cache' / 'gen_jax' / 'fake' / '1.0.0' / 'gen_jax-test-image.npy').exists()
+
+
+@pytest.mark.parametrize('image', [
+    Image(shape=(None, None, 3), np_dtype=np.uint8), Image(shape=(4, 4, 1), np_dtype=np.uint16),
+    SimpleNamespace()], ids=['any size', '16 bits', 'none'])
+def test_set_without_8_bit_images_of_one_size_is_refused(builder, image):
+    builder.info.features['image'] = image
+    with pytest.raises(BadInput, match='fake'):
+        stored.cached(builder, 'train')
+    assert files(builder) == []
+
+
+def test_set_without_labels_has_them_all_minus_one(builder):
+    del builder.info.features['label']
+    assert set(stored.cached(builder, 'train').label) == {-1}
+
+
+# MNIST
+
+
+@pytest.fixture(scope='module')
+def mnist(mnist_dir):
+    return data.load('mnist', dir=str(mnist_dir))
+
+
+def test_mnist_has_its_examples(mnist):
+    assert mnist.train.x.shape == (60000, 28, 28, 1) and mnist.test.x.shape == (10000, 28, 28, 1)
+    for batch in mnist.train, mnist.test:
+        assert batch.x.dtype == np.uint8 and isinstance(batch.x, np.memmap)
+        assert len(batch.label) == len(batch.x) and set(batch.label) == set(range(10))
+    assert np.mean(mnist.train.x) / 255 == pytest.approx(.1307, abs=1e-4)
+
+
+@pytest.mark.parametrize('split, prefix', [('train', 'train'), ('test', 't10k')])
+def test_mnist_is_that_of_the_original_files(mnist, prepared, split, prefix):
+    """TFDS shuffles, so the images are compared as a set, each with its label."""
+    folder = prepared / 'downloads' / 'manual'
+    if not folder.exists():
+        pytest.skip(f'no original files in {folder}')
+
+    def read(name, header):
+        raw = gzip.decompress((folder / f'{prefix}-{name}-ubyte.gz').read_bytes())
+        return np.frombuffer(raw, np.uint8, offset=header)
+
+    ours = getattr(mnist, split)
+    same_examples(ours.x, ours.label, read('images-idx3', 16), read('labels-idx1', 8))
+
+
+def test_mnist_is_not_decoded_again(mnist, mnist_dir, capsys):
+    again = data.load('mnist', dir=str(mnist_dir))
+    assert 'decoding' not in capsys.readouterr().out
+    np.testing.assert_array_equal(again.test.x[:100], mnist.test.x[:100])
+    caches = [p.name for p in (mnist_dir / 'mnist' / '3.0.1').iterdir() if p.suffix == '.npy']
+    assert len(caches) == 4
+
+
+def test_mnist_is_found_by_the_environment(mnist, mnist_dir, monkeypatch):
+    monkeypatch.setenv('TFDS_DATA_DIR', str(mnist_dir))
+    assert len(data.load('mnist').train.x) == 60000
+
+
+def test_mnist_static_bits_keep_the_mean(mnist, mnist_dir):
+    bits = data.load('mnist', dir=str(mnist_dir), binarize='static')
+    assert np.mean(bits.test.x) == pytest.approx(np.mean(mnist.test.x), rel=2e-3)
+
+
+# The loop
+
+
+def counter(size):
+    """A model whose state counts how often it saw each example, which is its own number."""
+    def step(state, batch, key):
+        seen = state.params['seen'].at[batch.x].add(1)
+        first = state.params['first'].at[state.step].set(batch.x[0])
+        return state._replace(step=state.step + 1, params=dict(seen=seen, first=first)), dict(
+            loss=batch.x.sum().astype(jnp.float32), step=state.step.astype(jnp.float32))
+
+    def init(steps):
+        params = dict(seen=jnp.zeros(size, jnp.int32), first=jnp.zeros(steps, jnp.int32))
+        return State(jnp.zeros((), jnp.int32), params, {}, {}, {})
+
+    return Model(init=init, step=step, decode=None,
+                 evaluate=lambda state, batch, key: dict(
+                     x=batch.x, row=jnp.stack([batch.x, batch.x ** 2], 1)))
+
+
+def unprepared(batch, key):
+    return batch
+
+
+@functools.cache
+def compiled(size, batch, steps):
+    return jax.jit(loop.training(counter(size), unprepared, size, batch, steps))
+
+
+def played(size, batch, epochs, seed=0, steps=None):
+    """The counting model's state after so many epochs, `steps` a call."""
+    model, per_epoch = counter(size), size // batch
+    steps = steps or per_epoch
+    run = compiled(size, batch, steps)
+    state, rows = model.init(epochs * per_epoch), Batch(jnp.arange(size))
+    for _ in range(epochs * per_epoch // steps):
+        state, metrics, bad = run(state, rows, jax.random.key(seed))
+        assert int(bad) == -1
+    return state, metrics
+
+
+@pytest.mark.parametrize('size, batch', [(23, 5), (60, 10), (7, 7), (9, 1)])
+def test_epoch_shows_each_example_at_most_once_and_whole_batches(size, batch):
+    seen = played(size, batch, 1)[0].params['seen']
+    assert int(seen.max()) == 1 and int(seen.sum()) == size // batch * batch
+
+
+def test_examples_left_out_differ_between_epochs():
+    seen = played(23, 5, 8)[0].params['seen']
+    assert int(seen.sum()) == 8 * 20 and int(seen.min()) > 0
+
+
+def test_order_is_a_new_one_each_epoch_and_the_seed_s():
+    one, same, other = (np.asarray(played(60, 10, 3, s)[0].params['first']) for s in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+    epochs = one.reshape(3, 6)
+    assert not np.array_equal(epochs[0], epochs[1]) and not np.array_equal(epochs[1], epochs[2])
+
+
+@pytest.mark.parametrize('steps', [1, 3])
+def test_steps_in_several_calls_are_those_of_one(steps):
+    whole, parts = played(60, 10, 2)[0], played(60, 10, 2, steps=steps)[0]
+    np.testing.assert_array_equal(whole.params['first'], parts.params['first'])
+    assert int(parts.step) == 12 and int(parts.params['seen'].max()) == 2
+
+
+def test_metrics_are_means_over_the_steps():
+    state, metrics = played(60, 10, 2)
+    assert float(metrics['loss']) == pytest.approx(np.arange(60).sum() / 6)
+    assert float(metrics['step']) == pytest.approx(np.arange(6, 12).mean())
+
+
+@pytest.mark.parametrize('wrong', [np.nan, np.inf, -np.inf])
+def test_first_step_that_is_not_finite_is_named(wrong):
+    def step(state, batch, key):
+        bad = jnp.where(state.step >= 9, wrong, 0.)
+        return state._replace(step=state.step + 1), dict(fine=jnp.ones(()), loss=bad)
+
+    run = jax.jit(loop.training(counter(60)._replace(step=step), unprepared, 60, 10, 6))
+    state, rows = counter(60).init(12), Batch(jnp.arange(60))
+    state, _, bad = run(state, rows, KEY)
+    assert int(bad) == -1
+    assert int(run(state, rows, KEY)[2]) == 9
+
+
+@pytest.mark.parametrize('size, batch', [(1, 5), (7, 1), (10, 5), (23, 5), (23, 64)])
+def test_evaluation_counts_each_example_once(size, batch):
+    x = np.random.default_rng(size).normal(size=size).astype(np.float32)
+    run = jax.jit(loop.evaluation(counter(size), unprepared, size, batch))
+    found = run(counter(size).init(1), Batch(jnp.asarray(x)), KEY)
+    np.testing.assert_allclose(found['x'], x.mean(dtype=np.float64), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found['row'], [x.mean(), (x ** 2).mean()], rtol=1e-5, atol=1e-6)
+
+
+def noise_of(steps):
+    """What a model saw of its key and of prepare's in each step of an epoch."""
+    def step(state, batch, key):
+        drawn = dict(step=jax.random.uniform(key), prepared=batch.x[0])
+        return state._replace(step=state.step + 1,
+                              params=jax.tree.map(lambda a, v: a.at[state.step].set(v),
+                                                  state.params, drawn)), dict(loss=jnp.zeros(()))
+
+    def prepare(batch, key):
+        return Batch(jax.random.uniform(key, (2,)))
+
+    zeros = jnp.zeros(steps)
+    state = State(jnp.zeros((), jnp.int32), dict(step=zeros, prepared=zeros), {}, {}, {})
+    run = jax.jit(loop.training(counter(8)._replace(step=step), prepare, 8, 2, 4))
+    for _ in range(steps // 4):
+        state = run(state, Batch(jnp.arange(8)), KEY)[0]
+    return state.params
+
+
+def test_each_step_has_noise_of_its_own():
+    drawn = noise_of(8)
+    assert len(np.unique(np.concatenate([drawn['step'], drawn['prepared']]))) == 16

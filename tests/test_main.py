@@ -1,0 +1,566 @@
+"""The command line as a user runs it: what a run leaves, how it goes on, bad input in one line."""
+import importlib.util
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from conftest import ROOT, snapshot
+
+EPOCHS = 3
+STEPS = 11  # an epoch of digits: 1438 // 128
+SMALL = dict(
+    ae=('--config.eval.samples=9',),
+    vae=('--config.eval.every=1',),
+    gan=('--config.eval.every=1', '--config.model.width=(8,16)', '--config.model.latent=8'))
+METRICS = dict(ae={'loss', 'mse'}, vae={'loss', 'elbo', 'recon', 'kl'},
+               gan={'critic_loss', 'generator_loss', 'accuracy_real', 'accuracy_fake'})
+PICTURES = dict(ae={'curves', 'reconstructions'}, vae={'curves', 'reconstructions', 'samples'},
+                gan={'curves', 'samples'})
+MODELS = sorted(SMALL)
+
+
+def config(name, *flags):
+    return f'--config=configs/{name}.py', *SMALL[name], *flags
+
+
+@pytest.fixture(scope='module')
+def runs(run_main, tmp_path_factory):
+    """name -> (workdir, Result) of a run of EPOCHS epochs; not to be changed."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            workdir = tmp_path_factory.mktemp('runs') / name
+            made[name] = workdir, run_main(*config(name, f'--config.epochs={EPOCHS}'),
+                                           f'--workdir={workdir}')
+        return made[name]
+    return get
+
+
+@pytest.fixture
+def copied(runs, tmp_path):
+    """name -> a copy of that run's workdir, to do with what one likes."""
+    def get(name):
+        shutil.copytree(runs(name)[0], tmp_path / name)
+        return tmp_path / name
+    return get
+
+
+def lines_of(workdir):
+    return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def steps_of(workdir):
+    return sorted(int(p.name) for p in (workdir / 'checkpoints').iterdir() if p.name.isdigit())
+
+
+def one_line(result, *said):
+    """The run was refused in one line that holds every word of `said`."""
+    assert result.code in (1, 2), result
+    assert 'Traceback' not in result.err + result.out
+    assert len(result.err.splitlines()) == 1, result.err
+    assert result.err.startswith('gen_jax: ')
+    for word in said:
+        assert word in result.err, result.err
+
+
+# What a run leaves
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_training_succeeds_and_leaves_the_promised_files(runs, name):
+    workdir, result = runs(name)
+    assert (result.code, result.err) == (0, ''), result
+    assert {p.name for p in workdir.iterdir() if 'tfevents' not in p.name} == {
+        'config.json', 'metrics.jsonl', 'summary.json', 'checkpoints', 'images'}
+    assert steps_of(workdir) == [STEPS, 2 * STEPS, 3 * STEPS]
+    assert json.loads((workdir / 'config.json').read_text())['model']['name'] == name
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_metrics_are_one_object_a_line_of_named_floats(runs, name):
+    lines = lines_of(runs(name)[0])
+    assert [(line['step'], line['epoch']) for line in lines] == [(STEPS * e, e) for e in (1, 2, 3)]
+    for line in lines:
+        scalars = {k: v for k, v in line.items() if k not in ('step', 'epoch')}
+        assert all(isinstance(v, float) and np.isfinite(v) for v in scalars.values())
+        assert all(k.startswith(('train/', 'test/')) for k in scalars)
+        for side in 'train', 'test':
+            wanted = METRICS[name] - ({'mse'} if side == 'train' else set())
+            assert {f'{side}/{m}' for m in wanted} <= scalars.keys()
+
+
+def test_elbo_is_that_of_recon_and_kl_in_nats(runs):
+    for line in lines_of(runs('vae')[0]):
+        for side in 'train', 'test':
+            elbo, recon, kl = (line[f'{side}/{m}'] for m in ('elbo', 'recon', 'kl'))
+            assert elbo == pytest.approx(-(recon + kl), rel=1e-5)
+            assert line[f'{side}/loss'] == pytest.approx(-elbo, rel=1e-5)
+            assert 15 < recon < 64 * np.log(2)  # the sum over 64 pixels, better than a coin
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_summary_tells_what_was_run(runs, name):
+    workdir, _ = runs(name)
+    found = json.loads((workdir / 'summary.json').read_text())
+    assert set(found) == {'model', 'dataset', 'epochs', 'steps', 'seconds', 'compile_seconds',
+                          'examples_per_second', 'metrics'}
+    assert (found['model'], found['dataset']) == (name, 'digits')
+    assert (found['epochs'], found['steps']) == (EPOCHS, EPOCHS * STEPS)
+    assert found['seconds'] > 0 and found['compile_seconds'] > 0
+    assert found['examples_per_second'] == pytest.approx(EPOCHS * STEPS * 128 / found['seconds'])
+    last = lines_of(workdir)[-1]
+    assert found['metrics'] == {k: v for k, v in last.items() if '/' in k}
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_pictures_are_valid_and_not_blank(runs, name):
+    files = list((runs(name)[0] / 'images').iterdir())
+    assert {f.name for f in files} == {f'{p}.png' for p in PICTURES[name]}
+    for file in files:
+        with Image.open(file) as image:
+            assert image.format == 'PNG'
+            grey = np.asarray(image.convert('L'))
+        h, w = grey.shape
+        assert 200 < h < 4000 and 400 < w < 4000
+        middle = grey[h // 4:-h // 4, w // 4:-w // 4]
+        assert middle.std() > 5 and len(np.unique(middle)) > 10, file
+
+
+def test_reconstructions_show_the_test_data_beside_them(runs):
+    with Image.open(runs('vae')[0] / 'images' / 'reconstructions.png') as image:
+        grey = np.asarray(image.convert('L'), float)
+    h, w = grey.shape
+    left, right = grey[h // 4:-h // 4, :w // 2], grey[h // 4:-h // 4, w // 2:]
+    assert left.std() > 40 and right.std() > 10
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_tensorboard_events_hold_the_metrics(runs, name):
+    file, = (p for p in runs(name)[0].iterdir() if 'tfevents' in p.name)
+    content = file.read_bytes()
+    assert len(content) > 500
+    for metric in METRICS[name]:
+        assert f'test/{metric}'.encode() in content
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_progress_is_plain_lines_without_a_terminal(runs, name):
+    workdir, result = runs(name)
+    assert '\r' not in result.out and '\x1b' not in result.out
+    *progress, last = result.out.splitlines()
+    assert len(progress) == EPOCHS
+    for epoch, line in enumerate(progress, 1):
+        assert re.match(fr'epoch {epoch}/{EPOCHS}  .*train/\w*loss \S+ .*  [\d,]+ examples/s  '
+                        r'\d+:\d\d left$', line), line
+    assert last.startswith('pictures: ')
+    assert all(f'{workdir}/images/{p}.png' in last for p in PICTURES[name])
+
+
+def test_progress_is_rewritten_in_place_on_a_terminal(environment, tmp_path):
+    ours, theirs = pty.openpty()
+    command = [sys.executable, '-m', 'gen_jax.main', *config('vae'), '--config.epochs=2',
+               f'--workdir={tmp_path}/run']
+    child = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
+                             stdout=theirs, stderr=subprocess.PIPE)
+    os.close(theirs)
+    shown = b''
+    try:
+        while part := os.read(ours, 4096):
+            shown += part
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    assert child.wait() == 0, child.stderr.read()
+    child.stderr.close()
+    first, *rest = shown.decode().split('\r\x1b[Kepoch ')
+    assert first == '' and len(rest) == 2
+    assert rest[0].startswith('1/2 ') and '\n' not in rest[0]
+    assert rest[1].startswith('2/2 ') and '\npictures: ' in rest[1]
+
+
+def test_workdir_is_by_default_named_after_config_and_data(run_main, tmp_path):
+    result = run_main(f'--config={ROOT}/configs/vae.py:breast_cancer', '--config.epochs=1',
+                      '--config.model.likelihood=gaussian', cwd=tmp_path)
+    assert result.code == 0, result
+    assert [p.name for p in (tmp_path / 'runs').iterdir()] == ['vae-breast_cancer']
+    assert {p.name for p in (tmp_path / 'runs' / 'vae-breast_cancer' / 'images').iterdir()} == {
+        'curves.png', 'samples.png', 'reconstructions.png'}
+
+
+# What is done with a run
+
+
+def test_evaluate_gives_the_metrics_of_the_end_again(run_main, copied):
+    workdir = copied('vae')
+    before = json.loads((workdir / 'summary.json').read_text())
+    result = run_main(*config('vae'), f'--workdir={workdir}', '--mode=evaluate')
+    assert result.code == 0, result
+    assert f'step {EPOCHS * STEPS}, 359 test examples' in result.out
+    for name in METRICS['vae']:
+        shown = float(re.search(fr'^test/{name} +(\S+)$', result.out, re.MULTILINE)[1])
+        assert shown == pytest.approx(before['metrics'][f'test/{name}'], abs=1e-4)
+    after = json.loads((workdir / 'summary.json').read_text())
+    assert after == before
+
+
+def test_evaluate_can_use_the_best_checkpoint(run_main, copied):
+    workdir = copied('ae')
+    lines = lines_of(workdir)
+    best = min(lines, key=lambda line: line['test/loss'])
+    result = run_main(*config('ae'), f'--workdir={workdir}', '--mode=evaluate',
+                      '--config.eval.checkpoint=best')
+    assert result.code == 0 and f'step {best["step"]},' in result.out, result
+
+
+@pytest.mark.parametrize('name, mode, picture', [
+    ('vae', 'sample', 'samples'), ('vae', 'reconstruct', 'reconstructions'),
+    ('gan', 'sample', 'samples'), ('ae', 'reconstruct', 'reconstructions')])
+def test_mode_draws_its_picture_and_changes_nothing_else(run_main, copied, name, mode, picture):
+    workdir = copied(name)
+    file = workdir / 'images' / f'{picture}.png'
+    file.unlink()
+    before = snapshot(workdir)
+    result = run_main(*config(name), f'--workdir={workdir}', f'--mode={mode}')
+    assert result.code == 0 and result.out == f'pictures: {file}\n', result
+    after = snapshot(workdir)
+    del after[f'images/{picture}.png']
+    assert after == before
+    with Image.open(file) as image:
+        image.verify()
+
+
+@pytest.mark.parametrize('name, mode, said', [
+    ('gan', 'reconstruct', 'encoder'), ('ae', 'sample', 'prior')])
+def test_mode_that_the_model_cannot_is_refused(run_main, copied, name, mode, said):
+    workdir = copied(name)
+    before = snapshot(workdir)
+    one_line(run_main(*config(name), f'--workdir={workdir}', f'--mode={mode}'), name, said)
+    assert snapshot(workdir) == before
+
+
+@pytest.mark.parametrize('mode', ['evaluate', 'sample', 'reconstruct'])
+def test_mode_without_a_run_is_refused(run_main, tmp_path, mode):
+    workdir = tmp_path / 'none'
+    one_line(run_main(*config('vae'), f'--workdir={workdir}', f'--mode={mode}'), str(workdir),
+             '--mode=train')
+    assert not workdir.exists()
+
+
+# The same command again
+
+
+def test_finished_run_says_so_and_changes_no_file(run_main, copied):
+    workdir = copied('vae')
+    before = snapshot(workdir)
+    result = run_main(*config('vae', f'--config.epochs={EPOCHS}'), f'--workdir={workdir}')
+    assert result.code == 0 and 'finished' in result.out, result
+    assert snapshot(workdir) == before
+
+
+def test_more_epochs_go_on_where_the_run_ended(run_main, copied):
+    workdir = copied('vae')
+    before = lines_of(workdir)
+    result = run_main(*config('vae', f'--config.epochs={EPOCHS + 1}'), f'--workdir={workdir}')
+    assert result.code == 0 and f'going on after epoch {EPOCHS}' in result.out, result
+    assert lines_of(workdir)[:EPOCHS] == before
+    assert [line['epoch'] for line in lines_of(workdir)[EPOCHS:]] == [EPOCHS + 1]
+    assert json.loads((workdir / 'summary.json').read_text())['steps'] == (EPOCHS + 1) * STEPS
+
+
+@pytest.mark.parametrize('flags, said', [
+    (config('vae', '--config.model.beta=2'), ['model.beta', '2.0', '1.0']),
+    (config('vae', '--config.seed=7', '--config.epochs=9'), ['seed', '7']),
+    (config('ae'), ['model.name', "'ae'", "'vae'"])], ids=['beta', 'seed', 'model'])
+@pytest.mark.parametrize('mode', ['train', 'evaluate'])
+def test_workdir_of_another_config_is_refused_and_kept(run_main, copied, flags, said, mode):
+    workdir = copied('vae')
+    before = snapshot(workdir)
+    one_line(run_main(*flags, f'--workdir={workdir}', f'--mode={mode}'), str(workdir), *said)
+    assert snapshot(workdir) == before
+
+
+def test_refusal_names_only_the_keys_that_differ(run_main, copied):
+    workdir = copied('vae')
+    result = run_main(*config('vae', '--config.seed=7', '--config.epochs=9'),
+                      f'--workdir={workdir}')
+    one_line(result, 'seed')
+    assert 'epochs' not in result.err and 'beta' not in result.err
+
+
+# Bad input
+
+
+VAE = '--config=configs/vae.py'
+BAD = dict(
+    config_file=(['--config=configs/vea.py'], ['configs/vea.py', 'configs/vae.py']),
+    config_file_and_key=(['--config=configs/vea.py', '--config.epochs=3'], ['configs/vea.py']),
+    config_folder=(['--config=nowhere/vae.py'], ['nowhere/vae.py']),
+    no_config=([], ['--config=']),
+    data_set=(['--config=configs/vae.py:digtis'], ['digtis', "'digits'"]),
+    tfds_set=(['--config=configs/vae.py:mnits'], ['mnits', "'mnist'"]),
+    model=([VAE, '--config.model.name=vea'], ['vea', "'vae'"]),
+    other_model=([VAE, '--config.model.name=ae'], ['beta', 'configs/ae.py']),
+    key=([VAE, '--config.epoch=3'], ["'epoch'", "'epochs'"]),
+    key_of_model=([VAE, '--config.model.latnt=3'], ['latnt', "'model.latent'"]),
+    key_on_wrong_level=([VAE, '--config.latent=3'], ["'latent'", "'model.latent'"]),
+    key_in_wrong_group=([VAE, '--config.data.latent=3'], ["'data.latent'", "'model.latent'"]),
+    key_below_a_leaf=([VAE, '--config.seed.x=3'], ['seed']),
+    key_after_a_space=(['--config', 'configs/vae.py', '--config.model.latnt=3'],
+                       ['latnt', 'latent']),
+    key_with_a_space=([VAE, '--config.model.latnt', '3'], ['latnt', 'latent']),
+    mode=([VAE, '--mode=trian'], ['trian', 'train']),
+    parallel=([VAE, '--config.parallel=jitt'], ['jitt', 'jit, shard_map, pmap']),
+    type_of_value=([VAE, '--config.batch=many'], ['batch', 'many']),
+    type_of_hole=(['--config=configs/ae.py', '--config.model.latent=x'], ['latent', 'x']),
+    fraction_for_a_count=([VAE, '--config.epochs=1.5'], ['epochs', '1.5']),
+    latent_0=([VAE, '--config.model.latent=0'], ['latent', '0', 'at least 1']),
+    latent_negative=([VAE, '--config.model.latent=-3'], ['latent', '-3', 'at least 1']),
+    latent_0_of_ae=(['--config=configs/ae.py', '--config.model.latent=0'], ['latent', '0']),
+    latent_negative_of_gan=(['--config=configs/gan.py', '--config.model.latent=-3'],
+                            ['latent', '-3']),
+    batch_too_large=([VAE, '--config.batch=1439'], ['1439', '1438', 'digits']),
+    batch_0=([VAE, '--config.batch=0'], ['batch', '0', 'at least 1']),
+    epochs_0=([VAE, '--config.epochs=0'], ['epochs', 'at least 1']),
+    eval_every_0=([VAE, '--config.eval.every=0'], ['eval.every', 'at least 1']),
+    scan_negative=([VAE, '--config.scan=-1'], ['scan', '-1']),
+    best_of_no_metric=([VAE, '--config.eval.best=test/los', '--config.eval.every=1'],
+                       ['test/los', 'test/loss']),
+    binarize=([VAE, '--config.data.binarize=yes'], ['yes', 'none, dynamic, static']),
+    likelihood_of_range=(['--config=configs/vae.py:breast_cancer'],
+                         ['bernoulli', '[0, 1]', 'gaussian']),
+    loss_of_range=(['--config=configs/ae.py:breast_cancer', '--config.model.kind=mlp',
+                    '--config.model.loss=cross_entropy'], ['cross_entropy', '[0, 1]', 'mse']),
+    unknown_likelihood=([VAE, '--config.model.likelihood=poisson'],
+                        ['poisson', 'bernoulli', 'gaussian']),
+    unknown_norm=([VAE, '--config.model.norm=layer'], ['layer', 'none, group, batch, spectral']),
+    conv_on_vectors=(['--config=configs/ae.py:breast_cancer'], ['conv', 'mlp']),
+    empty_width=([VAE, '--config.model.width=()'], ['width', 'at least one']),
+    flag=([VAE, '--worksdir=x'], ['worksdir']),
+    word=([VAE, 'config.epochs=3'], ['config.epochs=3', '--config.KEY=VALUE']))
+
+
+@pytest.mark.parametrize('flags, said', BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_line_and_leaves_nothing(run_main, tmp_path, flags, said):
+    workdir = tmp_path / 'run'
+    one_line(run_main(*flags, f'--workdir={workdir}', timeout=60), *said)
+    assert not workdir.exists()
+
+
+def test_workdir_below_a_file_is_refused(run_main, tmp_path):
+    file = tmp_path / 'file'
+    file.write_text('mine')
+    one_line(run_main(*config('vae'), f'--workdir={file}/run'), f'{file}/run', '--workdir')
+    assert snapshot(tmp_path) == {'file': b'mine'}
+
+
+def test_workdir_that_is_a_file_is_refused(run_main, tmp_path):
+    file = tmp_path / 'file'
+    file.write_text('mine')
+    one_line(run_main(*config('vae'), f'--workdir={file}'), str(file), '--workdir')
+    assert snapshot(tmp_path) == {'file': b'mine'}
+
+
+def test_damaged_config_json_is_refused_and_kept(run_main, copied):
+    workdir = copied('vae')
+    (workdir / 'config.json').write_text('{"seed": 0, ')
+    before = snapshot(workdir)
+    one_line(run_main(*config('vae'), f'--workdir={workdir}'), 'config.json', '--workdir')
+    assert snapshot(workdir) == before
+
+
+@pytest.mark.skipif(importlib.util.find_spec('tensorflow') is not None,
+                    reason='TensorFlow is here, so sets can be prepared')
+def test_set_that_is_not_prepared_names_the_remedy_at_once(run_main, tmp_path):
+    workdir, folder = tmp_path / 'run', tmp_path / 'data'
+    result = run_main('--config=configs/vae.py:fashion_mnist', f'--config.data.dir={folder}',
+                      f'--workdir={workdir}', timeout=30)
+    one_line(result, 'fashion_mnist', str(folder), "pip install '.[prepare]'", 'TFDS_DATA_DIR')
+    assert not workdir.exists()
+
+
+CLIFF = '''
+import jax.numpy as jnp
+import optax
+from gen_jax.game import game
+from gen_jax.types import Player
+
+def make(example, *, axis=None, last: int = 25):
+    """The mean of the data; from step `last` on its loss is not a number."""
+    def init(key, batch):
+        return jnp.zeros(batch.x.shape[1:]), {}
+
+    def evaluate(state, batch, key):
+        return dict(loss=((batch.x - state.params['mean']) ** 2).sum((1, 2, 3)))
+
+    def loss(state, batch, key):
+        value = jnp.where(state.step < last, evaluate(state, batch, key)['loss'].mean(), jnp.nan)
+        return value, dict(loss=value), {}
+
+    return game(dict(mean=Player(init, loss, optax.sgd(.1))), axis=axis, evaluate=evaluate,
+                decode=lambda state, z: state.params['mean'] + z)
+'''
+CONFIG = '''
+from gen_jax import models
+from gen_jax.train import defaults
+
+def get_config(dataset='digits'):
+    models.__path__.append({folder!r})
+    config = defaults('cliff', dataset)
+    config.epochs = 5
+    return config
+'''
+
+
+@pytest.fixture(scope='module')
+def fallen(run_main, tmp_path_factory):
+    """(flags, workdir, Result) of a model of our own whose loss is not finite from step 25 on."""
+    place = tmp_path_factory.mktemp('fallen')
+    (place / 'models').mkdir()
+    (place / 'models' / 'cliff.py').write_text(CLIFF)
+    (place / 'config.py').write_text(CONFIG.format(folder=str(place / 'models')))
+    flags = f'--config={place}/config.py', f'--workdir={place}/run'
+    return flags, place / 'run', run_main(*flags)
+
+
+def test_loss_that_becomes_nan_names_the_first_step(fallen):
+    one_line(fallen[2], 'not finite', 'step 25;')
+
+
+def test_loss_that_becomes_nan_keeps_the_last_good_checkpoint(fallen, run_main):
+    flags, workdir, result = fallen
+    assert 'step 22 is kept' in result.err
+    assert steps_of(workdir) == [11, 22]
+    assert [line['step'] for line in lines_of(workdir)] == [11, 22]
+    again = run_main(*flags, '--mode=evaluate')
+    assert again.code == 0 and 'step 22,' in again.out, again
+
+
+def test_loss_that_is_still_nan_on_going_on_says_the_same(fallen, run_main):
+    flags, workdir, result = fallen
+    again = run_main(*flags)
+    one_line(again, 'step 25;', 'step 22 is kept')
+    assert steps_of(workdir) == [11, 22]
+
+
+def test_loss_that_is_nan_from_the_start_says_that_nothing_was_saved(run_main, tmp_path):
+    result = run_main(*config('vae', '--config.model.rate=1e30'), f'--workdir={tmp_path}/run')
+    one_line(result, 'not finite at step 1', 'nothing was saved')
+
+
+# Damaged checkpoints
+
+
+def truncate(folder):
+    for file in folder.rglob('*'):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:len(file.read_bytes()) // 2])
+
+
+def garble(folder):
+    for file in folder.rglob('*'):
+        if file.is_file():
+            file.write_bytes(bytes(b ^ 0x5a for b in file.read_bytes()))
+
+
+def garble_arrays(folder):
+    for file in (folder / 'default').rglob('d/*'):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 3:2 * len(content) // 3] = bytes(len(content) // 3)
+        file.write_bytes(content)
+
+
+def drop_arrays(folder):
+    shutil.rmtree(folder / 'default')
+
+
+def unfinished(folder):
+    """As a crash while saving leaves it, under orbax's name for a directory still being written."""
+    folder.rename(folder.with_name(f'{folder.name}.orbax-checkpoint-tmp-1'))
+
+
+@pytest.mark.parametrize('damage', [truncate, garble, garble_arrays, drop_arrays])
+def test_damaged_newest_checkpoint_is_named_and_the_one_before_used(run_main, copied, damage):
+    workdir = copied('vae')
+    lines = lines_of(workdir)
+    damage(workdir / 'checkpoints' / f'{EPOCHS * STEPS}')
+    result = run_main(*config('vae', f'--config.epochs={EPOCHS}'), f'--workdir={workdir}')
+    assert (result.code, result.err) == (0, ''), result
+    assert f'checkpoint {EPOCHS * STEPS} cannot be read' in result.out
+    assert f'going on after epoch {EPOCHS - 1}' in result.out
+    assert lines_of(workdir) == lines
+    assert steps_of(workdir)[-1] == EPOCHS * STEPS
+    again = run_main(*config('vae', f'--config.epochs={EPOCHS}'), f'--workdir={workdir}')
+    assert 'finished' in again.out and 'cannot be read' not in again.out, again
+
+
+def test_half_written_checkpoint_is_passed_over(run_main, copied):
+    workdir = copied('vae')
+    lines = lines_of(workdir)
+    unfinished(workdir / 'checkpoints' / f'{EPOCHS * STEPS}')
+    result = run_main(*config('vae', f'--config.epochs={EPOCHS}'), f'--workdir={workdir}')
+    assert (result.code, result.err) == (0, ''), result
+    assert f'going on after epoch {EPOCHS - 1}' in result.out
+    assert lines_of(workdir) == lines
+    assert [p.name for p in sorted((workdir / 'checkpoints').iterdir())] == ['11', '22', '33']
+
+
+@pytest.mark.parametrize('mode', ['train', 'evaluate'])
+def test_only_damaged_checkpoints_are_refused_and_kept(run_main, copied, mode):
+    workdir = copied('vae')
+    for step in steps_of(workdir):
+        garble(workdir / 'checkpoints' / str(step))
+    before = snapshot(workdir)
+    result = run_main(*config('vae', f'--config.epochs={EPOCHS}'), f'--workdir={workdir}',
+                      f'--mode={mode}')
+    one_line(result, f'{workdir}/checkpoints')
+    assert snapshot(workdir) == before
+
+
+def test_line_of_metrics_cut_short_by_a_crash_is_dropped(run_main, copied):
+    workdir = copied('vae')
+    lines = lines_of(workdir)
+    with (workdir / 'metrics.jsonl').open('a') as f:
+        f.write('{"step": 44, "epo')
+    result = run_main(*config('vae', f'--config.epochs={EPOCHS + 1}'), f'--workdir={workdir}')
+    assert result.code == 0, result
+    assert lines_of(workdir)[:-1] == lines
+
+
+# Start
+
+
+LATE = 'tensorflow_datasets', 'orbax', 'matplotlib', 'sklearn', 'tensorboardX', 'tensorflow'
+TIMED = '''
+import jax, flax.linen, optax, sys, time
+start = time.perf_counter()
+import gen_jax.main
+print(time.perf_counter() - start)
+print(*{name.split('.')[0] for name in sys.modules})
+'''
+
+
+@pytest.fixture(scope='module')
+def imported(environment):
+    """(seconds, modules) of importing gen_jax.main after JAX, Flax and Optax, thrice."""
+    def once():
+        out = subprocess.run([sys.executable, '-c', TIMED], cwd=ROOT, env=environment, text=True,
+                             check=True, capture_output=True).stdout.splitlines()
+        return float(out[0]), set(out[1].split())
+    return [once() for _ in range(3)]
+
+
+def test_main_imports_what_is_heavy_only_when_needed(imported):
+    assert 'gen_jax' in imported[0][1]
+    assert not imported[0][1] & set(LATE)
+
+
+def test_main_adds_little_to_the_time_of_importing_jax(imported):
+    assert min(seconds for seconds, _ in imported) <= .3

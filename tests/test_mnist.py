@@ -1,0 +1,76 @@
+"""MNIST, as published: skipped where the data set is not at hand."""
+import json
+from pathlib import Path
+import runpy
+
+import jax
+import numpy as np
+import pytest
+
+from gen_jax import train
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+
+def config_of(name, folder):
+    config = runpy.run_path(str(ROOT / 'configs' / f'{name}.py'))['get_config']('mnist')
+    config.data.dir = str(folder)
+    return config
+
+
+def test_the_vae_reaches_its_elbo(run_main, mnist_dir, tmp_path):
+    """784-400-20, 10 epochs, batch 128, grey values as targets: -106.5 nats or better."""
+    code, out, err = run_main('--config=configs/vae.py:mnist', f'--config.data.dir={mnist_dir}',
+                              f'--workdir={tmp_path}', '--config.epochs=10', timeout=600)
+    assert code == 0, err
+    metrics = json.loads((tmp_path / 'summary.json').read_text())['metrics']
+    assert metrics['test/elbo'] >= -106.5
+    assert metrics['test/elbo'] == pytest.approx(-metrics['test/recon'] - metrics['test/kl'], rel=1e-5)
+
+
+def test_the_surveys_autoencoder_reaches_its_error(run_main, mnist_dir, tmp_path):
+    """The configuration as it stands, 15 epochs: a mean squared error below 0.004."""
+    code, out, err = run_main('--config=configs/ae.py:mnist', f'--config.data.dir={mnist_dir}',
+                              f'--workdir={tmp_path}', timeout=1200)
+    assert code == 0, err
+    assert json.loads((tmp_path / 'summary.json').read_text())['metrics']['test/mse'] < .004
+
+
+def test_ten_of_ten_seeds_of_the_autoencoder_learn(mnist_dir):
+    """150 steps each; a dead start paints black, which is 0.1 or more."""
+    config = config_of('ae', mnist_dir)
+    run = train.prepare(config)
+    data = run.data._replace(train=jax.tree.map(lambda a: a[:6400], run.data.train),
+                             test=jax.tree.map(lambda a: a[:1000], run.data.test))
+    run = run._replace(data=data, per_epoch=50)
+    trainer, evaluate = train.Trainer(run), train.evaluator(run)
+    example = data.prepare(jax.tree.map(lambda a: jax.numpy.asarray(a[:1024]), data.train), run.key)
+    init = jax.jit(run.model.init)
+    errors = []
+    for seed in range(10):
+        trainer.run = run._replace(key=jax.random.key(seed))
+        state = run.layout.place(init(jax.random.key(seed), example))
+        for _ in range(3):
+            state, _ = trainer.epoch(state)
+        errors.append(evaluate(state)['test/mse'])
+    assert max(errors) < .025, errors
+
+
+def test_the_gans_samples_are_not_collapsed(mnist_dir):
+    """A classifier trained here sees all ten digits in 2,000 samples, none under 3 %."""
+    from sklearn.neural_network import MLPClassifier
+    config = config_of('gan', mnist_dir)
+    run = train.prepare(config)
+    real, test = run.data.train, run.data.test
+    flat = lambda x: np.asarray(x, np.float32).reshape(len(x), -1)
+    judge = MLPClassifier((128,), max_iter=8, random_state=0).fit(flat(real.x[:20000]) / 255,
+                                                                  real.label[:20000])
+    assert judge.score(flat(test.x) / 255, test.label) > .95
+    trainer, state = train.Trainer(run), run.state
+    for _ in range(3):
+        state, _ = trainer.epoch(state)
+    z = run.model.prior(jax.random.key(1), 2000)
+    made = np.asarray(jax.jit(run.model.decode)(state, z))
+    shares = np.bincount(judge.predict(flat(made)), minlength=10) / len(made)
+    assert shares.min() > .03, shares

@@ -1,0 +1,273 @@
+"""Eight devices give what one gives: a child process with eight virtual CPU devices computes, this
+file compares.  `python test_parallel.py FOLDER` is that child."""
+import functools
+import inspect
+import os
+from pathlib import Path
+import pkgutil
+import subprocess
+import sys
+import traceback
+
+import numpy as np
+import pytest
+
+DEVICES, STEPS, BATCH = 8, 3, 64
+EIGHT = dict(XLA_FLAGS=f'--xla_force_host_platform_device_count={DEVICES}', JAX_PLATFORMS='cpu')
+FOLDER = Path(__file__).resolve().parents[1] / 'gen_jax' / 'models'
+MODELS = sorted(m.name for m in pkgutil.iter_modules([str(FOLDER)]))
+NORMS = 'none', 'group', 'batch', 'spectral'
+MODES = 'jit', 'shard_map', 'pmap'
+NOISELESS = [('ae', norm, kind) for norm in ('none', 'group') for kind in ('conv', 'mlp')]
+
+
+# The child
+
+
+def config_of(name, mode='jit', **hyper):
+    """A small model of that name; hyper-parameters that its `make` has not are left out."""
+    from gen_jax import train
+    known = inspect.signature(train.find(name).make).parameters
+    hyper = {k: v for k, v in (dict(width=(4, 6), latent=5) | hyper).items() if k in known}
+    config = train.defaults(name, 'digits', **hyper)
+    config.batch, config.parallel, config.eval.batch = BATCH, mode, 100
+    return config
+
+
+def by_path(tree):
+    import jax
+    return {jax.tree_util.keystr(path): np.array(leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def alone(config, steps):
+    """The arrays after so many steps and evaluation on one device, without gen_jax.parallel."""
+    import jax
+    from gen_jax import loop, train
+    from gen_jax.types import Batch
+    run = train.prepare(config)
+    first, size = jax.devices()[:1], len(run.data.train.x)
+    model = train.find(config.model.name).make(
+        Batch(run.data.prepare(jax.tree.map(lambda a: a[:1024], run.data.train), run.key).x),
+        **{k: v for k, v in config.model.items() if k != 'name'})
+    state, data, test = jax.device_put(jax.tree.map(np.array, (run.state, run.data.train,
+                                                               run.data.test)), first[0])
+    chunk = jax.jit(loop.training(model, run.data.prepare, size, config.batch, steps))
+    state, metrics, _ = chunk(state, data, run.key)
+    assert state.step.devices() == set(first)
+    evaluation = loop.evaluation(model, run.data.prepare, len(test.x), 104)  # as 8 devices round it
+    return by_path(dict(state=state._asdict(), train=metrics,
+                        test=jax.jit(evaluation)(state, test, run.key)))
+
+
+def together(config, steps):
+    """The same on all devices, by the layout of the config."""
+    from gen_jax import train
+    run = train.prepare(config)
+    state, metrics, bad = train.Trainer(run).call(run.state, steps)
+    assert int(bad) == -1
+    tested = {}
+    for name, value in train.evaluator(run)(state).items():
+        tested.setdefault(name.split('/')[1], []).append(value)
+    return by_path(dict(state=state._asdict(), train=metrics)) | {
+        f"['test']['{k}']": np.array(v if len(v) > 1 else v[0]) for k, v in tested.items()
+    } | dict(devices=np.array(len(state.step.devices())), replicas=np.array(spread(state)))
+
+
+def spread(state):
+    """How many arrays of a state are not the same, bit by bit, on every device."""
+    import jax
+    return sum(len({np.asarray(s.data).tobytes() for s in leaf.addressable_shards}) > 1
+               for leaf in jax.tree.leaves(state))
+
+
+def saved(config, folder):
+    """An epoch, evaluated and saved; then the next from memory and from disk, bit by bit."""
+    import jax
+    from gen_jax import checkpoint, train
+    run = train.prepare(config)
+    like = jax.tree.map(lambda a: jax.device_put(np.array(a), a.sharding), run.state)
+    trainer, evaluate = train.Trainer(run), train.evaluator(run)
+    state, named = trainer.epoch(run.state)
+    tested = evaluate(state)
+    saves = checkpoint.manager(folder)
+    checkpoint.save(saves, state, tested)
+    state, later = trainer.epoch(state)
+    saves.wait_until_finished()
+    restored = checkpoint.restore(saves, like)
+    assert int(restored.step) == run.per_epoch
+    again, relater = trainer.epoch(restored)
+    one, other = by_path(state._asdict()), by_path(again._asdict())
+    assert later == relater
+    return dict(differ=np.array(sum(one[k].tobytes() != other[k].tobytes() for k in one)),
+                finite=np.isfinite(list((named | tested | later).values())),
+                replicas=np.array(spread(again)))
+
+
+def shared(mode):
+    """The rows of a batch that each device takes, and its key."""
+    import jax
+    from jax import lax
+    from gen_jax import parallel
+    layout = parallel.layout(mode, BATCH)
+
+    def run(state, data, key):
+        rows, key = layout.share(state, key)
+        gather = functools.partial(lax.all_gather, axis_name=layout.axis)
+        return dict(rows=gather(rows), keys=gather(jax.random.key_data(key)))
+
+    rows, key = layout.place((np.arange(BATCH), jax.random.key(0)))
+    return {k: np.array(v) for k, v in layout.compile(run, ())(rows, rows, key).items()}
+
+
+def child(folder):
+    import jax
+    assert jax.device_count() == DEVICES
+
+    def keep(label, found, *args):
+        try:
+            np.savez(folder / f'{label}.npz', **found(*args))
+        except Exception:  # one that fails must not take the others with it
+            (folder / f'{label}.txt').write_text(traceback.format_exc())
+
+    for name in MODELS:
+        keep(f'{name}-default-alone', alone, config_of(name), STEPS)
+        keep(f'{name}-default-jit', together, config_of(name), STEPS)
+        for mode in MODES:
+            config = config_of(name, mode, norm='batch', kind='mlp', width=(8,))
+            keep(f'{name}-saved-{mode}', saved, config, folder / f'{name}-{mode}')
+            if mode != 'jit':
+                keep(f'{name}-noise-{mode}', together, config, STEPS)
+    for norm in NORMS:
+        config = config_of('gan', norm=norm, width=(4,))
+        keep(f'gan-{norm}-alone', alone, config, STEPS)
+        keep(f'gan-{norm}-jit', together, config, STEPS)
+    for mode in 'shard_map', 'pmap':
+        keep(f'share-{mode}', shared, mode)
+    for name, norm, kind in NOISELESS:
+        hyper = dict(norm=norm, kind=kind)
+        keep(f'{name}-{norm}-{kind}-alone', alone, config_of(name, **hyper), 1)
+        for mode in 'shard_map', 'pmap':
+            keep(f'{name}-{norm}-{kind}-{mode}', together, config_of(name, mode, **hyper), 1)
+
+
+# The comparison
+
+
+@pytest.fixture(scope='module')
+def results(environment, tmp_path_factory):
+    """label -> the arrays that the child found."""
+    folder = tmp_path_factory.mktemp('eight')
+    done = subprocess.run([sys.executable, __file__, str(folder)], env=environment | EIGHT,
+                          capture_output=True, text=True, timeout=600, check=False)
+
+    def get(label):
+        failed = folder / f'{label}.txt'
+        assert not failed.exists(), failed.read_text()
+        assert done.returncode == 0, done.stderr[-3000:]
+        return dict(np.load(folder / f'{label}.npz'))
+    return get
+
+
+def part(arrays, *starts):
+    return {k: v for k, v in arrays.items() if k.startswith(starts)}
+
+
+STATE, METRICS = "['state']", ("['train']", "['test']")
+MOMENTS = "['state']['opt']"
+
+
+def close(one, other, rtol, atol):
+    assert one and one.keys() == other.keys()
+    for path in one:
+        np.testing.assert_allclose(one[path], other[path], rtol=rtol, atol=atol, err_msg=path)
+
+
+def equals_one_device(shared, single):
+    assert int(shared['devices']) == DEVICES and int(shared['replicas']) == 0
+    close(part(shared, *METRICS), part(single, *METRICS), rtol=1e-4, atol=1e-5)
+    close(part(shared, STATE), part(single, STATE), rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_jit_over_eight_devices_equals_one(results, name):
+    equals_one_device(results(f'{name}-default-jit'), results(f'{name}-default-alone'))
+
+
+@pytest.mark.parametrize('norm', NORMS)
+def test_jit_over_eight_devices_equals_one_for_every_norm(results, norm):
+    shared, single = results(f'gan-{norm}-jit'), results(f'gan-{norm}-alone')
+    equals_one_device(shared, single)
+    buffers = part(shared, "['state']['buffers']")
+    assert bool(buffers) == (norm in ('batch', 'spectral'))
+    close(buffers, part(single, "['state']['buffers']"), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('mode', ['shard_map', 'pmap'])
+@pytest.mark.parametrize('name, norm, kind', NOISELESS)
+def test_gradients_equal_one_device_without_noise(results, name, norm, kind, mode):
+    """After one step Adam's first moment is a tenth of the gradient: it shows a wrong scale, which
+    the parameters would not."""
+    shared = results(f'{name}-{norm}-{kind}-{mode}')
+    single = results(f'{name}-{norm}-{kind}-alone')
+    equals_one_device(shared, single)
+    moments = {k: v for k, v in part(shared, MOMENTS).items() if '.mu' in k}
+    assert moments and max(np.abs(v).max() for v in moments.values()) > 1e-3
+    for path, value in moments.items():
+        scale = np.abs(single[path]).max()
+        np.testing.assert_allclose(value, single[path], rtol=1e-4, atol=1e-5 * scale, err_msg=path)
+
+
+@pytest.mark.parametrize('label', [
+    *('-'.join(case) for case in NOISELESS), *(f'{name}-noise' for name in MODELS)])
+def test_shard_map_and_pmap_equal_each_other(results, label):
+    one, other = results(f'{label}-shard_map'), results(f'{label}-pmap')
+    close(part(one, STATE, *METRICS), part(other, STATE, *METRICS), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_every_device_holds_the_same_state(results, name):
+    for mode in 'shard_map', 'pmap':
+        found = results(f'{name}-noise-{mode}')
+        assert int(found['devices']) == DEVICES and int(found['replicas']) == 0, mode
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('name', MODELS)
+def test_run_with_batch_statistics_is_evaluated_saved_and_resumed(results, name, mode):
+    found = results(f'{name}-saved-{mode}')
+    assert found['finite'].all() and int(found['replicas']) == 0
+    assert int(found['differ']) == 0
+
+
+@pytest.mark.parametrize('mode', ['shard_map', 'pmap'])
+def test_devices_share_the_rows_and_draw_noise_of_their_own(results, mode):
+    found = results(f'share-{mode}')
+    np.testing.assert_array_equal(np.sort(found['rows'].ravel()), np.arange(BATCH))
+    assert found['rows'].shape == (DEVICES, BATCH // DEVICES)
+    assert len(np.unique(found['keys'], axis=0)) == DEVICES
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_batch_that_devices_cannot_share_is_refused(run_main, tmp_path, mode):
+    result = run_main('--config=configs/vae.py', '--config.batch=100', f'--config.parallel={mode}',
+                      f'--workdir={tmp_path}/run', env=EIGHT)
+    assert result.code == 1 and len(result.err.splitlines()) == 1, result
+    assert result.err.startswith('gen_jax: ')
+    for word in '100', '8 devices', 'multiple of 8':
+        assert word in result.err
+    assert not (tmp_path / 'run').exists()
+
+
+def test_command_line_trains_and_goes_on_over_eight_devices(run_main, tmp_path):
+    flags = ('--config=configs/gan.py', '--config.parallel=pmap', '--config.model.width=(4,)',
+             '--config.eval.every=1', f'--workdir={tmp_path}')
+    assert run_main(*flags, '--config.epochs=1', env=EIGHT).code == 0
+    result = run_main(*flags, '--config.epochs=2', env=EIGHT)
+    assert result.code == 0 and 'going on after epoch 1' in result.out, result
+    assert (tmp_path / 'images' / 'samples.png').exists()
+
+
+if __name__ == '__main__':
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    child(Path(sys.argv[1]))

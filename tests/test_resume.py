@@ -1,0 +1,221 @@
+"""Stopping anywhere and going on gives, bit by bit, what one run would have given."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from conftest import ROOT
+from gen_jax import checkpoint, train
+from gen_jax.types import State
+
+EPOCHS = 3
+CASES = dict(
+    ae=dict(name='ae', width=(4, 3), latent=5),
+    vae=dict(name='vae', width=(16,), latent=4),
+    vae_batch_dynamic=dict(name='vae', width=(16,), latent=4, norm='batch', binarize='dynamic'),
+    gan=dict(name='gan', width=(4, 6), latent=5, norm='batch', average=.99),
+    gan_spectral=dict(name='gan', width=(8,), latent=5, kind='mlp', critic_norm='spectral',
+                      every=2))
+
+
+def config_of(case, **top):
+    changed = dict(CASES[case])
+    name, binarize = changed.pop('name'), changed.pop('binarize', 'none')
+    config = train.defaults(name, 'digits', **changed)
+    config.data.binarize, config.epochs, config.eval.samples = binarize, EPOCHS, 4
+    config.eval.best = '' if name == 'gan' else 'test/loss'
+    config.update(top)
+    return config
+
+
+def stored(workdir):
+    """step -> the arrays of a checkpoint by their path, as they are on disk."""
+    saves = checkpoint.manager(workdir / 'checkpoints')
+    trees = {step: saves.restore(step, args=ocp.args.StandardRestore())
+             for step in saves.all_steps()}
+    saves.close()
+    return {step: by_path(tree) for step, tree in trees.items()}
+
+
+def by_path(tree):
+    return {jax.tree_util.keystr(path): np.array(leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def same_bits(one, other):
+    assert one.keys() == other.keys()
+    for path in one:
+        assert one[path].dtype == other[path].dtype, path
+        assert one[path].tobytes() == other[path].tobytes(), f'{path} is not the same'
+
+
+def same_runs(one, other):
+    """Both workdirs end in the same state, bit by bit, and tell the same story."""
+    first, second = stored(one), stored(other)
+    assert max(first) == max(second)
+    same_bits(first[max(first)], second[max(second)])
+    assert (one / 'metrics.jsonl').read_text() == (other / 'metrics.jsonl').read_text()
+    told = [json.loads((w / 'summary.json').read_text()) for w in (one, other)]
+    for key in 'epochs', 'steps', 'metrics':
+        assert told[0][key] == told[1][key]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compiled_once(tmp_path_factory):
+    """Programs are compiled once and then read from disk, as a user's second command does."""
+    options = dict(jax_compilation_cache_dir=str(tmp_path_factory.mktemp('compiled')),
+                   jax_persistent_cache_min_compile_time_secs=.1)
+    before = {name: getattr(jax.config, name) for name in options}
+    for values in options, before:
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if values is options:
+            yield
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """case -> the workdir of a run that was never stopped."""
+    made = {}
+
+    def get(case):
+        if case not in made:
+            made[case] = tmp_path_factory.mktemp('whole') / case
+            train.train(config_of(case), made[case])
+        return made[case]
+    return get
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_run_in_two_parts_is_the_run_in_one(whole, tmp_path, case):
+    train.train(config_of(case, epochs=1), tmp_path)
+    assert len(stored(tmp_path)) == 1
+    train.train(config_of(case), tmp_path)
+    same_runs(whole(case), tmp_path)
+
+
+def test_run_in_three_parts_is_the_run_in_one(whole, tmp_path):
+    for epochs in range(1, EPOCHS + 1):
+        train.train(config_of('vae_batch_dynamic', epochs=epochs), tmp_path)
+    same_runs(whole('vae_batch_dynamic'), tmp_path)
+
+
+def test_checkpoint_holds_everything_that_training_changes(whole):
+    paths = set(next(iter(stored(whole('gan')).values())))
+    for part, players in dict(params=('critic', 'generator'), opt=('critic', 'generator'),
+                              average=('generator',), buffers=('critic', 'generator')).items():
+        for player in players:
+            assert any(path.startswith(f"['{part}']['{player}']") for path in paths), (part, player)
+    assert "['step']" in paths
+    assert any('mean' in path for path in paths if path.startswith("['buffers']"))
+
+
+def test_state_changes_in_every_part_from_epoch_to_epoch(whole):
+    states = stored(whole('gan'))
+    first, last = states[min(states)], states[max(states)]
+    for part in 'params', 'opt', 'average', 'buffers':
+        moved = [p for p in first if p.startswith(f"['{part}']")
+                 and first[p].tobytes() != last[p].tobytes()]
+        assert moved, part
+
+
+def test_run_that_is_killed_goes_on_as_if_it_had_not_been(environment, run_main, tmp_path):
+    flags = ('--config=configs/vae.py', '--config.epochs=60', '--config.eval.every=1',
+             '--config.model.norm=batch', '--config.model.width=(32,)')
+    one, other = tmp_path / 'one', tmp_path / 'other'
+    command = [sys.executable, '-m', 'gen_jax.main', *flags, f'--workdir={other}']
+    child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    lines = other / 'metrics.jsonl'
+    until = time.monotonic() + 120
+    while time.monotonic() < until and not (lines.exists() and lines.read_text().count('\n') > 4):
+        time.sleep(.005)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert not (other / 'summary.json').exists()
+    result = run_main(*flags, f'--workdir={other}')
+    assert result.code == 0 and 'going on after epoch' in result.out, result
+    assert run_main(*flags, f'--workdir={one}').code == 0
+    same_runs(one, other)
+
+
+@pytest.mark.parametrize('case', ['ae', 'vae_batch_dynamic', 'gan'])
+def test_steps_a_call_do_not_matter(case):
+    """11 steps an epoch: one call of 11, eleven of 1, and 4 + 4 + 3."""
+    found = {}
+    for scan in 0, 1, 4:
+        run = train.prepare(config_of(case, scan=scan))
+        trainer = train.Trainer(run)
+        state, named = trainer.epoch(run.state)
+        found[scan] = by_path(state._asdict()), named
+        assert sorted(trainer.compiled) == {0: [11], 1: [1], 4: [3, 4]}[scan]
+    state, named = found[0]
+    for scan in 1, 4:
+        for path, value in found[scan][0].items():
+            np.testing.assert_allclose(value, state[path], rtol=1e-3, atol=1e-5, err_msg=path)
+        assert found[scan][1] == pytest.approx(named, rel=1e-4, abs=1e-6)
+
+
+def test_resume_with_one_step_a_call_is_exact(tmp_path):
+    one, other = tmp_path / 'one', tmp_path / 'other'
+    train.train(config_of('vae', scan=4, epochs=2), one)
+    for epochs in 1, 2:
+        train.train(config_of('vae', scan=4, epochs=epochs), other)
+    same_runs(one, other)
+
+
+def test_what_is_saved_is_the_state_of_its_step_though_training_goes_on(tmp_path):
+    """Saving is asynchronous and the next call may overwrite the state's memory."""
+    run = train.prepare(config_of('vae', model=dict(width=(1500,))))
+    saves, trainer = checkpoint.manager(tmp_path, keep=8), train.Trainer(run)
+    state, seen = run.state, {}
+    for _ in range(6):
+        state, _ = trainer.epoch(state)
+        seen[int(state.step)] = by_path(jax.device_get(state._asdict()))
+        checkpoint.save(saves, state, {})
+    saves.wait_until_finished()
+    assert sorted(saves.all_steps()) == sorted(seen)
+    for step, arrays in seen.items():
+        found = saves.restore(step, args=ocp.args.StandardRestore(
+            jax.tree.map(ocp.utils.to_shape_dtype_struct, run_like(run)._asdict())))
+        same_bits(by_path(found), arrays)
+    saves.close()
+
+
+def run_like(run) -> State:
+    """A fresh state of the run's shapes: its own was donated to the first epoch."""
+    return jax.eval_shape(run.model.init, run.key, jax.tree.map(
+        lambda a: a[:8].astype(np.float32), run.data.train))
+
+
+def test_state_given_to_an_epoch_is_donated():
+    run = train.prepare(config_of('vae'))
+    state, _ = train.Trainer(run).epoch(run.state)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(run.state.params))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+def test_newest_few_and_the_best_are_kept(tmp_path):
+    state = State(np.int32(0), dict(a=np.zeros(2, np.float32)), {}, {}, {})
+    saves = checkpoint.manager(tmp_path, keep=2, best='test/loss')
+    for step, loss in enumerate([3., 1., 2., 4., 5.], 1):
+        checkpoint.save(saves, state._replace(step=np.int32(step)), {'test/loss': loss})
+    saves.wait_until_finished()
+    assert sorted(saves.all_steps()) == [2, 4, 5]
+    assert int(checkpoint.restore(saves, state).step) == 5
+    assert int(checkpoint.restore(saves, state, best=True).step) == 2
+    saves.close()
+
+
+def test_restore_without_checkpoints_is_none(tmp_path):
+    saves = checkpoint.manager(tmp_path)
+    assert checkpoint.restore(saves, State(np.int32(0), {}, {}, {}, {})) is None
+    saves.close()
