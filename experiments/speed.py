@@ -1,4 +1,4 @@
-"""How fast is training?  Seconds for an epoch of three reference models, and against another program.
+"""How fast is training?  An epoch of three reference models, alone and against another program.
 
     python experiments/speed.py --data_dir=DIR [--images=12800] [--models=conv_ae,mlp_vae,dcgan]
     python experiments/speed.py --data_dir=DIR --peer="PYTHON torch_peers.py IDX_IMAGES.gz"

@@ -1,5 +1,7 @@
-"""Checkpoints by orbax: asynchronous, atomic, the newest few kept and the best by a named metric."""
+"""Checkpoints by orbax: asynchronous, atomic, the newest few and the best by a named metric."""
+import json
 from pathlib import Path
+import shutil
 
 import jax
 
@@ -26,28 +28,46 @@ def save(manager, state: State, metrics: dict[str, float]) -> None:
     manager.save(int(state.step), args=ocp.args.StandardSave(state._asdict()), metrics=metrics)
 
 
-def restore(manager, like: State, *, best: bool = False, say=print) -> State | None:
-    """The newest (or best) readable state, shaped and placed as `like`; None where there is none.
+def restore(folder: Path, like: State, *, best: str | None = None, say=print) -> State | None:
+    """The newest readable state below folder, or that of the lowest metric `best`, shaped and
+    placed as `like`; None where there is none.
 
-    A checkpoint that cannot be read is named, and the one before it used; the damaged one is
-    removed only once another has been read.  Raises BadInput where none can be read.
+    A checkpoint that cannot be read is named, and the one before it used; the damaged ones are
+    removed once another has been read.  Raises BadInput where none can be read.
     """
     import orbax.checkpoint as ocp
-    steps = sorted(manager.all_steps(), reverse=True)
-    if best and manager.best_step() in steps:
-        steps.insert(0, steps.pop(steps.index(manager.best_step())))
+    scores, damaged = {}, []
+    for path in folder.glob('*') if folder.is_dir() else ():
+        if path.name.isdigit():  # others are half-written, orbax' own to clean up
+            scores[path] = _metrics(path)
+    steps = sorted(scores, key=lambda path: int(path.name), reverse=True)
+    if best:
+        steps.sort(key=lambda path: (scores[path] or {}).get(best, float('inf')))
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
-    damaged = []
-    for step in steps:
-        try:
-            state = State(**manager.restore(step, args=ocp.args.StandardRestore(abstract)))
-        except Exception as e:  # every layer below has types of its own for a damaged file
-            say(f'checkpoint {step} cannot be read ({type(e).__name__}); trying the one before it')
-            damaged.append(step)
-            continue
-        for step in damaged:
-            manager.delete(step)
-        return state
-    if steps:
-        raise BadInput(f'no checkpoint in {manager.directory} can be read; move it away to start anew')
-    return None
+    state = None
+    for path in steps:
+        if scores[path] is None:
+            damaged.append(path)
+            say(f'checkpoint {path.name} is damaged; trying the one before it')
+        elif state is None:
+            try:
+                with ocp.StandardCheckpointer() as reader:
+                    state = State(**reader.restore((path / 'default').absolute(), abstract))
+            except Exception as e:  # every layer below has types of its own for a damaged file
+                damaged.append(path)
+                say(f'checkpoint {path.name} cannot be read ({type(e).__name__}); '
+                    'trying the one before it')
+    if steps and state is None:
+        raise BadInput(f'no checkpoint in {folder} can be read; move it away to start anew')
+    for path in damaged:
+        shutil.rmtree(path)
+    return state
+
+
+def _metrics(path: Path) -> dict | None:
+    """The metrics saved with a checkpoint; None where they or the state are not whole."""
+    try:
+        found = json.loads((path / 'metrics' / 'metrics').read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and (path / 'default').is_dir() else None

@@ -1,4 +1,6 @@
 """A model is a game: players with their own parameters move in turn, each down its own gradient."""
+import functools
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -32,7 +34,8 @@ def game(players: dict[str, Player], *, axis: str | None = None, **maps) -> Mode
         player = players[name]
 
         def loss(own):
-            value, *rest = player.loss(state._replace(params=state.params | {name: own}), batch, key)
+            moved = state._replace(params=state.params | {name: own})
+            value, *rest = player.loss(moved, batch, key)
             return value, rest
 
         grads, (metrics, buffers) = mean(jax.grad(loss, has_aux=True)(state.params[name]))
@@ -56,8 +59,9 @@ def game(players: dict[str, Player], *, axis: str | None = None, **maps) -> Mode
             if player.every == 1:
                 state, said = move(name, *args)
             else:
-                state, said = lax.cond(state.step % player.every == 0, lambda *a, n=name: move(n, *a),
-                                       lambda *a, n=name: watch(n, *a), *args)
+                state, said = lax.cond(state.step % player.every == 0,
+                                       functools.partial(move, name),
+                                       functools.partial(watch, name), *args)
             metrics |= said
         return state._replace(step=state.step + 1), metrics
 

@@ -19,7 +19,7 @@ def per_example(x: Array) -> Array:
 
 
 def bernoulli_nll(logits: Array, x: Array) -> Array:
-    """-log Bernoulli(x; sigmoid(logits)) for x in [0, 1]; between 0 and 1 it is the cross-entropy."""
+    """-log Bernoulli(x; sigmoid(logits)); the cross-entropy for x between 0 and 1."""
     return per_example(jax.nn.softplus(logits) - x * logits)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import runpy
 import sys
 
-from absl import app, flags, logging
+from absl import flags, logging
 import jax
 from ml_collections import config_flags
 
@@ -22,44 +22,49 @@ def parse(argv):
     """absl's parsing, every error as BadInput of one line."""
     try:
         rest = FLAGS(argv)
-    except (KeyError, AttributeError) as e:  # an override of a key that the config has not
-        raise BadInput(unknown_key(argv) or str(e)) from None
-    except (flags.Error, ValueError, TypeError) as e:
-        raise BadInput(' '.join(str(e).split())) from None
+    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as e:
+        raise BadInput(unknown_key(argv) or ' '.join(str(e).split())) from None
     if len(rest) > 1:
         raise BadInput(f'{rest[1]!r} is not a flag; overrides are written --config.KEY=VALUE')
-    if CONFIG.value is None:
+    if not source(argv):
         raise BadInput('give a config, for example --config=configs/vae.py')
-    return rest
+    get_config(argv)
+
+
+def source(argv) -> str:
+    """The --config flag's value: FILE[:DATASET]."""
+    words = [word.lstrip('-') if word.startswith('-') else word for word in argv]
+    return next((w.partition('=')[2] for w in words if w.startswith('config=')),
+                next((after for w, after in zip(words, words[1:]) if w == 'config'), ''))
+
+
+def get_config(argv):
+    """The config as its file has it.  Raises BadInput where there is no such file."""
+    file, *dataset = source(argv).split(':', 1)
+    if not Path(file).is_file():
+        beside = sorted(str(p) for p in Path(file).parent.glob('*.py'))
+        raise BadInput(f'config file {file!r} cannot be read' + (
+            f'; there are {", ".join(beside)}' if beside else ''))
+    return runpy.run_path(file)['get_config'](*dataset)
 
 
 def unknown_key(argv) -> str | None:
     """What to say of the first --config.KEY that is not in the config."""
-    source = next(a.split('=', 1)[1] for a in argv if a.lstrip('-').startswith('config='))
-    file, *dataset = source.split(':', 1)
-    config = runpy.run_path(file)['get_config'](*dataset)
-    known = [f'{k}.{sub}' if sub else k for k, v in config.items()
+    known = [f'{k}.{sub}' if sub else k for k, v in get_config(argv).items()
              for sub in (v.keys() if hasattr(v, 'keys') else [''])]
-    for arg in argv:
-        key = arg.lstrip('-').split('=')[0].removeprefix('config.')
-        if arg.lstrip('-').startswith('config.') and key not in known:
-            leaf = [k for k in known if k.split('.')[-1] == key.split('.')[-1]]
+    for word in argv:
+        key = word.lstrip('-').split('=')[0].removeprefix('config.')
+        if word.lstrip('-').startswith('config.') and key not in known:
+            leaf = [k for k in known if key in k.split('.')]
             near = (leaf or difflib.get_close_matches(key, known, 1, cutoff=0))[0]
             return f'unknown config key {key!r}; the nearest is {near!r}'
     return None
 
 
 def main(argv):
-    del argv
-    source = FLAGS['config'].config_filename.split(':')[0]
-    try:
-        config = CONFIG.value
-        name = config.data.name
-    except OSError:
-        beside = sorted(str(p) for p in Path(source).parent.glob('*.py'))
-        raise BadInput(f'config file {source!r} cannot be read' + (
-            f'; there are {", ".join(beside)}' if beside else '')) from None
-    workdir = Path(WORKDIR.value or f'runs/{Path(source).stem}-{name}')
+    config = CONFIG.value
+    workdir = Path(WORKDIR.value or
+                   f'runs/{Path(source(argv).split(":")[0]).stem}-{config.data.name}')
     if MODE.value == 'train':
         train.train(config, workdir)
     else:

@@ -7,7 +7,6 @@ import math
 from typing import Any, Callable, NamedTuple, Sequence
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from gen_jax import losses, ops
@@ -155,7 +154,8 @@ def encoder(shape: Sequence[int], out: int | None, *, kind: str = 'mlp', width: 
         norms = ['none' if norm == 'batch' else norm] + [norm] * (len(width) - 1)
         blocks = [Block(convolve(strided, 4, w), n, act) for w, n in zip(width, norms)]
     if out is not None:
-        blocks += [Reshape((-1,)), Block(dense(out), 'spectral' if norm == 'spectral' else 'none', identity)]
+        plain = 'spectral' if norm == 'spectral' else 'none'
+        blocks += [Reshape((-1,)), Block(dense(out), plain, identity)]
     return net(Layers(blocks))
 
 
@@ -197,10 +197,10 @@ def _check(shape, code, kind, norm, width):
     if code is not None and code < 1:
         raise BadInput(f'latent must be at least 1, not {code}')
     if not width or min(width) < 1:
-        raise BadInput(f'width must hold at least one number, each at least 1, not {tuple(width)}')
+        raise BadInput(f'width must hold at least one number, all positive, not {tuple(width)}')
     if kind == 'conv' and len(shape) != 3:
-        raise BadInput(f"kind 'conv' needs images (h, w, c), but an example has shape {tuple(shape)}; "
-                       "use kind='mlp'")
+        raise BadInput(f"kind 'conv' needs images (h, w, c), but an example here has shape "
+                       f"{tuple(shape)}; use kind='mlp'")
 
 
 def _best_constant(example, axes):

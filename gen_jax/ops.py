@@ -42,7 +42,8 @@ def unfold(x, a, b):
 
 
 def fold(y, a, b, c):
-    """Sums of a x b patches where they meet: (n, h, w, >= a * b * c) -> (n, h - a + 1, w - b + 1, c)."""
+    """Sums of the a x b patches of c channels in y where they meet, unfold's transpose:
+    (n, h, w, a * b * c or more) -> (n, h - a + 1, w - b + 1, c)."""
     h, w = y.shape[1] - a + 1, y.shape[2] - b + 1
     window = lambda i, j, k: y[:, i:i + h, j:j + w, k * c:(k + 1) * c]
     return sum(window(i, j, i * b + j) for i in range(a) for j in range(b))
@@ -54,12 +55,12 @@ def pad(x, low, high):
 
 
 def product(x, matrix):
-    """x @ matrix, its columns padded to whole 64-byte vectors as the CPU's kernels want them."""
+    """x @ matrix, its columns padded to whole 64-byte vectors, as the CPU wants them."""
     return x @ jnp.pad(matrix, ((0, 0), (0, -matrix.shape[1] % 16)))
 
 
 def outer(x, y):
-    """Sum of x_i y_j over every leading axis, the wider of the two as the columns of the product."""
+    """Sum of x_i y_j over every leading axis, the wider of the two as the product's columns."""
     if x.shape[-1] > y.shape[-1]:  # the barrier keeps XLA from turning the product round again
         return lax.optimization_barrier(outer(y, x)).T
     x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
@@ -92,7 +93,7 @@ correlate.defvjp(lambda x, kernel, low, high: (correlate(x, kernel, low, high), 
 
 
 def _same(size, k, stride):
-    """Zeros (before, after) an axis of length `size` that 'SAME' asks for: output ceil(size / stride)."""
+    """Zeros (before, after) an axis that 'SAME' asks for: its output is ceil(size / stride)."""
     total = max((-(-size // stride) - 1) * stride + k - size, 0)
     return total // 2, total - total // 2
 
@@ -100,13 +101,13 @@ def _same(size, k, stride):
 @functools.cache
 def _conv(stride):
     def fast(x, kernel):
-        k, l, c, o = kernel.shape
-        (top, bottom), (left, right) = _same(x.shape[1], k, stride), _same(x.shape[2], l, stride)
-        low, high = (top, left), (bottom, right)
-        if stride > 1:  # space to depth: a stride of s is a stride of 1 over s x s times the channels
-            kernel = jnp.pad(kernel, ((0, -k % stride), (0, -l % stride), (0, 0), (0, 0)))
-            k, l = kernel.shape[0] // stride, kernel.shape[1] // stride
-            kernel = kernel.reshape(k, stride, l, stride, c, o).swapaxes(1, 2).reshape(k, l, -1, o)
+        a, b, c, o = kernel.shape
+        low, high = zip(_same(x.shape[1], a, stride), _same(x.shape[2], b, stride))
+        if stride > 1:  # space to depth: stride s is stride 1 over s x s times the channels
+            kernel = jnp.pad(kernel, ((0, -a % stride), (0, -b % stride), (0, 0), (0, 0)))
+            a, b = kernel.shape[0] // stride, kernel.shape[1] // stride
+            kernel = kernel.reshape(a, stride, b, stride, c, o).swapaxes(1, 2)
+            kernel = kernel.reshape(a, b, -1, o)
             x = pad(x, low, high)
             n, h, w, _ = x.shape
             x = pad(x, (0, 0), (-h % stride, -w % stride))
@@ -160,8 +161,8 @@ def _place(taps, k):
 def _conv_transpose(stride):
     def taps(k):  # lax.conv_transpose's 'SAME': input dilated by s, then padded by `before`
         before = k - 1 if stride > k - 1 else -(-(k + stride - 2) // 2)
-        return [[((p + t - before) // stride, t) for t in range(k) if (p + t - before) % stride == 0]
-                for p in range(stride)]
+        return [[((p + t - before) // stride, t) for t in range(k)
+                 if (p + t - before) % stride == 0] for p in range(stride)]
 
     def plain(x, kernel):
         return lax.conv_transpose(x, kernel, (stride, stride), 'SAME', dimension_numbers=NHWC)
@@ -170,7 +171,10 @@ def _conv_transpose(stride):
 
 
 def conv_transpose(x, kernel, stride=2):
-    """'SAME' transposed convolution: (n, h, w, c), (k, l, c, o) -> (n, s * h, s * w, o), k, l >= s."""
+    """'SAME' transposed convolution: (n, h, w, c), (k, l, c, o) -> (n, s * h, s * w, o).
+
+    Raises ValueError for a kernel smaller than the stride, which would leave holes.
+    """
     if min(kernel.shape[:2]) < stride:
         raise ValueError(f'a kernel of {kernel.shape[:2]} leaves holes at stride {stride}')
     return _conv_transpose(stride)(x, kernel)

@@ -9,6 +9,7 @@ from typing import Callable, NamedTuple
 import jax
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import numpy as np
 
 from gen_jax.types import BadInput
 
@@ -54,8 +55,10 @@ def layout(mode: str, batch: int) -> Layout:
                    donate)
 
     def pmap(run, donate):
-        return jax.pmap(run, AXIS, in_axes=None, out_axes=None, axis_size=len(devices),
-                        donate_argnums=donate)
+        # pmap wants one argument that is mapped; jit around it donates and compiles ahead of time
+        mapped = jax.pmap(lambda _, *args: run(*args), AXIS, in_axes=(0, None, None, None),
+                          out_axes=None)
+        return jax.jit(lambda *args: mapped(np.arange(len(devices)), *args), donate_argnums=donate)
 
     if mode == 'jit':
         return Layout(None, sharded, place, jit)

@@ -1,4 +1,4 @@
-"""What a run leaves behind: metrics.jsonl, TensorBoard events, summary.json, pictures, a line a time."""
+"""What a run leaves behind: metrics.jsonl, TensorBoard events, summary.json, pictures."""
 import json
 import os
 from pathlib import Path
@@ -77,7 +77,8 @@ class Progress:
         line = f'epoch {epoch}/{self.epochs}  {shown}  {rate:,.0f} examples/s  ' \
                f'{left // 60}:{left % 60:02d} left'
         if self.live:
-            print(f'\r\x1b[K{line}', end='\n' if epoch == self.epochs else '', file=self.out, flush=True)
+            end = '\n' if epoch == self.epochs else ''
+            print(f'\r\x1b[K{line}', end=end, file=self.out, flush=True)
         elif any(name.startswith('test/') for name in named):
             print(line, file=self.out, flush=True)
 

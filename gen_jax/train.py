@@ -1,4 +1,4 @@
-"""The host's side of a run: restore, epoch, evaluate, record, save; and what is done with a result."""
+"""The host's side of a run: restore, epoch, evaluate, record, save; and the use of its result."""
 import difflib
 import importlib
 import inspect
@@ -74,7 +74,7 @@ def prepare(config: ConfigDict) -> Run:
         if value < 1:
             raise BadInput(f'{name} must be at least 1, not {value}')
     if config.scan < 0:
-        raise BadInput(f'scan must be 0 (a whole epoch a call) or a number of steps, not {config.scan}')
+        raise BadInput(f'scan must be 0 (an epoch a call) or a number of steps, not {config.scan}')
     if config.eval.checkpoint not in ('latest', 'best'):
         raise BadInput(f'eval.checkpoint is latest or best, not {config.eval.checkpoint!r}')
     module = find(config.model.name)
@@ -94,17 +94,22 @@ def prepare(config: ConfigDict) -> Run:
     example = jax.tree.map(jax.numpy.asarray, dataset.prepare(first, key))
     model = module.make(example, axis=layout.axis, **hyper)
     state = layout.place(jax.jit(model.init)(key, example))
+    metrics = jax.eval_shape(model.evaluate, state, example, key)
+    best, named = config.eval.best, [f'test/{name}' for name in sorted(metrics)]
+    if best and best not in named:
+        raise BadInput(f'eval.best {best!r} is not measured{near(best, named)}; '
+                       f'there are {", ".join(named)}, or nothing for none')
     return Run(config, dataset, model, layout, key, state, size // config.batch)
 
 
 def evaluator(run: Run):
     """A function state -> test metrics, named floats; compiled at its first call."""
-    devices = jax.device_count()
-    batch = -(-min(run.config.eval.batch, len(run.data.test.x)) // devices) * devices
-    loaded = parallel.layout('jit', batch)
-    test = loaded.place(run.data.test)
-    compiled = loaded.compile(loop.evaluation(run.model, run.data.prepare, len(run.data.test.x), batch,
-                                              loaded.share), ())
+    size, devices = len(run.data.test.x), jax.device_count()
+    batch = -(-min(run.config.eval.batch, size) // devices) * devices
+    layout = parallel.layout('jit', batch)
+    test = layout.place(run.data.test)
+    whole = loop.evaluation(run.model, run.data.prepare, size, batch, layout.share)
+    compiled = layout.compile(whole, ())
     return lambda state: record.flat(compiled(state, test, run.key), 'test')
 
 
@@ -121,15 +126,15 @@ class Trainer:
         run = self.run
         if steps not in self.compiled:
             start = time.perf_counter()
-            chunk = loop.training(run.model, run.data.prepare, len(run.data.train.x), run.config.batch,
-                                  steps, run.layout.share)
+            chunk = loop.training(run.model, run.data.prepare, len(run.data.train.x),
+                                  run.config.batch, steps, run.layout.share)
             lowered = run.layout.compile(chunk, (0,)).lower(state, self.data, run.key)
             self.compiled[steps] = lowered.compile()
             self.compile_seconds += time.perf_counter() - start
         return self.compiled[steps](state, self.data, run.key)
 
     def epoch(self, state: State) -> tuple[State, dict[str, float]]:
-        """A whole epoch.  Raises FloatingPointError with the first step whose loss is not finite."""
+        """A whole epoch.  Raises FloatingPointError with the first step of a loss not finite."""
         per_epoch, at_once = self.run.per_epoch, self.run.config.scan or self.run.per_epoch
         start, compiled = time.perf_counter(), self.compile_seconds
         sums = {}
@@ -191,8 +196,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
     """Trains until config.epochs, from the newest checkpoint in workdir where there is one."""
     run = prepare(config)
     claim(workdir, config)
+    state = checkpoint.restore(workdir / 'checkpoints', run.state)
     saves = checkpoint.manager(workdir / 'checkpoints', best=config.eval.best)
-    state = checkpoint.restore(saves, run.state)
     epoch = 0 if state is None else int(state.step) // run.per_epoch
     if epoch >= config.epochs and (workdir / 'summary.json').exists():
         print(f'this run is finished: {epoch} epochs, see {workdir}/summary.json; '
@@ -214,9 +219,9 @@ def train(config: ConfigDict, workdir: Path) -> None:
             log.close()
             saves.wait_until_finished()
             kept = saves.latest_step()
-            raise BadInput(f'the loss is not finite at step {e}; ' + (
-                f'the checkpoint of step {kept} is kept' if kept is not None else 'nothing was saved')
-                + '; try a lower --config.model.rate') from None
+            kept = 'nothing was saved' if kept is None else f'the checkpoint of step {kept} is kept'
+            raise BadInput(f'the loss is not finite at step {e}; {kept}; '
+                           'try a lower --config.model.rate') from None
         epoch += 1
         if epoch % config.eval.every == 0 or epoch == config.epochs:
             tested = evaluate(state)
@@ -233,7 +238,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
         seconds=seconds, compile_seconds=trainer.compile_seconds,
         examples_per_second=examples / seconds if seconds else 0.,
         metrics=named_at_end(log.lines) | (tested or evaluate(state))))
-    drawn = [record.curves(workdir / 'images' / 'curves.png', log.lines), *draw(run, state, workdir)]
+    curves = record.curves(workdir / 'images' / 'curves.png', log.lines)
+    drawn = [curves, *draw(run, state, workdir)]
     log.close()
     saves.close()
     print('pictures: ' + ', '.join(str(p) for p in drawn))
@@ -278,8 +284,8 @@ def use(config: ConfigDict, workdir: Path, mode: str) -> None:
                                  ('reconstruct', 'encode', 'encoder to reconstruct with')):
         if mode == needed and getattr(run.model, wanted) is None:
             raise BadInput(f'model {config.model.name} has no {noun}')
-    saves = checkpoint.manager(workdir / 'checkpoints', best=config.eval.best)
-    state = checkpoint.restore(saves, run.state, best=config.eval.checkpoint == 'best')
+    state = checkpoint.restore(workdir / 'checkpoints', run.state,
+                               best=config.eval.best if config.eval.checkpoint == 'best' else None)
     if state is None:
         raise BadInput(f'there is no checkpoint in {workdir}; train first, by --mode=train')
     if mode != 'evaluate':

@@ -226,6 +226,12 @@ def test_damaged_cache_is_made_again_and_said_so(builder, tmp_path, capsys, dama
     assert builder.decoded == ['train', 'train']
 
 
+def test_cache_of_another_number_of_examples_is_made_again(builder, tmp_path):
+    for part, array in dict(image=np.zeros((5, 4, 5, 1), np.uint8), label=np.zeros(5)).items():
+        np.save(tmp_path / 'set' / f'gen_jax-train-{part}.npy', array)
+    holds_all(stored.cached(builder, 'train'))
+
+
 @pytest.mark.parametrize('part', ['image', 'label'])
 def test_missing_half_of_a_cache_is_made_again(builder, tmp_path, part):
     stored.cached(builder, 'train')

@@ -1,6 +1,7 @@
 """The order of play: who moves when, on whose parameters, seeing what.
 
-`python tests/test_game.py` writes golden.json anew: the metrics of every model's third step.
+`PYTHONPATH=. python tests/test_game.py` writes golden.json anew: each model's metrics at its third
+step.
 """
 import functools
 import importlib
@@ -96,6 +97,17 @@ def test_every_moves_on_its_steps_and_reports_on_all(every):
         np.testing.assert_allclose(said['y'], y_loss(new.params['x'], old.params['y']), rtol=1e-5)
 
 
+def test_the_optimisers_state_is_carried_from_step_to_step():
+    """Momentum .9 on a slope of 1: moves of .1, .19, .271."""
+    def loss(state, batch, key):
+        return state.params['x'], {}, {}
+
+    model = match(dict(x=Player(lambda key, batch: (jnp.float32(0), {}), loss,
+                                optax.sgd(.1, momentum=.9))))
+    np.testing.assert_allclose([s.params['x'] for s in play(model, 3)[0]],
+                               [0, -.1, -.29, -.561], rtol=1e-5)
+
+
 def test_steps_are_counted_as_int32():
     states, _ = play(pair(), 3)
     assert [int(s.step) for s in states] == [0, 1, 2, 3]
@@ -155,8 +167,8 @@ def test_over_a_mapped_axis_gradients_metrics_and_buffers_are_means():
         return value, dict(value=value), dict(mean=batch.x.mean())
 
     def make(axis=None):
-        init = lambda key, batch: (jnp.float32(0), dict(mean=jnp.float32(0)))
-        return match(dict(x=Player(init, loss, optax.sgd(.1))), axis=axis)
+        start = jnp.float32(0), dict(mean=jnp.float32(0))
+        return match(dict(x=Player(lambda key, batch: start, loss, optax.sgd(.1))), axis=axis)
 
     whole = make()
     halves = jax.vmap(make('i').step, (None, 0, None), axis_name='i')
@@ -261,7 +273,7 @@ def test_golden_third_step(name):
     found, golden = third_step(name), json.loads(GOLDEN.read_text())[name]
     message = (f'\nThree steps of {name} from seed 0 no longer give the numbers of golden.json, so '
                'every recorded run of it is out of date: the initialisation, the keys, the loss or '
-               'the optimiser has changed.\nIf that is what you want, run `python '
+               'the optimiser has changed.\nIf that is what you want, run `PYTHONPATH=. python '
                'tests/test_game.py` and commit golden.json with the reason; if not, a bug came in.'
                f'\nfound  {found}\nbefore {golden}')
     assert found.keys() == golden.keys(), message

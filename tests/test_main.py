@@ -147,7 +147,7 @@ def test_reconstructions_show_the_test_data_beside_them(runs):
 def test_tensorboard_events_hold_the_metrics(runs, name):
     file, = (p for p in runs(name)[0].iterdir() if 'tfevents' in p.name)
     content = file.read_bytes()
-    assert len(content) > 500
+    assert len(content) > 300
     for metric in METRICS[name]:
         assert f'test/{metric}'.encode() in content
 
@@ -512,11 +512,12 @@ def test_half_written_checkpoint_is_passed_over(run_main, copied):
     assert [p.name for p in sorted((workdir / 'checkpoints').iterdir())] == ['11', '22', '33']
 
 
-@pytest.mark.parametrize('mode', ['train', 'evaluate'])
-def test_only_damaged_checkpoints_are_refused_and_kept(run_main, copied, mode):
+@pytest.mark.parametrize('mode, damage', [
+    ('train', garble), ('evaluate', garble), ('train', garble_arrays)])
+def test_only_damaged_checkpoints_are_refused_and_kept(run_main, copied, mode, damage):
     workdir = copied('vae')
     for step in steps_of(workdir):
-        garble(workdir / 'checkpoints' / str(step))
+        damage(workdir / 'checkpoints' / str(step))
     before = snapshot(workdir)
     result = run_main(*config('vae', f'--config.epochs={EPOCHS}'), f'--workdir={workdir}',
                       f'--mode={mode}')

@@ -24,9 +24,9 @@ def test_the_vae_reaches_its_elbo(run_main, mnist_dir, tmp_path):
     code, out, err = run_main('--config=configs/vae.py:mnist', f'--config.data.dir={mnist_dir}',
                               f'--workdir={tmp_path}', '--config.epochs=10', timeout=600)
     assert code == 0, err
-    metrics = json.loads((tmp_path / 'summary.json').read_text())['metrics']
-    assert metrics['test/elbo'] >= -106.5
-    assert metrics['test/elbo'] == pytest.approx(-metrics['test/recon'] - metrics['test/kl'], rel=1e-5)
+    found = json.loads((tmp_path / 'summary.json').read_text())['metrics']
+    assert found['test/elbo'] >= -106.5
+    assert found['test/elbo'] == pytest.approx(-found['test/recon'] - found['test/kl'], rel=1e-5)
 
 
 def test_the_surveys_autoencoder_reaches_its_error(run_main, mnist_dir, tmp_path):

@@ -108,7 +108,9 @@ def test_max_pool_passes_each_gradient_on_once():
 def test_second_derivatives_of_a_gradient_penalty_are_xlas(name, kernel):
     """The penalty goes through a non-linearity, without which its x-gradient would vanish."""
     def penalty(op, x, k):
-        norm = lambda x, k: (jax.grad(lambda x: jnp.tanh(op(x, k, 2)).sum())(x) ** 2).sum()
+        def norm(x, k):
+            return (jax.grad(lambda x: jnp.tanh(op(x, k, 2)).sum())(x) ** 2).sum()
+
         return jax.value_and_grad(norm, (0, 1))(x, k)
 
     _, slopes = check(*PAIRS[name], draw(2, 5, 4, kernel[2]), draw(*kernel, seed=1), both=penalty)
@@ -117,7 +119,9 @@ def test_second_derivatives_of_a_gradient_penalty_are_xlas(name, kernel):
 
 def test_second_derivative_through_pooling_is_xlas():
     def curved(pool, x):
-        norm = lambda x: (jax.grad(lambda x: (pool(x) ** 3).sum())(x) ** 2).sum()
+        def norm(x):
+            return (jax.grad(lambda x: (pool(x) ** 3).sum())(x) ** 2).sum()
+
         return jax.grad(norm)(x)
 
     check(ops.max_pool, xla_max_pool, draw(2, 4, 4, 3), both=curved)

@@ -18,7 +18,7 @@ FOLDER = Path(__file__).resolve().parents[1] / 'gen_jax' / 'models'
 MODELS = sorted(m.name for m in pkgutil.iter_modules([str(FOLDER)]))
 NORMS = 'none', 'group', 'batch', 'spectral'
 MODES = 'jit', 'shard_map', 'pmap'
-NOISELESS = [('ae', norm, kind) for norm in ('none', 'group') for kind in ('conv', 'mlp')]
+NOISELESS = [('ae', 'none', 'conv'), ('ae', 'none', 'mlp'), ('ae', 'group', 'mlp')]
 
 
 # The child
@@ -94,7 +94,7 @@ def saved(config, folder):
     checkpoint.save(saves, state, tested)
     state, later = trainer.epoch(state)
     saves.wait_until_finished()
-    restored = checkpoint.restore(saves, like)
+    restored = checkpoint.restore(folder, like)
     assert int(restored.step) == run.per_epoch
     again, relater = trainer.epoch(restored)
     one, other = by_path(state._asdict()), by_path(again._asdict())
@@ -139,7 +139,7 @@ def child(folder):
             if mode != 'jit':
                 keep(f'{name}-noise-{mode}', together, config, STEPS)
     for norm in NORMS:
-        config = config_of('gan', norm=norm, width=(4,))
+        config = config_of('gan', norm=norm, kind='mlp', width=(8,))
         keep(f'gan-{norm}-alone', alone, config, STEPS)
         keep(f'gan-{norm}-jit', together, config, STEPS)
     for mode in 'shard_map', 'pmap':
@@ -200,7 +200,8 @@ def test_jit_over_eight_devices_equals_one_for_every_norm(results, norm):
     equals_one_device(shared, single)
     buffers = part(shared, "['state']['buffers']")
     assert bool(buffers) == (norm in ('batch', 'spectral'))
-    close(buffers, part(single, "['state']['buffers']"), rtol=1e-4, atol=1e-6)
+    if buffers:
+        close(buffers, part(single, "['state']['buffers']"), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize('mode', ['shard_map', 'pmap'])

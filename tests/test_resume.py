@@ -8,6 +8,7 @@ import time
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -204,18 +205,16 @@ def test_state_given_to_an_epoch_is_donated():
 
 
 def test_newest_few_and_the_best_are_kept(tmp_path):
-    state = State(np.int32(0), dict(a=np.zeros(2, np.float32)), {}, {}, {})
+    state = State(jnp.int32(0), dict(a=jnp.zeros(2)), {}, {}, {})
     saves = checkpoint.manager(tmp_path, keep=2, best='test/loss')
     for step, loss in enumerate([3., 1., 2., 4., 5.], 1):
-        checkpoint.save(saves, state._replace(step=np.int32(step)), {'test/loss': loss})
+        checkpoint.save(saves, state._replace(step=jnp.int32(step)), {'test/loss': loss})
     saves.wait_until_finished()
     assert sorted(saves.all_steps()) == [2, 4, 5]
-    assert int(checkpoint.restore(saves, state).step) == 5
-    assert int(checkpoint.restore(saves, state, best=True).step) == 2
+    assert int(checkpoint.restore(tmp_path, state).step) == 5
+    assert int(checkpoint.restore(tmp_path, state, best='test/loss').step) == 2
     saves.close()
 
 
 def test_restore_without_checkpoints_is_none(tmp_path):
-    saves = checkpoint.manager(tmp_path)
-    assert checkpoint.restore(saves, State(np.int32(0), {}, {}, {}, {})) is None
-    saves.close()
+    assert checkpoint.restore(tmp_path, State(np.int32(0), {}, {}, {}, {})) is None

@@ -2,7 +2,6 @@
 import contextlib
 import difflib
 import importlib.util
-import json
 import os
 from pathlib import Path
 import tempfile
@@ -20,11 +19,13 @@ def read(name: str, dir: str | None = None, known=()) -> tuple[Batch, Batch]:
     """
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     import tensorflow_datasets as tfds
-    dir = str(Path(dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser())
+    dir = dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+    dir = str(Path(dir).expanduser())
     try:
         builder = tfds.builder(name, data_dir=dir, file_format='array_record')
     except tfds.core.registered.DatasetNotFoundError:
-        near = difflib.get_close_matches(name, [*known, *tfds.list_builders(with_community_datasets=False)], 1)
+        there = [*known, *tfds.list_builders(with_community_datasets=False)]
+        near = difflib.get_close_matches(name, there, 1)
         hint = f', did you mean {near[0]!r}?' if near else ';'
         raise BadInput(f'unknown data set {name!r}{hint} Embedded are {", ".join(known)}; '
                        'every other name is looked up in TFDS') from None
@@ -78,8 +79,8 @@ def cached(builder, split: str) -> Batch:
         except (OSError, ValueError, EOFError):
             problem = 'is damaged'
         if attempt == 'made':
-            raise BadInput(f'the cache {names[0]} {problem or "vanished"} just after it was written; '
-                           'is the disk full?')
+            raise BadInput(f'the cache {names[0]} {problem or "vanished"} just after it was '
+                           'written; is the disk full?')
         if problem:
             print(f'the cache {names[0].name} in {folder} {problem}; making it again', flush=True)
         for file, array in zip(names, decode(builder, split)):
@@ -102,7 +103,7 @@ def decode(builder, split):
     image, label = (next((k for k, f in features.items() if type(f).__name__ == kind), None)
                     for kind in ('Image', 'ClassLabel'))
     if image is None or None in features[image].shape or features[image].np_dtype != np.uint8:
-        raise BadInput(f'{builder.name} holds no 8-bit images of one size, so it cannot be used here')
+        raise BadInput(f'{builder.name} holds no 8-bit images of one size; choose a set that does')
     source = builder.as_data_source(split=split)
     print(f'decoding {len(source):,} images of {builder.name} {split} (once)', flush=True)
     x = np.empty((len(source), *features[image].shape), np.uint8)
@@ -116,7 +117,11 @@ def decode(builder, split):
 
 def write(file: Path, array: np.ndarray) -> None:
     """Whole or not at all, also when several processes write at the same time."""
-    with tempfile.NamedTemporaryFile(dir=file.parent, suffix='.npy', delete=False) as part:
-        np.save(part, array, allow_pickle=False)
-    os.chmod(part.name, 0o644)  # a temporary file is its owner's alone
-    os.replace(part.name, file)
+    with tempfile.NamedTemporaryFile(dir=file.parent, suffix='.part', delete=False) as part:
+        try:
+            np.save(part, array, allow_pickle=False)
+            os.chmod(part.name, 0o644)  # a temporary file is its owner's alone
+            os.replace(part.name, file)
+        except BaseException:
+            os.unlink(part.name)
+            raise
