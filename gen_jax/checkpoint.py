@@ -46,22 +46,35 @@ def restore(folder: Path, like: State, *, best: str | None = None, say=print) ->
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
     state = None
     for path in steps:
-        if scores[path] is None:
-            damaged.append(path)
-            say(f'checkpoint {path.name} is damaged; trying the one before it')
-        elif state is None:
-            try:
+        try:
+            if scores[path] is None:
+                raise ValueError('parts of it are missing')
+            if state is None:
+                _read_through(path / 'default')
                 with ocp.StandardCheckpointer() as reader:
                     state = State(**reader.restore((path / 'default').absolute(), abstract))
-            except Exception as e:  # every layer below has types of its own for a damaged file
-                damaged.append(path)
-                say(f'checkpoint {path.name} cannot be read ({type(e).__name__}); '
-                    'trying the one before it')
+        except Exception as e:  # every layer below has types of its own for a damaged file
+            damaged.append(path)
+            say(f'checkpoint {path.name} cannot be read ({type(e).__name__}); '
+                'trying the one before it')
     if steps and state is None:
         raise BadInput(f'no checkpoint in {folder} can be read; move it away to start anew')
     for path in damaged:
         shutil.rmtree(path)
     return state
+
+
+def _read_through(path: Path) -> None:
+    """Reads every array below path, one after the other, and raises at the first that is damaged.
+
+    orbax reads them all at once, and those it abandons at an error print tracebacks of their own.
+    """
+    import tensorstore as ts
+    store = dict(driver='ocdbt', base=path.absolute().as_uri() + '/')
+    for key in ts.KvStore.open(store).result().list().result():
+        if key.endswith(b'/.zarray'):
+            array = dict(driver='zarr', kvstore=store | dict(path=key[:-len('.zarray')].decode()))
+            ts.open(array, open=True).result().read().result()
 
 
 def _metrics(path: Path) -> dict | None:

@@ -55,7 +55,7 @@ def unknown_key(argv) -> str | None:
     for word in argv:
         key = word.lstrip('-').split('=')[0].removeprefix('config.')
         if word.lstrip('-').startswith('config.') and key not in known:
-            leaf = [k for k in known if key in k.split('.')]
+            leaf = [k for k in known if k.split('.')[-1] == key.split('.')[-1]]
             near = (leaf or difflib.get_close_matches(key, known, 1, cutoff=0))[0]
             return f'unknown config key {key!r}; the nearest is {near!r}'
     return None

@@ -95,7 +95,7 @@ def prepare(config: ConfigDict) -> Run:
     model = module.make(example, axis=layout.axis, **hyper)
     state = layout.place(jax.jit(model.init)(key, example))
     metrics = jax.eval_shape(model.evaluate, state, example, key)
-    best, named = config.eval.best, [f'test/{name}' for name in sorted(metrics)]
+    best, named = config.eval.best, [f'test/{k}' for k, v in sorted(metrics.items()) if v.ndim == 1]
     if best and best not in named:
         raise BadInput(f'eval.best {best!r} is not measured{near(best, named)}; '
                        f'there are {", ".join(named)}, or nothing for none')

@@ -132,7 +132,7 @@ def test_three_steps_in_a_scan_are_three_steps(name):
     scanned, metrics = run(make(name, batch.x, kind='conv'), batch, 3, state)
     for i, key in enumerate(keys(3)):
         state, single = model.step(state, batch, key)
-        close(single, jax.tree.map(lambda m: m[i], metrics), rtol=1e-4, atol=1e-5)
+        close(single, jax.tree.map(lambda m, i=i: m[i], metrics), rtol=1e-4, atol=1e-5)
     close(state, scanned, rtol=1e-3, atol=1e-4)
 
 
@@ -384,6 +384,14 @@ def test_batch_norm_uses_the_batch_in_training_and_running_statistics_after():
         buffers = train(params, buffers, x)[1]
     np.testing.assert_allclose(net.apply(params, buffers, x), y, atol=1e-2)
     assert before > .3, 'one batch must not replace the running statistics'
+
+
+def test_group_norm_makes_eight_groups_of_an_example_standard():
+    net = single(nets.dense(48), 'group')
+    x = 3 + 2 * jax.random.normal(jax.random.key(0), (N, 5))
+    y = net.apply(*net.init(jax.random.key(1), x), x).reshape(N, 8, 6)
+    np.testing.assert_allclose(y.mean(2), 0, atol=1e-4)
+    np.testing.assert_allclose(y.std(2), 1, atol=1e-2)
 
 
 def matrix(net, params, buffers, size, channels):
