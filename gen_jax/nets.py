@@ -74,7 +74,8 @@ class Block(nn.Module):
         if self.norm == 'batch':
             x = nn.BatchNorm(use_running_average=not train, momentum=.9)(x)
         elif self.norm == 'group':
-            x = nn.GroupNorm(num_groups=math.gcd(x.shape[-1], 8))(x)
+            channels = x.shape[-1]  # at least two in a group: of one alone nothing would be left
+            x = nn.GroupNorm(num_groups=math.gcd(channels, channels // 2, 8))(x)
         if self.norm in ('batch', 'group'):
             x = self.act(x)
             return ops.max_pool(x) if self.pool else x
@@ -197,7 +198,7 @@ def _check(shape, code, kind, norm, width):
     if code is not None and code < 1:
         raise BadInput(f'latent must be at least 1, not {code}')
     if not width or min(width) < 1:
-        raise BadInput(f'width must hold at least one number, all positive, not {tuple(width)}')
+        raise BadInput('width must hold at least one number, all of them positive')
     if kind == 'conv' and len(shape) != 3:
         raise BadInput(f"kind 'conv' needs images (h, w, c), but an example here has shape "
                        f"{tuple(shape)}; use kind='mlp'")

@@ -160,7 +160,7 @@ def _place(taps, k):
 @functools.cache
 def _conv_transpose(stride):
     def taps(k):  # lax.conv_transpose's 'SAME': input dilated by s, then padded by `before`
-        before = k - 1 if stride > k - 1 else -(-(k + stride - 2) // 2)
+        before = -(-(k + stride - 2) // 2)
         return [[((p + t - before) // stride, t) for t in range(k)
                  if (p + t - before) % stride == 0] for p in range(stride)]
 

@@ -69,7 +69,7 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 100, kind: st
 
     players = dict(
         critic=Player(lambda key, batch: critic.init(key, batch.x), critic_move,
-                      optax.adam(critic_rate or rate, b1=b1)),
+                      optax.adam(rate if critic_rate is None else critic_rate, b1=b1)),
         generator=Player(lambda key, batch: generator.init(key, prior(key, 1)), generator_move,
                          optax.adam(rate, b1=b1), every=every, average=average))
     return game(players, axis=axis, evaluate=evaluate, decode=decode, prior=prior)
