@@ -7,5 +7,7 @@ from gen_jax.train import defaults
 
 def get_config(dataset='digits'):
     config = defaults('ae', dataset)
-    config.epochs = 15 if dataset != 'digits' else 60
+    config.epochs = 15
+    if dataset == 'digits':
+        config.epochs, config.eval.every = 100, 10
     return config
