@@ -78,9 +78,10 @@ def _read_through(path: Path) -> None:
 
 
 def _metrics(path: Path) -> dict | None:
-    """The metrics saved with a checkpoint; None where they or the state are not whole."""
+    """The metrics saved with a checkpoint, {} without; None where they or the state are damaged."""
+    file = path / 'metrics' / 'metrics'
     try:
-        found = json.loads((path / 'metrics' / 'metrics').read_text())
+        found = json.loads(file.read_text()) if file.exists() else {}
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and (path / 'default').is_dir() else None

@@ -17,7 +17,7 @@ from conftest import ROOT, snapshot
 EPOCHS = 3
 STEPS = 11  # an epoch of digits: 1438 // 128
 SMALL = dict(
-    ae=('--config.eval.samples=9',),
+    ae=('--config.eval.samples=9', '--config.eval.every=1'),
     vae=('--config.eval.every=1',),
     gan=('--config.eval.every=1', '--config.model.width=(8,16)', '--config.model.latent=8'))
 METRICS = dict(ae={'loss', 'mse'}, vae={'loss', 'elbo', 'recon', 'kl'},

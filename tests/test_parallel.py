@@ -30,7 +30,7 @@ def config_of(name, mode='jit', **hyper):
     known = inspect.signature(train.find(name).make).parameters
     hyper = {k: v for k, v in (dict(width=(4, 6), latent=5) | hyper).items() if k in known}
     config = train.defaults(name, 'digits', **hyper)
-    config.batch, config.parallel, config.eval.batch = BATCH, mode, 100
+    config.batch, config.parallel, config.eval.batch, config.eval.best = BATCH, mode, 100, ''
     return config
 
 
