@@ -4,6 +4,9 @@ The critic is normalised spectrally (Miyato et al. 2018): with batch normalisati
 on MNIST (accuracy 0.99 after an epoch) and some digits stay below 3 % of the samples.
 
     python -m gen_jax.main --config=configs/gan.py:mnist
+
+21 s of training on 2 CPU cores for `digits`; about a minute an epoch for `mnist`, where after three
+epochs a classifier finds all ten digits among the samples, none under 3 %.
 """
 from gen_jax.train import defaults
 

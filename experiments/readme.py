@@ -3,8 +3,8 @@
     python experiments/readme.py [--data_dir=DIR] RUN_DIR ...
 
 Writes experiments/results/MODEL-DATASET.json (command, commit, seed, hardware, summary) for every
-RUN_DIR, then README's table from all the files there; and, where the runs of ae, vae and gan on
-mnist are among the RUN_DIRs, docs/mnist.png.  A run must have been made by its config as it stands.
+RUN_DIR, then README's table from all the files there; and docs/mnist.png from the RUN_DIRs that
+are on mnist.  A run must have been made by its config as it stands.
 """
 import argparse
 import json
@@ -67,13 +67,14 @@ def restored(folder: Path, data_dir: str | None):
 
 def picture(folders: dict[str, Path], data_dir: str | None) -> None:
     n, parts = 50, {}
-    run, state = restored(folders['ae'], data_dir)
-    x = run.data.prepare(jax.tree.map(lambda a: a[:n], run.data.test), run.key).x
-    parts['test digits'] = x
-    parts['autoencoder'] = run.model.decode(state, run.model.encode(state, x))
-    for name, title in ('vae', 'VAE samples'), ('gan', 'DCGAN samples'):
-        run, state = restored(folders[name], data_dir)
-        parts[title] = run.model.decode(state, run.model.prior(run.key, n))
+    for name, folder in sorted(folders.items()):
+        run, state = restored(folder, data_dir)
+        if run.model.encode:
+            x = run.data.prepare(jax.tree.map(lambda a: a[:n], run.data.test), run.key).x
+            parts['test digits'] = x
+            parts[f'{name}: reconstructions'] = run.model.decode(state, run.model.encode(state, x))
+        if run.model.prior:
+            parts[f'{name}: samples'] = run.model.decode(state, run.model.prior(run.key, n))
     record.pictures(ROOT / 'docs' / 'mnist.png', parts, columns=10)
 
 
@@ -93,7 +94,7 @@ def main():
     after = rest.partition('<!-- end -->\n')[2]
     (ROOT / 'README.md').write_text(
         f'{before}<!-- results -->\n{table()}\n<!-- end -->\n{after}')
-    if folders.keys() >= SHOWN.keys():
+    if folders:
         picture(folders, a.data_dir)
 
 
