@@ -17,7 +17,7 @@ import subprocess
 import jax
 from ml_collections import ConfigDict
 
-from gen_jax import checkpoint, record, train
+from gen_jax import record, train
 
 ROOT = Path(__file__).parents[1]
 SHOWN = dict(ae=['test/mse'], vae=['test/elbo', 'test/recon', 'test/kl'],
@@ -58,17 +58,10 @@ def table() -> str:
     return '\n'.join([*rows, '', note])
 
 
-def restored(folder: Path, data_dir: str | None):
-    config = ConfigDict(json.loads((folder / 'config.json').read_text()))
-    config.data.dir = data_dir
-    run = train.prepare(config)
-    return run, checkpoint.restore(folder / 'checkpoints', run.state)
-
-
 def picture(folders: dict[str, Path], data_dir: str | None) -> None:
     n, parts = 50, {}
     for name, folder in sorted(folders.items()):
-        run, state = restored(folder, data_dir)
+        run, state = train.load(folder, data_dir=data_dir)
         if run.model.encode:
             x = run.data.prepare(jax.tree.map(lambda a: a[:n], run.data.test), run.key).x
             parts['test digits'] = x

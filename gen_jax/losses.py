@@ -3,6 +3,8 @@
 Every function sums over all axes of an example but the first (the batch) and returns shape (n,),
 unless it says otherwise.  Probabilities are given as logits, variances as logarithms.
 """
+from typing import Callable
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -33,9 +35,101 @@ def squared_error(y: Array, x: Array) -> Array:
     return per_example((x - y) ** 2)
 
 
+def absolute_error(y: Array, x: Array) -> Array:
+    """Distance of y from x in the 1-norm, summed over the dimensions of an example."""
+    return per_example(jnp.abs(x - y))
+
+
+def ssim(y: Array, x: Array, size: int = 11, sigma: float = 1.5) -> Array:
+    """Structural similarity of images (n, h, w, c) in [0, 1], shape (n,), 1 where they are equal.
+
+    The mean over channels and all whole Gaussian windows of `size` pixels, or the largest odd size
+    that the images hold (Wang et al. 2004).
+    """
+    def band(length):  # filtering as a product with a band matrix: quick in a loop, on any platform
+        k = min(size, length - 1 + length % 2)
+        window = np.exp(-.5 * ((np.arange(k) - k // 2) / sigma) ** 2)
+        rows = [np.eye(1, length, i)[0] for i in range(length - k + 1)]
+        return np.float32([np.convolve(row, window / window.sum())[:length] for row in rows])
+
+    def smooth(a):
+        return jnp.einsum('ih,jw,nhwc->nijc', *map(band, a.shape[1:3]), a)
+
+    mean_x, mean_y = smooth(x), smooth(y)
+    var_x, var_y = smooth(x * x) - mean_x ** 2, smooth(y * y) - mean_y ** 2
+    covariance = smooth(x * y) - mean_x * mean_y
+    c1, c2 = .01 ** 2, .03 ** 2
+    found = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+             / ((mean_x ** 2 + mean_y ** 2 + c1) * (var_x + var_y + c2)))
+    return found.mean((1, 2, 3))
+
+
+def psnr(y: Array, x: Array) -> Array:
+    """Peak signal-to-noise ratio of examples in [0, 1] in dB, -10 log10 of the mean squared error.
+
+    Shape (n,); at most 100 dB, which equal examples have.
+    """
+    return -10 * jnp.log10(jnp.maximum(squared_error(y, x) / x[0].size, 1e-10))
+
+
+def fidelity(y: Array, x: Array) -> dict[str, Array]:
+    """How near y is to x, each (n,): mse, the mean over an example's dimensions; of images also
+    psnr in dB and ssim."""
+    found = dict(mse=squared_error(y, x) / x[0].size)
+    return found | (dict(psnr=psnr(y, x), ssim=ssim(y, x)) if x.ndim == 4 else {})
+
+
+def reconstruction(name: str, example: Array, link) -> Callable[[Array, Array], Array]:
+    """The loss called `name` as a function (y, x) -> (n,), y before the output's link function.
+
+    mse: squared error summed over an example; l1: absolute error, likewise; cross_entropy: nats,
+    data in [0, 1] only; ssim: the number of dimensions times 1 - SSIM, images in [0, 1] only.
+    Raises BadInput for another name, or for what does not fit the example.
+    """
+    known = dict(mse=lambda y, x: squared_error(link(y), x), cross_entropy=bernoulli_nll,
+                 l1=lambda y, x: absolute_error(link(y), x),
+                 ssim=lambda y, x: x[0].size * (1 - ssim(link(y), x)))
+    if name not in known:
+        raise BadInput(f'unknown loss {name!r}; choose one of {", ".join(known)}')
+    if name in ('cross_entropy', 'ssim'):
+        require_unit(example, f'loss {name}')
+    if name == 'ssim' and example.ndim != 4:
+        raise BadInput('loss ssim needs images (h, w, c), but an example here has shape '
+                       f'{tuple(example.shape[1:])}; use loss mse')
+    return known[name]
+
+
+def jacobian_norm(f: Callable[[Array], Array], x: Array, key: Array | None = None,
+                  probes: int = 0) -> Array:
+    """Squared Frobenius norm of df/dx at every example, shape (n,), for any f (n, ...) -> (n, ...)
+    that treats the examples of a batch alone.
+
+    Exactly, by one backward pass for each of f's outputs, where probes is 0; else Hutchinson's
+    unbiased estimate E |v^T J|^2 from so many random signs v, with a standard deviation of at most
+    sqrt(2 / probes) of the norm (Hutchinson 1990).
+    """
+    y, back = jax.vjp(f, x)
+    if probes:
+        v = jax.random.rademacher(key, (probes, *y.shape), y.dtype)
+    else:
+        units = jnp.eye(y[0].size).reshape(-1, 1, *y.shape[1:])
+        v = jnp.broadcast_to(units, (y[0].size, *y.shape))
+    rows = jax.vmap(lambda v: per_example(back(v)[0] ** 2))(v)
+    return rows.mean(0) if probes else rows.sum(0)
+
+
 def gaussian_kl(mean: Array, logvar: Array) -> Array:
     """KL(N(mean, exp(logvar)) || N(0, 1)) for each dimension: shape of `mean`, not summed."""
     return .5 * (mean ** 2 + jnp.exp(logvar) - 1 - logvar)
+
+
+def bernoulli_kl(p: Array | float, q: Array) -> Array:
+    """KL(Bernoulli(p) || Bernoulli(q)) for each dimension: shape of `q`, not summed.
+
+    p within (0, 1); q is kept 1e-6 away from 0 and 1.
+    """
+    q = jnp.clip(q, 1e-6, 1 - 1e-6)
+    return p * (jnp.log(p) - jnp.log(q)) + (1 - p) * (jnp.log1p(-p) - jnp.log1p(-q))
 
 
 def bound(logvar: Array, limit: float = 15.) -> Array:
@@ -89,6 +183,11 @@ def logit(p: Array, margin: float = 1e-3) -> Array:
     """log(p / (1 - p)) with p first kept `margin` away from 0 and 1."""
     p = jnp.clip(p, margin, 1 - margin)
     return jnp.log(p) - jnp.log1p(-p)
+
+
+def accuracy(logits: Array, label: Array) -> Array:
+    """1. where the largest of the logits (n, labels) is the label's (n,), else 0."""
+    return (logits.argmax(-1) == label).astype(jnp.float32)
 
 
 def stop(x: Array) -> Array:

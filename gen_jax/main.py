@@ -64,7 +64,8 @@ def unknown_key(argv) -> str | None:
 def main(argv):
     config = CONFIG.value
     workdir = Path(WORKDIR.value or
-                   f'runs/{Path(source(argv).split(":")[0]).stem}-{config.data.name}')
+                   f'runs/{Path(source(argv).split(":")[0]).stem}-'
+                   f'{config.data.name.replace(":", "-")}')
     if MODE.value == 'train':
         train.train(config, workdir)
     else:

@@ -1,18 +1,21 @@
 """Networks that build themselves from an example's shape; the only file that imports Flax.
 
-A Net is two pure functions.  Kinds: `mlp` for anything, `conv` for images (h, w, c) of any size.
-Convolutional nets halve the image once per width, rounding up, and decoders crop on the way back.
+A Net is three pure functions, a Coder an encoder and a decoder.  Kinds: `mlp` and `linear` for
+anything, `conv` and `residual` for images (h, w, c) of any size, `recurrent` for sequences (t, f)
+and for images, read row by row.  Convolutional nets halve the image once per width, rounding up,
+and decoders crop on the way back.
 """
 import math
 from typing import Any, Callable, NamedTuple, Sequence
 
 from flax import linen as nn
+import jax
 import jax.numpy as jnp
 
 from gen_jax import losses, ops
-from gen_jax.types import Array, BadInput, Tree
+from gen_jax.types import Array, BadInput, Batch, State, Tree
 
-KINDS = 'mlp', 'conv'
+KINDS = 'mlp', 'conv', 'residual', 'recurrent', 'linear'
 NORMS = 'none', 'group', 'batch', 'spectral'
 
 
@@ -83,6 +86,48 @@ class Block(nn.Module):
         return self.act(x + self.param('bias', self.bias, x.shape[-1:]))
 
 
+class Residual(nn.Module):
+    """act(x + two 3x3 convolutions of x), x by a 1x1 convolution where the width changes (He et al.
+    2016)."""
+    width: int
+    norm: str = 'none'
+    act: Callable[[Array], Array] = nn.relu
+
+    @nn.compact
+    def __call__(self, x, train):
+        conv = convolve(ops.conv, 3, self.width)
+        y = Block(conv, self.norm, self.act)(x, train)
+        y = Block(conv, self.norm, identity)(y, train)
+        if x.shape[-1] != self.width:
+            x = Convolve(ops.conv, 1, self.width)(x)
+        return self.act(x + y)
+
+
+class Read(nn.Module):
+    """Gated recurrent units over sequences (n, t, f), a layer per width: the last state (n, w)."""
+    width: Sequence[int]
+
+    @nn.compact
+    def __call__(self, x, train):
+        for w in self.width:
+            x = nn.RNN(nn.GRUCell(w))(x)
+        return x[:, -1]
+
+
+class Write(nn.Module):
+    """Codes (n, latent) to sequences (n, t, f) by gated recurrent units that see the code at every
+    step, a layer per width."""
+    width: Sequence[int]
+    steps: int
+
+    @nn.compact
+    def __call__(self, z, train):
+        x = jnp.broadcast_to(z[:, None], (len(z), self.steps, z.shape[-1]))
+        for w in self.width:
+            x = nn.RNN(nn.GRUCell(w))(x)
+        return x
+
+
 class DenseImage(nn.Module):
     """A dense layer from vectors to images of the given shape, without bias."""
     shape: Sequence[int]
@@ -98,6 +143,13 @@ class Reshape(nn.Module):
 
     def __call__(self, x, train):
         return x.reshape(len(x), *self.shape)
+
+
+class Pool(nn.Module):
+    """2x2 max-pooling of images."""
+
+    def __call__(self, x, train):
+        return ops.max_pool(x)
 
 
 class Crop(nn.Module):
@@ -142,13 +194,21 @@ def encoder(shape: Sequence[int], out: int | None, *, kind: str = 'mlp', width: 
             norm: str = 'none', down: str = 'pool', act=nn.relu) -> Net:
     """x (n, *shape) -> codes (n, out), or the last features themselves where out is None.
 
-    mlp: dense layers of `width`.  conv: 3x3 convolutions of `width`, each followed by 2x2
-    max-pooling (down='pool'), or 4x4 convolutions of stride 2 (down='stride', as in DCGAN).
-    Raises BadInput for an unknown kind or norm, an empty code, or `conv` on vectors.
+    mlp: dense layers of `width`.  linear: none; `width` has no meaning.  conv: 3x3 convolutions of
+    `width`, each followed by 2x2 max-pooling (down='pool'), or 4x4 convolutions of stride 2
+    (down='stride', as in DCGAN).  residual: per width a residual block and pooling.  recurrent:
+    gated recurrent units, a layer per width.
+    Raises BadInput for an unknown kind or norm, an empty code, or a kind that the shape is not for.
     """
     _check(shape, out, kind, norm, width)
-    if kind == 'mlp':
+    if kind == 'linear':
+        blocks = [Reshape((-1,))]
+    elif kind == 'mlp':
         blocks = [Reshape((-1,)), *(Block(dense(w), norm, act) for w in width)]
+    elif kind == 'recurrent':
+        blocks = [Reshape(_rows(shape)), Read(tuple(width))]
+    elif kind == 'residual':
+        blocks = [b for w in width for b in (Residual(w, norm, act), Pool())]
     elif down == 'pool':
         blocks = [Block(convolve(ops.conv, 3, w), norm, act, pool=True) for w in width]
     else:  # DCGAN: no batch normalisation where the image comes in
@@ -161,34 +221,145 @@ def encoder(shape: Sequence[int], out: int | None, *, kind: str = 'mlp', width: 
 
 
 def decoder(example: Array, latent: int | None, *, kind: str = 'mlp', width: Sequence[int],
-            norm: str = 'none', up: str = 'nearest') -> Net:
-    """codes (n, latent) -> examples (n, *shape) before the output's link function.
+            norm: str = 'none', up: str = 'nearest', output: Callable | None = None) -> Net:
+    """codes (n, latent) -> examples (n, *shape) before `output`, by default link(example, kind).
 
-    mlp: dense layers of `width`.  conv: a dense layer to the coarsest image (none where latent is
-    None: the code is that image), then per width nearest upsampling and a 3x3 convolution, after
-    one 3x3 convolution of width[0] (up='nearest', the survey's), or transposed 4x4 convolutions of
-    stride 2 (up='transpose', as in DCGAN).  The output's bias starts where the constant output
-    that fits `example` best lies: without it a ReLU net with a sigmoid often paints black for ever.
+    mlp, linear, recurrent: the encoder's layers the other way round.  conv: a dense layer to the
+    coarsest image (none where latent is None: the code is that image), then per width nearest
+    upsampling and a 3x3 convolution, after one 3x3 convolution of width[0] (up='nearest', the
+    survey's), or transposed 4x4 convolutions of stride 2 (up='transpose', as in DCGAN).  residual:
+    per width a residual block and nearest upsampling.  The output's bias starts where the constant
+    output that fits `example` best lies: without it a ReLU net with a sigmoid often paints black
+    for ever.
     """
     shape = tuple(example.shape[1:])
     _check(shape, latent, kind, norm, width)
     plain = 'spectral' if norm == 'spectral' else 'none'
-    start = _best_constant(example, axes=0 if kind == 'mlp' else (0, 1, 2))
-    last = dict(norm=plain, act=identity, bias=lambda key, size: jnp.asarray(start).reshape(size))
-    if kind == 'mlp':
-        blocks = [Block(dense(w), norm) for w in width]
-        return net(Layers([*blocks, Block(dense(math.prod(shape)), **last), Reshape(shape)]))
+
+    def last(linear, start):
+        start = losses.logit(start) if (output or link(example, kind)) is nn.sigmoid else start
+        return Block(linear, plain, identity, bias=lambda key, size: start.reshape(size))
+
+    if kind in ('mlp', 'linear'):
+        blocks = [Block(dense(w), norm) for w in (width if kind == 'mlp' else ())]
+        return net(Layers([*blocks, last(dense(math.prod(shape)), example.mean(0)),
+                           Reshape(shape)]))
+    if kind == 'recurrent':
+        steps, features = _rows(shape)
+        mean = example.reshape(-1, features).mean(0)
+        return net(Layers([Write(tuple(width), steps), last(dense(features), mean),
+                           Reshape(shape)]))
     sizes = [shape[:2]]
     for _ in width:
         sizes.append(tuple(-(-s // 2) for s in sizes[-1]))
     coarse = *sizes[-1], width[0]
     op, k = (ops.upsample_conv, 3) if up == 'nearest' else (ops.conv_transpose, 4)
     blocks = [] if latent is None else [Block(lambda: DenseImage(coarse), norm)]
-    if up == 'nearest':
+    if kind == 'residual':
+        blocks += [Residual(width[0], norm)]
+    elif up == 'nearest':
         blocks += [Block(convolve(ops.conv, 3, width[0]), norm)]
     for w, size in zip(width[1:], sizes[-2:0:-1]):
         blocks += [Block(convolve(op, k, w), norm), Crop(size)]
-    return net(Layers([*blocks, Block(convolve(op, k, shape[-1]), **last), Crop(shape[:2])]))
+        blocks += [Residual(w, norm)] if kind == 'residual' else []
+    return net(Layers([*blocks, last(convolve(op, k, shape[-1]), example.mean((0, 1, 2))),
+                       Crop(shape[:2])]))
+
+
+def after(net: Net, act: Callable[[Array], Array]) -> Net:
+    """The net followed by a function of arrays."""
+    def train(params, buffers, x):
+        y, new = net.train(params, buffers, x)
+        return act(y), new
+
+    return Net(net.init, lambda *args: act(net.apply(*args)), train)
+
+
+def shared(net: Net) -> Net:
+    """The net for pairs (x, label), blind to the label."""
+    return Net(lambda key, pair: net.init(key, pair[0]),
+               lambda params, buffers, pair: net.apply(params, buffers, pair[0]),
+               lambda params, buffers, pair: net.train(params, buffers, pair[0]))
+
+
+def each(net: Net, labels: int) -> Net:
+    """So many copies of the net, their parameters stacked; of pairs (x, label) every example goes
+    through the copy of its label.  All copies run over all examples, vmapped."""
+    def pick(y, label):
+        return y[label, jnp.arange(len(label))]
+
+    def apply(params, buffers, pair):
+        x, label = pair
+        return pick(jax.vmap(net.apply, (0, 0, None))(params, buffers, x), label)
+
+    def train(params, buffers, pair):
+        x, label = pair
+        y, new = jax.vmap(net.train, (0, 0, None))(params, buffers, x)
+        return pick(y, label), new
+
+    def init(key, pair):
+        return jax.vmap(net.init, (0, None))(jax.random.split(key, labels), pair[0])
+
+    return Net(init, apply, train)
+
+
+def link(example: Array, kind: str, logits: bool = False) -> Callable[[Array], Array]:
+    """The output's link function: a sigmoid for data in [0, 1], none elsewhere; and none for kind
+    `linear` unless the loss wants logits."""
+    return nn.sigmoid if logits or losses.in_unit(example) and kind != 'linear' else identity
+
+
+class Coder(NamedTuple):
+    """An encoder and a decoder as one player's: its parameters are dict(encoder=.., decoder=..)."""
+    player: str
+    encoder: Net
+    decoder: Net
+    link: Callable[[Array], Array]
+
+    def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
+        keys = jax.random.split(key)
+        params, buffers = self.encoder.init(keys[0], batch.x)
+        z = self.encoder.apply(params, buffers, batch.x[:1])
+        made = dict(encoder=(params, buffers), decoder=self.decoder.init(keys[1], z))
+        return {n: p for n, (p, _) in made.items()}, {n: b for n, (_, b) in made.items()}
+
+    def _of(self, state: State, net: str):
+        return state.params[self.player][net], state.buffers[self.player][net]
+
+    def train(self, state: State, x: Array) -> tuple[Array, Array, Tree]:
+        """The code of x, its decoding before the link, and the player's new buffers."""
+        z, seen = self.encoder.train(*self._of(state, 'encoder'), x)
+        y, made = self.decoder.train(*self._of(state, 'decoder'), z)
+        return z, y, dict(encoder=seen, decoder=made)
+
+    def encode(self, state: State, x: Array) -> Array:
+        return self.encoder.apply(*self._of(state, 'encoder'), x)
+
+    def logits(self, state: State, z: Array) -> Array:
+        """The decoding of z before the link."""
+        return self.decoder.apply(*self._of(state, 'decoder'), z)
+
+    def decode(self, state: State, z: Array) -> Array:
+        return self.link(self.logits(state, z))
+
+
+def coder(player: str, example: Array, latent: int | None, *, kind: str, width: Sequence[int],
+          norm: str = 'none', logits: bool = False) -> Coder:
+    """The encoder of `kind` for examples such as these, and the decoder the other way round.
+
+    latent: size of the code; None for the bare features, with kind `conv` or `residual`.  logits:
+    whether the loss wants them.
+    """
+    if latent is None and kind not in ('conv', 'residual'):
+        raise BadInput(f'kind {kind!r} needs a size of the code; give --config.model.latent')
+    output = link(example, kind, logits)
+    hyper = dict(kind=kind, norm=norm)
+    return Coder(player, encoder(example.shape[1:], latent, width=width, **hyper),
+                 decoder(example, latent, width=width[::-1], output=output, **hyper), output)
+
+
+def _rows(shape):
+    return shape[0], math.prod(shape[1:])
 
 
 def _check(shape, code, kind, norm, width):
@@ -199,11 +370,11 @@ def _check(shape, code, kind, norm, width):
         raise BadInput(f'latent must be at least 1, not {code}')
     if not width or min(width) < 1:
         raise BadInput('width must hold at least one number, all of them positive')
-    if kind == 'conv' and len(shape) != 3:
-        raise BadInput(f"kind 'conv' needs images (h, w, c), but an example here has shape "
+    if kind in ('conv', 'residual') and len(shape) != 3:
+        raise BadInput(f"kind {kind!r} needs images (h, w, c), but an example here has shape "
                        f"{tuple(shape)}; use kind='mlp'")
-
-
-def _best_constant(example, axes):
-    mean = example.mean(axes)
-    return losses.logit(mean) if losses.in_unit(example) else mean
+    if kind == 'recurrent' and len(shape) < 2:
+        raise BadInput(f"kind 'recurrent' needs sequences (t, f) or images, but an example here "
+                       f"has shape {tuple(shape)}; use kind='mlp'")
+    if kind == 'recurrent' and norm != 'none':
+        raise BadInput(f"kind 'recurrent' has no norm {norm!r}; use norm='none'")

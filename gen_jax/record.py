@@ -101,8 +101,10 @@ def tile(images: np.ndarray, columns: int) -> np.ndarray:
 
 
 def show(axes, examples: np.ndarray, columns: int, title: str) -> None:
-    """Images as a tiling, vectors as points in their first two dimensions."""
+    """Images and sequences as a tiling, vectors as points in their first two dimensions."""
     axes.set_title(title)
+    if examples.ndim == 3:
+        examples = examples[..., None]
     if examples.ndim == 4:
         canvas = np.clip(tile(examples, columns), 0, 1)
         colour = canvas if canvas.shape[-1] == 3 else canvas[..., 0]
@@ -113,19 +115,42 @@ def show(axes, examples: np.ndarray, columns: int, title: str) -> None:
         axes.set(xlabel='first dimension', ylabel='second')
 
 
-def pictures(file: Path, parts: dict[str, np.ndarray], columns: int) -> Path:
-    """One PNG with a titled panel for each part, examples (n, ...) in [0, 1] or vectors."""
+def pictures(file: Path, parts: dict[str, np.ndarray | None], columns: int) -> Path:
+    """One PNG with a titled panel for each part, examples (n, ...) in [0, 1] or vectors.
+
+    More than four panels go into two rows; None leaves a panel empty.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    rows = max(-(-len(x) // columns) for x in parts.values())
-    wide = 4.2 if next(iter(parts.values())).ndim == 4 else 3.6
-    fig = figure(wide * len(parts), max(1., wide * rows / columns) + .4)
-    panels = fig.subplots(1, len(parts), squeeze=False)[0]
+    kept = [np.asarray(x) for x in parts.values() if x is not None]
+    points = kept[0].ndim < 3
+    across = len(parts) if len(parts) <= 4 else -(-len(parts) // 2)
+    wide = 3.6 if points else 4.2
+    high = max(max(1., wide * -(-len(x) // columns) / columns) for x in kept) + .4
+    fig = figure(wide * across, high * -(-len(parts) // across))
+    fig.get_layout_engine().set(w_pad=.08)
+    panels = fig.subplots(-(-len(parts) // across), across, squeeze=False).ravel()
+    for axes in panels:
+        axes.axis('off')
     for axes, (title, examples) in zip(panels, parts.items()):
+        if examples is None:
+            continue
+        axes.axis('on')
         show(axes, np.asarray(examples), columns, title)
-        if examples.ndim != 4:  # all panels to one scale, or they could not be compared
+        if points:  # all panels to one scale, or they could not be compared
             axes.sharex(panels[0])
             axes.sharey(panels[0])
     fig.savefig(file, dpi=150)
+    return file
+
+
+def texts(file: Path, parts: dict[str, list[str]], shown: int = 8) -> Path:
+    """Each example's texts one below the other, under their titles; the first are printed too."""
+    wide = max(map(len, parts))
+    blocks = ['\n'.join(f'{title:{wide}}  {text}' for title, text in zip(parts, example))
+              for example in zip(*parts.values())]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text('\n\n'.join(blocks) + '\n')
+    print('\n\n'.join(blocks[:shown]))
     return file
 
 

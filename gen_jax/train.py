@@ -1,5 +1,6 @@
 """The host's side of a run: restore, epoch, evaluate, record, save; and the use of its result."""
 import difflib
+import functools
 import importlib
 import inspect
 import json
@@ -13,9 +14,10 @@ from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict, config_dict
+import numpy as np
 
 from gen_jax import checkpoint, data, loop, models, parallel, record
-from gen_jax.types import Array, BadInput, Model, State
+from gen_jax.types import Array, BadInput, Batch, Model, State
 
 MODES = 'train', 'evaluate', 'sample', 'reconstruct'
 FREE = 'epochs', 'eval', 'data.dir'  # may differ between two commands on one workdir
@@ -29,7 +31,7 @@ def defaults(model: str, dataset: str, **changed) -> ConfigDict:
     make = find(model).make
     hyper = {}
     for name, p in inspect.signature(make).parameters.items():
-        if name not in ('example', 'axis'):
+        if name not in ('example', 'axis', 'source'):
             hyper[name] = changed.pop(name, p.default)
             if hyper[name] is None:  # a typed hole, so that the command line can fill it
                 hyper[name] = config_dict.placeholder(typing.get_args(p.annotation)[0])
@@ -38,7 +40,9 @@ def defaults(model: str, dataset: str, **changed) -> ConfigDict:
         seed=0, epochs=10, batch=128,
         parallel='jit',   # or shard_map, pmap
         scan=0,           # steps in one compiled call; 0: a whole epoch
-        data=dict(name=dataset, dir=config_dict.placeholder(str), binarize='none'),
+        init='',          # a trained run's workdir, whose encoder to start from
+        data=dict(name=dataset, dir=config_dict.placeholder(str), binarize='none', identities=(),
+                  limit=0, size=0),
         model=dict(name=model, **hyper),
         eval=dict(batch=500, every=1, best='test/loss', checkpoint='latest', samples=64)))
 
@@ -90,16 +94,68 @@ def prepare(config: ConfigDict) -> Run:
                        f'which has {size} training examples')
     layout = parallel.layout(config.parallel, config.batch)
     key = jax.random.key(config.seed)
-    first = jax.tree.map(lambda a: a[:1024], dataset.train)
-    example = jax.tree.map(jax.numpy.asarray, dataset.prepare(first, key))
+    example = seen(dataset, key)
+    if 'source' in known:
+        hyper['source'] = source(config, example) if config.init else None
+    elif config.init:
+        raise BadInput(f'model {config.model.name} cannot start from another run; leave init empty')
     model = module.make(example, axis=layout.axis, **hyper)
     state = layout.place(jax.jit(model.init)(key, example))
-    metrics = jax.eval_shape(model.evaluate, state, example, key)
+    metrics = jax.eval_shape(model.evaluate, state, tested(dataset, 1, key), key)
     best, named = config.eval.best, [f'test/{k}' for k, v in sorted(metrics.items()) if v.ndim == 1]
     if best and best not in named:
         raise BadInput(f'eval.best {best!r} is not measured{near(best, named)}; '
                        f'there are {", ".join(named)}, or nothing for none')
     return Run(config, dataset, model, layout, key, state, size // config.batch)
+
+
+def seen(dataset: data.Dataset, key: Array) -> Batch:
+    """What `make` sees of the data: 1,024 training examples, and one more of every label that is
+    not among them."""
+    rows = np.arange(min(1024, len(dataset.train.x)))
+    if dataset.train.label is not None:
+        first = np.unique(dataset.train.label, return_index=True)[1]
+        rows = np.concatenate([rows, np.setdiff1d(first, rows)])
+    batch = jax.tree.map(lambda a: a[rows], dataset.train)
+    return jax.tree.map(jax.numpy.asarray, dataset.prepare(batch, key))
+
+
+def tested(dataset: data.Dataset, n: int, key: Array) -> Batch:
+    """The first n test examples, prepared."""
+    batch = jax.tree.map(lambda a: jax.numpy.asarray(a[:n]), dataset.test)
+    return dataset.prepare(batch, key)
+
+
+def source(config: ConfigDict, example: Batch) -> tuple[Model, State]:
+    """The trained model to start from.  Raises BadInput unless it encodes such examples."""
+    run, state = load(Path(config.init), config.data.dir)
+    theirs, ours = tested(run.data, 1, run.key).x.shape[1:], example.x.shape[1:]
+    if theirs != ours:
+        raise BadInput(f'the run in {config.init} was trained on examples of shape {theirs}, but '
+                       f'those of {config.data.name} have shape {ours}; give another init')
+    if run.model.encode is None:
+        raise BadInput(f'the run in {config.init} has no encoder; give another init')
+    return run.model, jax.device_get(state)
+
+
+def load(workdir: Path, config: ConfigDict | None = None, data_dir: str | None = None):
+    """(Run, State) of a trained run: the newest state, or the best where eval.checkpoint says so.
+
+    Its own config is used where none is given.  Raises BadInput where there is no such run.
+    """
+    stored = stored_config(workdir)
+    if stored is None:
+        raise BadInput(f'there is no run in {workdir}; train one first, by --mode=train')
+    if config is None:
+        config = ConfigDict(stored)
+        config.data.dir = data_dir or config.data.dir
+    match(workdir, stored, json.loads(config.to_json()))
+    run = prepare(config)
+    state = checkpoint.restore(workdir / 'checkpoints', run.state,
+                               best=config.eval.best if config.eval.checkpoint == 'best' else None)
+    if state is None:
+        raise BadInput(f'there is no checkpoint in {workdir}; train first, by --mode=train')
+    return run, state
 
 
 def evaluator(run: Run):
@@ -211,7 +267,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     log = record.Record(workdir, int(state.step))
     progress = record.Progress(config.epochs, epoch)
     trainer, evaluate = Trainer(run), evaluator(run)
-    tested = {}
+    measured = {}
     while epoch < config.epochs:
         try:
             state, named = trainer.epoch(state)
@@ -224,9 +280,9 @@ def train(config: ConfigDict, workdir: Path) -> None:
                            'try a lower --config.model.rate') from None
         epoch += 1
         if epoch % config.eval.every == 0 or epoch == config.epochs:
-            tested = evaluate(state)
-            named |= tested
-            checkpoint.save(saves, state, tested)
+            measured = evaluate(state)
+            named |= measured
+            checkpoint.save(saves, state, measured)
         log.metrics(int(state.step), epoch, named)
         done = epoch - progress.done
         progress(epoch, named, done * run.per_epoch * config.batch / trainer.seconds)
@@ -237,7 +293,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
         model=config.model.name, dataset=config.data.name, epochs=epoch, steps=int(state.step),
         seconds=seconds, compile_seconds=trainer.compile_seconds,
         examples_per_second=examples / seconds if seconds else 0.,
-        metrics=named_at_end(log.lines) | (tested or evaluate(state))))
+        metrics=named_at_end(log.lines) | (measured or evaluate(state))))
     curves = record.curves(workdir / 'images' / 'curves.png', log.lines)
     drawn = [curves, *draw(run, state, workdir)]
     log.close()
@@ -255,46 +311,64 @@ def summary(workdir: Path) -> dict:
 
 
 def draw(run: Run, state: State, workdir: Path, only: str | None = None) -> list[Path]:
-    """Samples and reconstructions as pictures, as far as the model has them."""
+    """Samples and reconstructions as pictures or text, as far as the model has them."""
     n, files = run.config.eval.samples, []
     columns = max(1, round(n ** .5))
     if run.model.prior and only != 'reconstruct':
         z = run.model.prior(jax.random.fold_in(run.key, 1), n)
         made = jax.jit(run.model.decode)(state, z)
         parts = {'samples': made}
-        if made.ndim != 4:
+        if made.ndim < 3:
             parts = {'test data': run.data.test.x[:n], **parts}
         files.append(record.pictures(workdir / 'images' / 'samples.png', parts, columns))
-    if run.model.encode and only != 'sample':
-        x = run.data.prepare(jax.tree.map(lambda a: a[:n], run.data.test), run.key).x
-        y = jax.jit(lambda s, x: run.model.decode(s, run.model.encode(s, x)))(state, x)
-        files.append(record.pictures(workdir / 'images' / 'reconstructions.png',
-                                     {'test data': x, 'reconstructions': y}, columns))
+    if can_reconstruct(run.model) and only != 'sample':
+        parts = shown(run, state, tested(run.data, n, run.key))
+        if run.data.read:
+            lines = {title: [run.data.read(x) for x in part] for title, part in parts.items()}
+            files.append(record.texts(workdir / 'reconstructions.txt', lines))
+        else:
+            file = workdir / 'images' / 'reconstructions.png'
+            files.append(record.pictures(file, parts, columns))
     return files
+
+
+def shown(run: Run, state: State, batch: Batch) -> dict[str, Array]:
+    """What the model does to a batch, compiled, titles in the model's own order."""
+    show, titles = run.model.show or functools.partial(reconstructions, run.model), []
+
+    def values(*args):
+        parts = show(*args)
+        titles[:] = parts  # jit would sort a dict
+        return list(parts.values())
+
+    parts = jax.jit(values)(state, batch, run.key)
+    return dict(zip(titles, parts))
+
+
+def can_reconstruct(model: Model) -> bool:
+    return bool(model.show or model.encode and model.decode)
+
+
+def reconstructions(model: Model, state: State, batch: Batch, key: Array) -> dict[str, Array]:
+    y = model.decode(state, model.encode(state, batch.x))
+    return {'test data': batch.x, 'reconstructions': y}
 
 
 def use(config: ConfigDict, workdir: Path, mode: str) -> None:
     """What is done with a trained run: evaluate, sample or reconstruct."""
-    theirs = stored_config(workdir)
-    if theirs is None:
-        raise BadInput(f'there is no run in {workdir}; train one first, by --mode=train')
-    match(workdir, theirs, json.loads(config.to_json()))
-    run = prepare(config)
-    for needed, wanted, noun in (('sample', 'prior', 'prior to sample'),
-                                 ('reconstruct', 'encode', 'encoder to reconstruct with')):
-        if mode == needed and getattr(run.model, wanted) is None:
-            raise BadInput(f'model {config.model.name} has no {noun}')
-    state = checkpoint.restore(workdir / 'checkpoints', run.state,
-                               best=config.eval.best if config.eval.checkpoint == 'best' else None)
-    if state is None:
-        raise BadInput(f'there is no checkpoint in {workdir}; train first, by --mode=train')
+    run, state = load(workdir, config)
+    if mode == 'sample' and not run.model.prior:
+        raise BadInput(f'model {config.model.name} has no prior to sample')
+    if mode == 'reconstruct' and not can_reconstruct(run.model):
+        lacking = 'decoder' if run.model.encode else 'encoder'
+        raise BadInput(f'model {config.model.name} has no {lacking} to reconstruct with')
     if mode != 'evaluate':
         print('pictures: ' + ', '.join(str(p) for p in draw(run, state, workdir, only=mode)))
         return
-    tested = evaluator(run)(state)
+    measured = evaluator(run)(state)
     found = summary(workdir)
-    found['metrics'] = found.get('metrics', {}) | tested
+    found['metrics'] = found.get('metrics', {}) | measured
     record.write_json(workdir / 'summary.json', found)
     print(f'step {int(state.step)}, {len(run.data.test.x)} test examples')
-    for name, value in tested.items():
+    for name, value in measured.items():
         print(f'{name:32} {value:12.4f}')

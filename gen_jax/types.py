@@ -13,9 +13,13 @@ class BadInput(ValueError):
 
 
 class Batch(NamedTuple):
-    """Examples x (n, ...), and their integer labels (n,) where the data set has them."""
+    """Examples x (n, ...), and what else the data set knows of them.
+
+    label: integers (n,); swapped: (n, labels, ...), each example as it would be with every label.
+    """
     x: Array
     label: Array | None = None
+    swapped: Array | None = None
 
 
 class State(NamedTuple):
@@ -53,13 +57,16 @@ class Model(NamedTuple):
     init:     (key, batch) -> state
     step:     (state, batch, key) -> (state, metrics), scalars; every player has had its turn
     evaluate: (state, batch, key) -> metrics, one value (or row) per example
-    decode:   (state, z) -> examples
+    decode:   (state, z) -> examples; a classifier has none
     encode:   (state, x) -> z; a GAN has none
     prior:    (key, n) -> z; an autoencoder has none
+    show:     (state, batch, key) -> {title: examples}, side by side what the model does to a batch,
+              where that is more than to reconstruct it
     """
     init: Callable[[Array, Batch], State]
     step: Callable[[State, Batch, Array], tuple[State, dict[str, Array]]]
     evaluate: Callable[[State, Batch, Array], dict[str, Array]]
-    decode: Callable[..., Array]
+    decode: Callable[..., Array] | None = None
     encode: Callable[..., Array] | None = None
     prior: Callable[[Array, int], Array] | None = None
+    show: Callable[[State, Batch, Array], dict[str, Array]] | None = None

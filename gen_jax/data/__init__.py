@@ -1,6 +1,8 @@
 """name -> a Dataset: arrays as they are stored, and `prepare`, what is done to them on the device.
 
-`digits` and `breast_cancer` are embedded (scikit-learn's); any other name is a TFDS image set.
+Embedded are `digits`, `breast_cancer` and `photos` (scikit-learn's), `faces` (drawn) and `text`
+(Python's own documentation); any other name is a TFDS image set.  `rows:NAME` reads images row by
+row, as sequences (h, w * c).
 """
 from typing import Callable, NamedTuple
 
@@ -14,38 +16,92 @@ BINARIZE = 'none', 'dynamic', 'static'
 
 
 class Dataset(NamedTuple):
-    """train and test: Batches of stored arrays, uint8 for images (n, h, w, c), float32 for vectors;
-    prepare: (stored batch, key) -> Batch of float32 as models see it, a traced function."""
+    """train and test: Batches of stored arrays, uint8 for images (n, h, w, c), float32 for vectors,
+    int32 for characters (n, t); prepare: (stored batch, key) -> Batch as models see it, images as
+    float32 in [0, 1], a traced function; read: characters -> str, where examples are text."""
     train: Batch
     test: Batch
     prepare: Callable[[Batch, Array], Batch]
+    read: Callable[[Array], str] | None = None
 
 
-def load(name: str, *, dir: str | None = None, binarize: str = 'none') -> Dataset:
+def load(name: str, *, dir: str | None = None, binarize: str = 'none', identities=(),
+         limit: int = 0, size: int = 0) -> Dataset:
     """The data set `name`, from the TFDS directory `dir` unless it is embedded.
 
     binarize: `dynamic` draws each pixel's bit anew whenever it is seen (Burda et al. 2015),
-    `static` once and for all, both with the grey value as probability.  Raises BadInput for an
-    unknown name or option, for a set that holds no images of one size, or where it is not at hand.
+    `static` once and for all, both with the grey value as probability.  identities: the labels to
+    keep, which become 0, 1, ..; all where empty.  limit: so many training examples, as equally
+    shared by the labels as can be; 0 for all.  size: side of the pictures of faces and photos,
+    characters of a piece of text; 0 for the set's own.  Raises BadInput for an unknown name or
+    option, for what does not fit the set, or where it is not at hand.
     """
     if binarize not in BINARIZE:
         raise BadInput(f'unknown data.binarize {binarize!r}; choose one of {", ".join(BINARIZE)}')
-    from gen_jax.data import embedded, stored
-    source = embedded.SETS.get(name)
-    train, test = source() if source else stored.read(name, dir, known=sorted(embedded.SETS))
-    grey = train.x.dtype == np.uint8
-    if binarize != 'none' and not grey:
-        raise BadInput(f'data.binarize={binarize} needs images, but {name} holds real vectors')
+    kind, _, name = name.rpartition(':')
+    if kind not in ('', 'rows'):
+        raise BadInput(f'unknown view {kind!r} of {name}; there is rows:{name}')
+    train, test = read(name, dir, size)
+    if identities:
+        train, test = (keep(b, identities, name) for b in (train, test))
+    if limit:
+        train = balanced(train, limit, name)
+    images = train.x.dtype == np.uint8
+    if not images and (kind or binarize != 'none'):
+        raise BadInput(f'{"rows:" if kind else f"data.binarize={binarize}"} needs images, but '
+                       f'{name} holds {"text" if train.x.dtype == np.int32 else "real vectors"}')
     if binarize == 'static':
         train, test = (b._replace(x=coin_flips(b.x, seed)) for seed, b in enumerate((train, test)))
 
     def prepare(batch: Batch, key: Array) -> Batch:
-        x = batch.x.astype(jnp.float32) / (255 if grey else 1)
+        if not images:
+            return batch
+        x, swapped = jax.tree.map(lambda a: a.astype(jnp.float32) / 255, (batch.x, batch.swapped))
         if binarize == 'dynamic':
             x = jax.random.bernoulli(key, x).astype(jnp.float32)
-        return batch._replace(x=x)
+        if kind == 'rows':
+            x = x.reshape(*x.shape[:2], -1)
+        return batch._replace(x=x, swapped=swapped)
 
-    return Dataset(train, test, prepare)
+    from gen_jax.data import text
+    return Dataset(train, test, prepare, text.text if train.x.dtype == np.int32 else None)
+
+
+def read(name, dir, size) -> tuple[Batch, Batch]:
+    from gen_jax.data import embedded, stored
+    source = embedded.SETS.get(name) or embedded.SIZED.get(name)
+    if size and name not in embedded.SIZED:
+        raise BadInput(f'{name} has one size; data.size is for {", ".join(sorted(embedded.SIZED))}')
+    if source:
+        return source(size) if size else source()
+    return stored.read(name, dir, known=sorted(embedded.SETS | embedded.SIZED))
+
+
+def keep(batch: Batch, identities, name: str) -> Batch:
+    """The examples of these labels, relabelled in this order."""
+    there = [] if batch.label is None else np.unique(batch.label).tolist()
+    if missing := [i for i in identities if i not in there]:
+        raise BadInput(f'data.identities: {name} has no label {missing[0]!r}; there are '
+                       f'{", ".join(map(str, there)) or "none"}')
+    if len(set(identities)) < len(identities):
+        raise BadInput(f'data.identities names a label twice: {tuple(identities)}')
+    order = np.asarray(identities)
+    rows = np.flatnonzero(np.isin(batch.label, order))
+    label = (batch.label[rows][:, None] == order).argmax(1).astype(np.int32)
+    swapped = None if batch.swapped is None else batch.swapped[rows][:, order]
+    return Batch(batch.x[rows], label, swapped)
+
+
+def balanced(batch: Batch, limit: int, name: str) -> Batch:
+    """The first `limit` examples, taking the labels in turn."""
+    if not 0 < limit <= len(batch.x):
+        raise BadInput(f'data.limit must be between 1 and the {len(batch.x)} training examples of '
+                       f'{name}, or 0 for all, not {limit}')
+    turn = np.zeros(len(batch.x), int)
+    for label in () if batch.label is None else np.unique(batch.label):
+        turn[batch.label == label] = np.arange((batch.label == label).sum())
+    rows = np.sort(np.argsort(turn, kind='stable')[:limit])
+    return jax.tree.map(lambda a: a[rows], batch)
 
 
 def coin_flips(x: np.ndarray, seed: int) -> np.ndarray:

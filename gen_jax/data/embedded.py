@@ -1,7 +1,11 @@
-"""Data sets that come with scikit-learn: nothing to download."""
+"""Data sets that need no download: scikit-learn's own, and those that gen_jax makes."""
 import numpy as np
 
-from gen_jax.types import Batch
+from gen_jax.data.faces import faces
+from gen_jax.data.text import text_set
+from gen_jax.types import BadInput, Batch
+
+BAND = 128  # columns of a photograph; of five bands, every photograph's second is for testing
 
 
 def digits():
@@ -18,6 +22,26 @@ def breast_cancer():
     return split(((x - x.mean(0)) / x.std(0)).astype(np.float32), label)
 
 
+def photos(size: int = 32):
+    """8,000 and 1,000 random colour crops of two photographs, 427x640 each (0: a temple in China,
+    1: a flower); those for testing come from a vertical band that no training crop touches."""
+    from sklearn.datasets import load_sample_images
+    if not 4 <= size <= BAND:
+        raise BadInput(f'data.size of photos must be between 4 and {BAND} pixels, not {size}')
+    images = load_sample_images().images
+    chance = np.random.default_rng(0)
+
+    def crops(count, bands):
+        label = np.arange(count, dtype=np.int32) % len(images)
+        band = chance.choice(bands, count) * BAND
+        left = band + chance.integers(0, BAND - size + 1, count)
+        top = chance.integers(0, images[0].shape[0] - size + 1, count)
+        return Batch(np.stack([images[i][t:t + size, k:k + size]
+                               for i, t, k in zip(label, top, left)]), label)
+
+    return crops(8000, [0, 2, 3, 4]), crops(1000, [1])
+
+
 def split(x, label):
     test = np.arange(len(x)) % 5 == 4
     label = label.astype(np.int32)
@@ -25,3 +49,4 @@ def split(x, label):
 
 
 SETS = dict(digits=digits, breast_cancer=breast_cancer)
+SIZED = dict(photos=photos, faces=lambda size=64: faces(size=size), text=text_set)

@@ -1,63 +1,40 @@
 """The autoencoder: a code small enough that copying is impossible (Hinton & Salakhutdinov 2006)."""
 from typing import Sequence
 
-import jax
 import optax
 
 from gen_jax import losses, nets
 from gen_jax.game import game
-from gen_jax.types import BadInput, Batch, Model, Player
+from gen_jax.types import Batch, Model, Player
 
 
 def make(example: Batch, *, axis: str | None = None, latent: int | None = None, kind: str = 'conv',
          width: Sequence[int] = (30, 15), norm: str = 'none', loss: str = 'mse',
-         rate: float = 1e-3) -> Model:
-    """Minimises squared error, or the cross-entropy on logits, between x and decode(encode(x)).
+         rate: float = 1e-3, decay: int = 0) -> Model:
+    """Minimises the error between x and decode(encode(x)).
 
     latent: size of a dense bottleneck; None for the bare features, with `conv` the survey's
-    3x3 convolutions width[0] - pool - width[1] - pool and back.  loss: `mse`, squared error summed
-    over an example, the output a sigmoid where the data lies in [0, 1] and linear elsewhere; or
-    `cross_entropy`, nats per example, data in [0, 1] only.  Metrics: loss; in evaluation also mse,
-    the mean over an example's dimensions.  Raises BadInput for what does not fit the data.
+    3x3 convolutions width[0] - pool - width[1] - pool and back.  kind: of both nets, see nets.
+    The output is a sigmoid where the data lies in [0, 1], linear elsewhere and for kind `linear`,
+    which with mse spans the subspace of PCA (Baldi & Hornik 1989).  loss: mse, l1, cross_entropy
+    or ssim, summed over an example, see losses.reconstruction.  decay: number of steps in which
+    the rate falls to zero along a cosine, 0 for a constant rate.
+    Metrics: loss; in evaluation also those of losses.fidelity.
+    Raises BadInput for what does not fit the data.
     """
-    if loss not in ('mse', 'cross_entropy'):
-        raise BadInput(f'unknown loss {loss!r}; choose mse or cross_entropy')
-    if loss == 'cross_entropy':
-        losses.require_unit(example.x, 'loss cross_entropy')
-    shape = example.x.shape[1:]
-    link = jax.nn.sigmoid if losses.in_unit(example.x) else lambda y: y
-    encoder = nets.encoder(shape, latent, kind=kind, width=width, norm=norm)
-    decoder = nets.decoder(example.x, latent, kind=kind, width=width[::-1], norm=norm)
-
-    def init(key, batch):
-        keys = jax.random.split(key)
-        params, buffers = encoder.init(keys[0], batch.x)
-        z = encoder.apply(params, buffers, batch.x[:1])
-        made = dict(encoder=(params, buffers), decoder=decoder.init(keys[1], z))
-        return {n: p for n, (p, _) in made.items()}, {n: b for n, (_, b) in made.items()}
-
-    def error(y, x):
-        if loss == 'cross_entropy':
-            return losses.bernoulli_nll(y, x)
-        return losses.squared_error(link(y), x)
+    coder = nets.coder('ae', example.x, latent, kind=kind, width=width, norm=norm,
+                       logits=loss == 'cross_entropy')
+    error = losses.reconstruction(loss, example.x, coder.link)
 
     def objective(state, batch, key):
-        params, buffers = state.params['ae'], state.buffers['ae']
-        z, seen = encoder.train(params['encoder'], buffers['encoder'], batch.x)
-        y, made = decoder.train(params['decoder'], buffers['decoder'], z)
+        _, y, buffers = coder.train(state, batch.x)
         value = error(y, batch.x).mean()
-        return value, dict(loss=value), dict(encoder=seen, decoder=made)
-
-    def encode(state, x):
-        return encoder.apply(state.params['ae']['encoder'], state.buffers['ae']['encoder'], x)
-
-    def logits(state, z):
-        return decoder.apply(state.params['ae']['decoder'], state.buffers['ae']['decoder'], z)
+        return value, dict(loss=value), buffers
 
     def evaluate(state, batch, key):
-        y = logits(state, encode(state, batch.x))
-        mse = losses.squared_error(link(y), batch.x) / batch.x[0].size
-        return dict(loss=error(y, batch.x), mse=mse)
+        y = coder.logits(state, coder.encode(state, batch.x))
+        return dict(loss=error(y, batch.x)) | losses.fidelity(coder.link(y), batch.x)
 
-    return game({'ae': Player(init, objective, optax.adam(rate))}, axis=axis, evaluate=evaluate,
-                encode=encode, decode=lambda state, z: link(logits(state, z)))
+    schedule = optax.cosine_decay_schedule(rate, decay) if decay else rate
+    return game({'ae': Player(coder.init, objective, optax.adam(schedule))}, axis=axis,
+                evaluate=evaluate, encode=coder.encode, decode=coder.decode)

@@ -23,7 +23,7 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 100, kind: st
     Metrics, nats per example: critic_loss = -log D(x) - log(1 - D(G(z))), generator_loss =
     -log D(G(z)), and accuracy_real, accuracy_fake, the shares the critic judges rightly.
     """
-    link = jax.nn.sigmoid if losses.in_unit(example.x) else lambda y: y
+    link = nets.link(example.x, kind)
     generator = nets.decoder(example.x, latent, kind=kind, width=width[::-1], norm=norm,
                              up='transpose')
     critic = nets.encoder(example.x.shape[1:], 1, kind=kind, width=width, norm=critic_norm or norm,

@@ -27,9 +27,8 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 20, beta: flo
         raise BadInput(f'unknown likelihood {likelihood!r}; choose bernoulli or gaussian')
     if likelihood == 'bernoulli':
         losses.require_unit(example.x, 'likelihood bernoulli')
-    unit = losses.in_unit(example.x)
-    link = jax.nn.sigmoid if unit else lambda y: y
-    decoder = nets.decoder(example.x, latent, kind=kind, width=width[::-1], norm=norm)
+    link = nets.link(example.x, kind, likelihood == 'bernoulli')
+    decoder = nets.decoder(example.x, latent, kind=kind, width=width[::-1], norm=norm, output=link)
     encoder = nets.encoder(example.x.shape[1:], 2 * latent, kind=kind, width=width, norm=norm)
 
     def init(key, batch):

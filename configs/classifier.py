@@ -1,0 +1,13 @@
+"""A classifier on the encoder of a trained run, frozen, tuned or from scratch.
+
+    python -m gen_jax.main --config=configs/ae.py:mnist
+    python -m gen_jax.main --config=configs/classifier.py:mnist --config.init=runs/ae-mnist
+"""
+from gen_jax.train import defaults
+
+
+def get_config(dataset='digits'):
+    config = defaults('classifier', dataset)
+    if dataset == 'digits':
+        config.epochs, config.eval.every = 100, 10
+    return config

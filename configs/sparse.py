@@ -1,0 +1,13 @@
+"""The sparse autoencoder (Ng 2011), 128 rectified units with an L1 penalty.
+
+    python -m gen_jax.main --config=configs/sparse.py:mnist
+"""
+from gen_jax.train import defaults
+
+
+def get_config(dataset='digits'):
+    config = defaults('sparse', dataset)
+    config.eval.best = 'test/error'
+    if dataset == 'digits':
+        config.epochs, config.eval.every = 100, 10
+    return config

@@ -1,0 +1,114 @@
+"""What the experiments share: their flags, work that is not repeated, and the table at the end.
+
+An experiment is one file with `main(study)`; started again it goes on where it stopped.
+"""
+import argparse
+import csv
+import json
+import os
+from pathlib import Path
+import runpy
+import sys
+import time
+
+import jax
+from ml_collections import ConfigDict
+
+from gen_jax import record, train
+from gen_jax.types import BadInput
+
+ROOT = Path(__file__).parents[1]
+
+
+class Study:
+    """An experiment's workdir: its runs, its measured points, its table and its figure."""
+
+    def __init__(self, name: str, flags: argparse.Namespace):
+        self.name, self.flags, self.count = name, flags, 0
+        size = '-quick' if flags.quick else ''
+        self.workdir = Path(flags.workdir or f'runs/{name}-{flags.dataset.replace(":", "-")}{size}')
+        self.figure = self.workdir / f'{name}.png'
+        ours = {k: v for k, v in vars(flags).items() if k not in ('workdir', 'data_dir')}
+        theirs = self.workdir / 'study.json'
+        if theirs.exists() and json.loads(theirs.read_text()) != json.loads(json.dumps(ours)):
+            raise BadInput(f'{self.workdir} holds this experiment with other flags '
+                           f'({theirs.read_text().strip()}); give another --workdir')
+        try:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            theirs.write_text(json.dumps(ours))
+        except OSError as e:
+            raise BadInput(f'workdir {self.workdir} cannot be written ({e.strerror}); '
+                           'give another by --workdir') from e
+
+    def config(self, model: str, dataset: str | None = None, **changed) -> ConfigDict:
+        """The config of configs/`model`.py for this experiment's data set; `changed` holds dotted
+        keys as `**{'model.latent': 2}`."""
+        config = runpy.run_path(str(ROOT / 'configs' / f'{model}.py'))['get_config'](
+            dataset or self.flags.dataset)
+        config.data.dir = self.flags.data_dir
+        config.eval.every = 10 ** 9  # only at the end
+        config.update_from_flattened_dict(changed)
+        return config
+
+    def run(self, label: str, config: ConfigDict) -> tuple[train.Run, train.State]:
+        """The trained run of a config; trained here unless it has been, and kept under `label`."""
+        folder = self.workdir / label
+        if not (folder / 'summary.json').exists():
+            self.say(f'training {label}')
+            train.train(config, folder)
+        return train.load(folder, config)
+
+    def point(self, label: str, measure) -> dict:
+        """What measure() gives, a dict of plain values; measured once and kept under `label`.
+
+        Its `seconds` are added where it names none itself.
+        """
+        file = self.workdir / 'points' / f'{label}.json'
+        if not file.exists():
+            self.say(f'measuring {label}')
+            start = time.perf_counter()
+            found = measure()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            record.write_json(file, dict(seconds=time.perf_counter() - start) | found)
+        return json.loads(file.read_text())
+
+    def say(self, what: str) -> None:
+        self.count += 1
+        print(f'[{self.name} {self.count}] {what}', flush=True)
+
+    def table(self, rows: list[dict], digits: int = 4) -> None:
+        """Writes the rows as NAME.csv and NAME.md (numbers to so many digits) and prints them."""
+        with (self.workdir / f'{self.name}.csv').open('w', newline='') as f:
+            writer = csv.DictWriter(f, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+        shown = [[f'{v:.{digits}g}' if isinstance(v, float) else str(v) for v in row.values()]
+                 for row in rows]
+        lines = [list(rows[0]), ['---'] * len(rows[0]), *shown]
+        text = '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
+        (self.workdir / f'{self.name}.md').write_text(text)
+        print(text)
+        print(f'table and figure: {self.workdir}/{self.name}.csv, .md, .png')
+
+
+def start(main, doc: str, name: str, dataset: str = 'digits', **more) -> None:
+    """Parses the flags, `more` of them as name=(default, help), and runs main(study); bad input
+    becomes one line and status 1."""
+    p = argparse.ArgumentParser(description=doc,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--dataset', default=dataset)
+    p.add_argument('--data_dir', help='TFDS directory')
+    p.add_argument('--workdir', help='default: runs/NAME-DATASET')
+    p.add_argument('--quick', action='store_true', help='a small size, for minutes')
+    for flag, (default, text) in more.items():
+        p.add_argument(f'--{flag}', type=type(default), default=default, help=text)
+    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+        cache = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
+        jax.config.update('jax_compilation_cache_dir', str(cache / 'gen_jax' / 'compiled'))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', .2)
+    try:
+        main(Study(name, p.parse_args()))
+    except BadInput as e:
+        sys.exit(f'{name}: {e}')
+    except KeyboardInterrupt:
+        sys.exit('\nstopped; the same command goes on from here')

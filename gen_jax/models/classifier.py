@@ -1,0 +1,92 @@
+"""Remove the decoder and put a classifier there (Hinton & Salakhutdinov 2006)."""
+from typing import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gen_jax import losses, nets
+from gen_jax.game import game
+from gen_jax.types import BadInput, Batch, Model, Player, State
+
+ENCODERS = 'frozen', 'tuned', 'scratch'
+
+
+def make(example: Batch, *, axis: str | None = None, source: tuple[Model, State] | None = None,
+         encoder: str = 'frozen', head: Sequence[int] = (), latent: int | None = None,
+         kind: str = 'conv', width: Sequence[int] = (30, 15), norm: str = 'none',
+         rate: float = 1e-3, weight_decay: float = 1e-4) -> Model:
+    """Minimises the cross-entropy -log p(label | encode(x)), nats, by AdamW.
+
+    source: a trained model with an encoder, and its state.  encoder: `frozen`, only the head
+    learns; `tuned`, the encoder learns on from where it stands; `scratch`, it starts from chance,
+    for comparison.  head: widths of the dense layers between code and labels.  latent, kind, width,
+    norm: of the encoder where there is no source, which then starts from chance.  A source's batch
+    statistics stay as they are.
+    Metrics: loss, accuracy.  Raises BadInput for an unknown encoder, for data without at least two
+    labels, or where a frozen or tuned encoder would have no source.
+    """
+    labels = 0 if example.label is None else int(example.label.max()) + 1
+    if labels < 2:
+        raise BadInput(f'a classifier needs at least two labels, but the data set has {labels}')
+    if encoder not in ENCODERS:
+        raise BadInput(f'unknown encoder {encoder!r}; choose one of {", ".join(ENCODERS)}')
+    if source is None:
+        if encoder != 'scratch':
+            raise BadInput(f'a {encoder} encoder comes from a trained run; give its workdir by '
+                           '--config.init=DIR, or --config.model.encoder=scratch')
+        net = nets.encoder(example.x.shape[1:], latent, kind=kind, width=width, norm=norm)
+    else:
+        net = trained(*source, fresh=encoder == 'scratch')
+    code = jax.eval_shape(lambda key, x: net.apply(*net.init(key, x), x), jax.random.key(0),
+                          example.x[:1])
+    size = sum(leaf.size for leaf in jax.tree.leaves(code))
+    top = nets.encoder((size,), labels, kind='mlp' if head else 'linear', width=head or (1,))
+
+    def flat(z):
+        return jnp.concatenate([a.reshape(len(a), -1) for a in jax.tree.leaves(z)], -1)
+
+    def init(key, batch):
+        keys = jax.random.split(key)
+        made = dict(encoder=net.init(keys[0], batch.x),
+                    head=top.init(keys[1], jnp.zeros((1, size))))
+        return {n: p for n, (p, _) in made.items()}, {n: b for n, (_, b) in made.items()}
+
+    def terms(logits, label):
+        return dict(loss=optax.softmax_cross_entropy_with_integer_labels(logits, label),
+                    accuracy=losses.accuracy(logits, label))
+
+    def objective(state, batch, key):
+        params, buffers = state.params['classifier'], state.buffers['classifier']
+        z, seen = net.train(params['encoder'], buffers['encoder'], batch.x)
+        logits, made = top.train(params['head'], buffers['head'], flat(z))
+        metrics = {k: v.mean() for k, v in terms(logits, batch.label).items()}
+        return metrics['loss'], metrics, dict(encoder=seen, head=made)
+
+    def encode(state, x):
+        return net.apply(state.params['classifier']['encoder'],
+                         state.buffers['classifier']['encoder'], x)
+
+    def evaluate(state, batch, key):
+        logits = top.apply(state.params['classifier']['head'], state.buffers['classifier']['head'],
+                           flat(encode(state, batch.x)))
+        return terms(logits, batch.label)
+
+    optimiser = optax.adamw(rate, weight_decay=weight_decay)
+    if encoder == 'frozen':
+        optimiser = optax.multi_transform(dict(head=optimiser, encoder=optax.set_to_zero()),
+                                          dict(head='head', encoder='encoder'))
+    return game({'classifier': Player(init, objective, optimiser)}, axis=axis, evaluate=evaluate,
+                encode=encode)
+
+
+def trained(model: Model, state: State, fresh: bool) -> nets.Net:
+    """The encoder of a model as a net: from its trained parameters, or `fresh` ones."""
+    def init(key, x):
+        start = model.init(key, Batch(x)) if fresh else state
+        return {name: start.smooth(name) for name in start.params}, start.buffers
+
+    def apply(params, buffers, x):
+        return model.encode(state._replace(params=params, average={}, buffers=buffers), x)
+
+    return nets.Net(init, apply, lambda params, buffers, x: (apply(params, buffers, x), buffers))

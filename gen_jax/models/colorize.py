@@ -1,0 +1,79 @@
+"""Colour for grey pictures: an autoencoder that sees lightness and must find the rest (Zhang et
+al. 2016)."""
+from typing import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gen_jax import losses, nets
+from gen_jax.game import game
+from gen_jax.types import Array, BadInput, Batch, Model, Player
+
+LUMA = np.float32([.299, .587, .114])  # ITU-R BT.601
+
+
+def chroma(x: Array) -> Array:
+    """The colour differences Cb and Cr of images (n, h, w, 3), each within [-0.5, 0.5]."""
+    luma = x @ LUMA
+    return jnp.stack([(x[..., 2] - luma) / 1.772, (x[..., 0] - luma) / 1.402], -1)
+
+
+def colour(luma: Array, chroma: Array) -> Array:
+    """The image (n, h, w, 3), within [0, 1], of a lightness (n, h, w) and colour differences."""
+    red, blue = luma + 1.402 * chroma[..., 1], luma + 1.772 * chroma[..., 0]
+    green = (luma - LUMA[0] * red - LUMA[2] * blue) / LUMA[1]
+    return jnp.clip(jnp.stack([red, green, blue], -1), 0, 1)
+
+
+def make(example: Batch, *, axis: str | None = None, latent: int | None = None,
+         kind: str = 'conv', width: Sequence[int] = (32, 64, 64), norm: str = 'none',
+         rate: float = 1e-3) -> Model:
+    """Minimises the squared error of the colour differences Cb, Cr found from the grey image.
+
+    A code is dict(luma, features): the lightness passes by, so that nothing but colour is made up.
+    latent, kind, width, norm: as of the autoencoder in ae.  Metrics: loss, the squared error of the
+    two chroma channels summed over an image; in evaluation chroma_psnr, in dB, and
+    grey_chroma_psnr, that of the grey image itself; gain, their difference; and those of
+    losses.fidelity, of the whole image.  Raises BadInput for data without three channels in [0, 1].
+    """
+    shape = example.x.shape[1:]
+    if len(shape) != 3 or shape[2] != 3:
+        raise BadInput(f'colorize needs colour images (h, w, 3), but an example here has shape '
+                       f'{tuple(shape)}; use --config=configs/colorize.py:photos')
+    losses.require_unit(example.x, 'colorize')
+    hyper = dict(kind=kind, norm=norm)
+    encoder = nets.encoder((*shape[:2], 1), latent, width=width, **hyper)
+    decoder = nets.decoder(chroma(example.x), latent, width=width[::-1],
+                           output=nets.identity, **hyper)
+    coder = nets.Coder('ae', encoder, decoder, nets.identity)
+
+    def grey(x):
+        return (x @ LUMA)[..., None]
+
+    def init(key, batch):
+        return coder.init(key, Batch(grey(batch.x)))
+
+    def objective(state, batch, key):
+        _, y, buffers = coder.train(state, grey(batch.x))
+        value = losses.squared_error(y, chroma(batch.x)).mean()
+        return value, dict(loss=value), buffers
+
+    def encode(state, x):
+        return dict(luma=x @ LUMA, features=coder.encode(state, grey(x)))
+
+    def decode(state, z):
+        return colour(z['luma'], coder.decode(state, z['features']))
+
+    def evaluate(state, batch, key):
+        made, truth = decode(state, encode(state, batch.x)), chroma(batch.x)
+        found, copied = (losses.psnr(y, truth) for y in (chroma(made), jnp.zeros_like(truth)))
+        return dict(loss=losses.squared_error(chroma(made), truth), chroma_psnr=found,
+                    grey_chroma_psnr=copied, gain=found - copied) | losses.fidelity(made, batch.x)
+
+    def show(state, batch, key):
+        return {'grey': jnp.broadcast_to(grey(batch.x), batch.x.shape),
+                'coloured': decode(state, encode(state, batch.x)), 'test data': batch.x}
+
+    return game({'ae': Player(init, objective, optax.adam(rate))}, axis=axis, evaluate=evaluate,
+                encode=encode, decode=decode, show=show)

@@ -1,0 +1,45 @@
+"""The contractive autoencoder: a code that barely moves with its input (Rifai et al. 2011)."""
+from typing import Sequence
+
+import optax
+
+from gen_jax import losses, nets
+from gen_jax.game import game
+from gen_jax.types import BadInput, Batch, Model, Player
+
+
+def make(example: Batch, *, axis: str | None = None, penalty: float = .1, probes: int = 0,
+         latent: int | None = 20, kind: str = 'mlp', width: Sequence[int] = (256,),
+         norm: str = 'none', loss: str = 'mse', rate: float = 1e-3) -> Model:
+    """Minimises the error between x and decode(encode(x)) plus penalty * |d encode(x) / dx|^2.
+
+    The squared Frobenius norm of the Jacobian is exact for any encoder where probes is 0, at the
+    price of one backward pass for each dimension of the code, else estimated from so many random
+    probes, see losses.jacobian_norm.  latent, kind, width, norm, loss: as of the autoencoder in ae;
+    batch statistics count as constants in the Jacobian.
+    Metrics: loss = error + penalty * jacobian, error, jacobian, per example (the last exact in
+    evaluation where probes is 0); in evaluation also those of losses.fidelity.
+    Raises BadInput for a negative number of probes, or what does not fit the data.
+    """
+    if probes < 0:
+        raise BadInput(f'probes must be 0, for the exact norm, or their number, not {probes}')
+    coder = nets.coder('ae', example.x, latent, kind=kind, width=width, norm=norm,
+                       logits=loss == 'cross_entropy')
+    error = losses.reconstruction(loss, example.x, coder.link)
+
+    def terms(state, y, x, key):
+        size = losses.jacobian_norm(lambda x: coder.encode(state, x), x, key, probes)
+        away = error(y, x)
+        return dict(loss=away + penalty * size, error=away, jacobian=size)
+
+    def objective(state, batch, key):
+        _, y, buffers = coder.train(state, batch.x)
+        metrics = {k: v.mean() for k, v in terms(state, y, batch.x, key).items()}
+        return metrics['loss'], metrics, buffers
+
+    def evaluate(state, batch, key):
+        y = coder.logits(state, coder.encode(state, batch.x))
+        return terms(state, y, batch.x, key) | losses.fidelity(coder.link(y), batch.x)
+
+    return game({'ae': Player(coder.init, objective, optax.adam(rate))}, axis=axis,
+                evaluate=evaluate, encode=coder.encode, decode=coder.decode)

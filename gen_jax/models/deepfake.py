@@ -1,0 +1,99 @@
+"""Face swapping: one encoder for all, a decoder for each identity; encode A, decode with B."""
+from typing import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gen_jax import losses, nets
+from gen_jax.game import game
+from gen_jax.types import BadInput, Batch, Model, Player
+
+
+def make(example: Batch, *, axis: str | None = None, latent: int | None = 32, kind: str = 'conv',
+         width: Sequence[int] = (32, 64, 64), norm: str = 'none', loss: str = 'mse',
+         shared: bool = True, rate: float = 1e-3) -> Model:
+    """Minimises the error between x and decoder[label](encoder(x)); unpaired examples do.
+
+    An identity is a label.  What all identities have in common, expression and pose, the encoder
+    can leave in the code; who it is, a decoder knows by itself.  shared: False for the control that
+    must fail, an encoder of its own for each identity.  latent, kind, width, norm, loss: as of the
+    autoencoder in ae; a decoder's batch statistics are those of all identities.
+    encode(state, x, label) needs the label (n,) where the encoder is not shared; decode(state, z,
+    label) draws with that label's decoder.  Both take label 0 where none is given.
+    Metrics: loss; in evaluation those of losses.fidelity, and where the data set knows the true
+    swapped pictures swap_psnr, the mean over all other labels, and copy_psnr, that of no swap.
+    Raises BadInput for fewer than two labels, or what does not fit the data.
+    """
+    labels = 0 if example.label is None else int(example.label.max()) + 1
+    if labels < 2:
+        raise BadInput(f'deepfake needs examples of at least two identities (labels), but finds '
+                       f'{labels}; name more in --config.data.identities, or leave it empty')
+    hyper = dict(kind=kind, norm=norm)
+    link = nets.link(example.x, kind, loss == 'cross_entropy')
+    error = losses.reconstruction(loss, example.x, link)
+    encoder = nets.encoder(example.x.shape[1:], latent, width=width, **hyper)
+    encoder = nets.shared(encoder) if shared else nets.each(encoder, labels)
+    decoder = nets.each(nets.decoder(example.x, latent, width=width[::-1], output=link, **hyper),
+                        labels)
+
+    def own(state):
+        return state.params['ae'], state.buffers['ae']
+
+    def first(x):
+        return jnp.zeros(len(x), jnp.int32)
+
+    def init(key, batch):
+        keys = jax.random.split(key)
+        params, buffers = encoder.init(keys[0], (batch.x[:1], first(batch.x[:1])))
+        z = encoder.apply(params, buffers, (batch.x[:1], first(batch.x[:1])))
+        made = dict(encoder=(params, buffers), decoder=decoder.init(keys[1], (z, first(z))))
+        return {n: p for n, (p, _) in made.items()}, {n: b for n, (_, b) in made.items()}
+
+    def objective(state, batch, key):
+        params, buffers = own(state)
+        z, seen = encoder.train(params['encoder'], buffers['encoder'], (batch.x, batch.label))
+        y, made = decoder.train(params['decoder'], buffers['decoder'], (z, batch.label))
+        value = error(y, batch.x).mean()
+        return value, dict(loss=value), dict(encoder=seen, decoder=made)
+
+    def encode(state, x, label=None):
+        params, buffers = own(state)
+        return encoder.apply(params['encoder'], buffers['encoder'],
+                             (x, first(x) if label is None else label))
+
+    def logits(state, z, label):
+        params, buffers = own(state)
+        return decoder.apply(params['decoder'], buffers['decoder'], (z, label))
+
+    def decode(state, z, label=None):
+        return link(logits(state, z, first(z) if label is None else label))
+
+    def swaps(state, batch):
+        """The batch with every label, (labels, n, ...)."""
+        z = encode(state, batch.x, batch.label)
+        return jnp.stack([decode(state, z, jnp.full_like(batch.label, i)) for i in range(labels)])
+
+    def evaluate(state, batch, key):
+        y = logits(state, encode(state, batch.x, batch.label), batch.label)
+        metrics = dict(loss=error(y, batch.x)) | losses.fidelity(link(y), batch.x)
+        if batch.swapped is None:
+            return metrics
+        truth = jnp.moveaxis(batch.swapped, 1, 0)
+        others = jnp.arange(labels)[:, None] != batch.label
+
+        def away(made):
+            found = jax.vmap(losses.psnr)(jnp.broadcast_to(made, truth.shape), truth)
+            return jnp.where(others, found, 0).sum(0) / (labels - 1)
+
+        return metrics | dict(swap_psnr=away(swaps(state, batch)), copy_psnr=away(batch.x))
+
+    def show(state, batch, key):
+        made = {f'as {i}': y for i, y in enumerate(swaps(state, batch))}
+        if batch.swapped is None:
+            return {'test data': batch.x, **made}
+        true = {f'true {i}': batch.swapped[:, i] for i in range(labels)}
+        return {'test data': batch.x, **made, '': None, **true}
+
+    return game({'ae': Player(init, objective, optax.adam(rate))}, axis=axis, evaluate=evaluate,
+                encode=encode, decode=decode, show=show)

@@ -1,0 +1,68 @@
+"""The denoising autoencoder: undo damage, and learn what the data is like (Vincent et al. 2010)."""
+from typing import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gen_jax import losses, nets
+from gen_jax.game import game
+from gen_jax.types import BadInput, Batch, Model, Player
+
+NOISES = 'gaussian', 'masking', 'salt_pepper'
+
+
+def damage(key, x, noise, level):
+    """x with noise: gaussian, of standard deviation `level` and cut off at [0, 1] where x lies
+    there; masking, a share `level` of the dimensions 0; salt_pepper, such a share 0 or 1."""
+    where, what = jax.random.split(key)
+    hit = jax.random.bernoulli(where, level, x.shape)
+    if noise == 'gaussian':
+        return x + level * jax.random.normal(what, x.shape)
+    if noise == 'masking':
+        return jnp.where(hit, 0., x)
+    return jnp.where(hit, jax.random.bernoulli(what, .5, x.shape).astype(x.dtype), x)
+
+
+def make(example: Batch, *, axis: str | None = None, noise: str = 'gaussian', level: float = .3,
+         latent: int | None = None, kind: str = 'conv', width: Sequence[int] = (30, 15),
+         norm: str = 'none', loss: str = 'mse', rate: float = 1e-3) -> Model:
+    """Minimises the error between x and decode(encode(x with noise)).
+
+    noise, level: see damage; the noise is drawn anew at every step.  latent, kind, width, norm,
+    loss: as of the autoencoder in ae.  Metrics: loss; in evaluation also those of losses.fidelity,
+    of the restored example (mse, ..) and of the noisy one (noisy_mse, ..).
+    Raises BadInput for an unknown noise, or what does not fit the data.
+    """
+    if noise not in NOISES:
+        raise BadInput(f'unknown noise {noise!r}; choose one of {", ".join(NOISES)}')
+    if noise == 'salt_pepper':
+        losses.require_unit(example.x, 'noise salt_pepper')
+    coder = nets.coder('ae', example.x, latent, kind=kind, width=width, norm=norm,
+                       logits=loss == 'cross_entropy')
+    error = losses.reconstruction(loss, example.x, coder.link)
+    unit = losses.in_unit(example.x)
+
+    def noisy(key, x):
+        x = damage(key, x, noise, level)
+        return jnp.clip(x, 0, 1) if unit else x
+
+    def objective(state, batch, key):
+        _, y, buffers = coder.train(state, noisy(key, batch.x))
+        value = error(y, batch.x).mean()
+        return value, dict(loss=value), buffers
+
+    def evaluate(state, batch, key):
+        x = noisy(key, batch.x)
+        y = coder.logits(state, coder.encode(state, x))
+        before = losses.fidelity(x, batch.x)
+        return dict(loss=error(y, batch.x)) | losses.fidelity(coder.link(y), batch.x) | {
+            f'noisy_{k}': v for k, v in before.items()}
+
+    def show(state, batch, key):
+        x = noisy(key, batch.x)
+        return {'test data': batch.x, 'noisy': x,
+                'restored': coder.decode(state, coder.encode(state, x))}
+
+    return game({'ae': Player(coder.init, objective, optax.adam(rate))}, axis=axis,
+                evaluate=evaluate, encode=coder.encode, decode=coder.decode, show=show)

@@ -1,0 +1,63 @@
+"""The regularised autoencoder: what a VAE does by noise, by plain penalties (Ghosh et al. 2020)."""
+from typing import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gen_jax import losses, nets
+from gen_jax.game import game
+from gen_jax.types import BadInput, Batch, Model, Player
+
+SMOOTH = 'none', 'weight', 'gradient', 'spectral'
+
+
+def make(example: Batch, *, axis: str | None = None, beta: float = 1e-2, smooth: str = 'gradient',
+         penalty: float = 1e-3, probes: int = 1, latent: int = 16, kind: str = 'mlp',
+         width: Sequence[int] = (400,), norm: str = 'none', loss: str = 'mse',
+         rate: float = 1e-3) -> Model:
+    """Minimises error(x, decode(z)) + beta |z|^2 / 2 + a penalty that keeps the decoder smooth.
+
+    smooth: `weight`, penalty times the decoder's squared parameters; `gradient`, penalty times the
+    squared Frobenius norm of the decoder's Jacobian, from so many random `probes` or exact for 0
+    (see losses.jacobian_norm); `spectral`, spectral normalisation of the decoder, no penalty;
+    or `none`.  latent, kind, width, norm, loss: as of the autoencoder in ae; norm is the encoder's
+    alone where smooth is spectral.  It has no prior: its codes' density is fitted afterwards.
+    Metrics, per example: loss, error, size = |z|^2; in evaluation also those of losses.fidelity.
+    Raises BadInput for an unknown smooth, or what does not fit the data.
+    """
+    if smooth not in SMOOTH:
+        raise BadInput(f'unknown smooth {smooth!r}; choose one of {", ".join(SMOOTH)}')
+    if probes < 0:
+        raise BadInput(f'probes must be 0, for the exact norm, or their number, not {probes}')
+    hyper = dict(kind=kind, logits=loss == 'cross_entropy')
+    coder = nets.coder('ae', example.x, latent, width=width, norm=norm, **hyper)
+    if smooth == 'spectral':
+        coder = coder._replace(decoder=nets.coder('ae', example.x, latent, width=width,
+                                                  norm='spectral', **hyper).decoder)
+    error = losses.reconstruction(loss, example.x, coder.link)
+
+    def roughness(state, z, key):
+        if smooth == 'weight':
+            return sum(jnp.sum(p ** 2) for p in jax.tree.leaves(state.params['ae']['decoder']))
+        if smooth == 'gradient':
+            return losses.jacobian_norm(lambda z: coder.decode(state, z), z, key, probes)
+        return jnp.zeros(())
+
+    def terms(state, z, y, x, key):
+        away, size = error(y, x), losses.per_example(z ** 2)
+        loss = away + beta / 2 * size + penalty * roughness(state, z, key)
+        return dict(loss=loss, error=away, size=size)
+
+    def objective(state, batch, key):
+        z, y, buffers = coder.train(state, batch.x)
+        metrics = {k: v.mean() for k, v in terms(state, z, y, batch.x, key).items()}
+        return metrics['loss'], metrics, buffers
+
+    def evaluate(state, batch, key):
+        z = coder.encode(state, batch.x)
+        y = coder.logits(state, z)
+        return terms(state, z, y, batch.x, key) | losses.fidelity(coder.link(y), batch.x)
+
+    return game({'ae': Player(coder.init, objective, optax.adam(rate))}, axis=axis,
+                evaluate=evaluate, encode=coder.encode, decode=coder.decode)
