@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv and installs gen_jax into it where that is not done yet, then runs the main job:
 #   ./run.sh                      python -m gen_jax.main --config=configs/vae.py
-#   ./run.sh --config=... FLAGS   the same with these flags
+#   ./run.sh FLAGS                the same with these flags, --config=... among them or not
 #   ./run.sh test [PYTEST FLAGS]  the tests
 # JAX_PLATFORM_EXTRA=cuda13 (or cuda12, tpu) installs JAX for that hardware; PYTHON names the
 # interpreter to make .venv with.
@@ -27,5 +27,8 @@ if [ "${1:-}" = test ]; then
     shift
     exec .venv/bin/python -m pytest "$@"
 fi
-[ $# -gt 0 ] || set -- --config=configs/vae.py
+case " $* " in
+    *' --config='*|*' --config '*) ;;
+    *) set -- --config=configs/vae.py "$@" ;;
+esac
 exec .venv/bin/python -m gen_jax.main "$@"

@@ -6,4 +6,6 @@ from gen_jax.train import defaults
 
 
 def get_config(dataset='photos'):
-    return defaults('colorize', dataset)
+    config = defaults('colorize', dataset)
+    config.epochs = 15
+    return config

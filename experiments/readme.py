@@ -1,10 +1,11 @@
-"""What README shows: its table of results and its picture, from finished runs.
+"""What README shows: its tables of results and its pictures, from finished runs and experiments.
 
-    python experiments/readme.py [--data_dir=DIR] RUN_DIR ...
+    python experiments/readme.py [--data_dir=DIR] FOLDER ...
 
-Writes experiments/results/MODEL-DATASET.json (command, commit, seed, hardware, summary) for every
-RUN_DIR, then README's table from all the files there; and docs/mnist.png from the RUN_DIRs that
-are on mnist.  A run must have been made by its config as it stands.
+A FOLDER is a run's workdir or an experiment's.  For every run, experiments/results/FOLDER.json is
+written (command, commit, seed, hardware, summary), for every experiment FOLDER.json and FOLDER.csv,
+and its figure goes to docs/; then README's tables from all the files there.  docs/mnist.png shows
+the runs that are on mnist, docs/MODEL.png the runs of colorize and deepfake.
 """
 import argparse
 import json
@@ -12,6 +13,7 @@ import os
 from pathlib import Path
 import platform
 import runpy
+import shutil
 import subprocess
 
 import jax
@@ -20,8 +22,14 @@ from ml_collections import ConfigDict
 from gen_jax import record, train
 
 ROOT = Path(__file__).parents[1]
-SHOWN = dict(ae=['test/mse'], vae=['test/elbo', 'test/recon', 'test/kl'],
-             gan=['test/accuracy_real', 'test/accuracy_fake'])
+RESULTS = ROOT / 'experiments' / 'results'
+SHOWN = dict(ae=['mse'], vae=['elbo', 'recon', 'kl'], gan=['accuracy_real', 'accuracy_fake'],
+             denoising=['noisy_psnr', 'psnr', 'noisy_ssim', 'ssim'],
+             colorize=['grey_chroma_psnr', 'chroma_psnr', 'gain'],
+             contractive=['mse', 'jacobian'], sparse=['mse', 'active'], rae=['mse', 'size'],
+             deepfake=['copy_psnr', 'swap_psnr', 'psnr'], classifier=['accuracy'],
+             text=['accuracy', 'accuracy_forced'])
+PICTURED = 'colorize', 'deepfake'
 
 
 def processor() -> str:
@@ -30,40 +38,69 @@ def processor() -> str:
     return f'{os.cpu_count()} x {names[0] if names else platform.processor()}'
 
 
-def result(folder: Path) -> dict:
-    """A run's summary with what it takes to repeat it."""
-    config = ConfigDict(json.loads((folder / 'config.json').read_text()))
-    name, dataset = config.model.name, config.data.name
-    ours = runpy.run_path(str(ROOT / 'configs' / f'{name}.py'))['get_config'](dataset)
-    train.match(folder, config.to_dict(), json.loads(ours.to_json()))
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True,
-                            text=True, check=True).stdout.strip()
-    source = '' if dataset == 'digits' else f':{dataset}'
+def circumstances(made: Path) -> dict:
+    """The commit at which a file was made, and on what."""
+    then = ['git', 'log', '-1', '--format=%h', f'--until=@{made.stat().st_mtime:.0f}']
+    commit = subprocess.run(then, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     device = jax.devices()[0]
-    return dict(command=f'python -m gen_jax.main --config=configs/{name}.py{source}',
-                commit=commit, seed=config.seed, jax=jax.__version__,
-                hardware=processor() if device.platform == 'cpu' else device.device_kind,
-                ) | train.summary(folder)
+    return dict(commit=commit.strip(), jax=jax.__version__,
+                hardware=processor() if device.platform == 'cpu' else device.device_kind)
 
 
-def table() -> str:
-    rows = ['| command | epochs | training time | test |', '|---|---|---|---|']
-    for file in sorted((ROOT / 'experiments' / 'results').glob('*-*.json')):
+def command(config: ConfigDict) -> str:
+    """What makes a run of this config: the file it comes from, and the keys that differ."""
+    name, dataset = config.model.name, config.data.name
+    given = runpy.run_path(str(ROOT / 'configs' / f'{name}.py'))['get_config']
+    source = '' if given().data.name == dataset else f':{dataset}'
+    theirs = train.leaves(json.loads(given(dataset).to_json()))
+    ours = train.leaves(json.loads(config.to_json()))
+    assert ours.keys() == theirs.keys(), 'this run was made by another version; make it again'
+    changed = ' '.join(f'--config.{k}={v}' for k, v in ours.items()
+                       if v != theirs[k] and k != 'data.dir')
+    return f'python -m gen_jax.main --config=configs/{name}.py{source} {changed}'.strip()
+
+
+def result(folder: Path) -> dict:
+    """A run's or an experiment's summary with what it takes to repeat it."""
+    if (folder / 'study.json').exists():
+        made = folder / f'{folder.name.split("-")[0]}.csv'
+        return json.loads((folder / 'study.json').read_text()) | circumstances(made)
+    config = ConfigDict(json.loads((folder / 'config.json').read_text()))
+    return dict(command=command(config), seed=config.seed) | circumstances(
+        folder / 'summary.json') | train.summary(folder)
+
+
+def keep(folder: Path) -> None:
+    """The results of a folder among those in the repository."""
+    record.write_json(RESULTS / f'{folder.name}.json', result(folder))
+    if (folder / 'study.json').exists():
+        name = folder.name.split('-')[0]
+        shutil.copy(folder / f'{name}.csv', RESULTS / f'{folder.name}.csv')
+        shutil.copy(folder / f'{name}.png', ROOT / 'docs' / f'{folder.name}.png')
+
+
+def tables() -> str:
+    runs = ['| command | epochs | training time | test |', '|---|---|---|---|']
+    studies = ['| command | time | result |', '|---|---|---|']
+    for file in sorted(RESULTS.glob('*.json')):
         r = json.loads(file.read_text())
-        tested = ', '.join(f'{k.removeprefix("test/").replace("_", " ")} {r["metrics"][k]:.4g}'
-                           for k in SHOWN[r['model']])
-        rows.append(f'| `{r["command"]}` | {r["epochs"]} | {r["seconds"]:.0f} s | {tested} |')
+        if 'headline' in r:
+            studies.append(f'| `{r["command"]}` | {r["seconds"]:.0f} s | {r["headline"]} |')
+            continue
+        tested = {k.replace('_', ' '): r['metrics'].get(f'test/{k}') for k in SHOWN[r['model']]}
+        tested = ', '.join(f'{k} {v:.4g}' for k, v in tested.items() if v is not None)
+        runs.append(f'| `{r["command"]}` | {r["epochs"]} | {r["seconds"]:.0f} s | {tested} |')
     note = f'Seed 0, {r["hardware"]}; experiments/results/ holds each in full. elbo, recon and ' \
-           'kl are nats per example, mse is the mean over pixels.'
-    return '\n'.join([*rows, '', note])
+           'kl are nats per example, mse is the mean over dimensions, psnr and gain are dB.'
+    return '\n'.join([*runs, '', *studies, '', note])
 
 
-def picture(folders: dict[str, Path], data_dir: str | None) -> None:
+def mnist(folders: dict[str, Path], data_dir: str | None) -> None:
     n, parts = 50, {}
     for name, folder in sorted(folders.items()):
         run, state = train.load(folder, data_dir=data_dir)
         if run.model.encode:
-            x = run.data.prepare(jax.tree.map(lambda a: a[:n], run.data.test), run.key).x
+            x = train.tested(run.data, n, run.key).x
             parts['test digits'] = x
             parts[f'{name}: reconstructions'] = run.model.decode(state, run.model.encode(state, x))
         if run.model.prior:
@@ -74,21 +111,23 @@ def picture(folders: dict[str, Path], data_dir: str | None) -> None:
 def main():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('runs', nargs='*', type=Path)
+    p.add_argument('folders', nargs='*', type=Path)
     p.add_argument('--data_dir')
     a = p.parse_args()
-    folders = {}
-    for folder in a.runs:
-        found = result(folder)
-        name = f'{found["model"]}-{found["dataset"]}'
-        record.write_json(ROOT / 'experiments' / 'results' / f'{name}.json', found)
-        folders |= {found['model']: folder} if found['dataset'] == 'mnist' else {}
+    families = {}
+    for folder in a.folders:
+        keep(folder)
+        model, _, dataset = folder.name.partition('-')
+        if model in PICTURED:
+            shutil.copy(folder / 'images' / 'reconstructions.png', ROOT / 'docs' / f'{model}.png')
+        if dataset == 'mnist' and model in ('vae', 'gan'):
+            families[model] = folder
     before, _, rest = (ROOT / 'README.md').read_text().partition('<!-- results -->\n')
     after = rest.partition('<!-- end -->\n')[2]
     (ROOT / 'README.md').write_text(
-        f'{before}<!-- results -->\n{table()}\n<!-- end -->\n{after}')
-    if folders:
-        picture(folders, a.data_dir)
+        f'{before}<!-- results -->\n{tables()}\n<!-- end -->\n{after}')
+    if families:
+        mnist(families, a.data_dir)
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 
 from flax import linen as nn
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from gen_jax import losses, ops
@@ -283,8 +284,12 @@ def shared(net: Net) -> Net:
 
 
 def each(net: Net, labels: int) -> Net:
-    """So many copies of the net, their parameters stacked; of pairs (x, label) every example goes
-    through the copy of its label.  All copies run over all examples, vmapped."""
+    """So many copies of the net, vmapped, their parameters stacked; of pairs (x, label) every
+    example goes through the copy of its label.
+
+    In training a copy sees half as many examples again as there would be in a batch of equal
+    shares, its own first, or the whole batch where some label has more than that.
+    """
     def pick(y, label):
         return y[label, jnp.arange(len(label))]
 
@@ -294,8 +299,19 @@ def each(net: Net, labels: int) -> Net:
 
     def train(params, buffers, pair):
         x, label = pair
-        y, new = jax.vmap(net.train, (0, 0, None))(params, buffers, x)
-        return pick(y, label), new
+        own = label == jnp.arange(labels)[:, None]
+        room = -(-3 * len(label) // (2 * labels))
+
+        def whole():
+            y, new = jax.vmap(net.train, (0, 0, None))(params, buffers, x)
+            return pick(y, label), new
+
+        def shares():
+            rows = jnp.argsort(~own, axis=1, stable=True)[:, :room]
+            y, new = jax.vmap(net.train)(params, buffers, x[rows])
+            return y[label, pick(jnp.cumsum(own, axis=1) - 1, label)], new
+
+        return lax.cond(own.sum(1).max() <= room, shares, whole)
 
     def init(key, pair):
         return jax.vmap(net.init, (0, None))(jax.random.split(key, labels), pair[0])

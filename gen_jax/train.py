@@ -230,17 +230,19 @@ def stored_config(workdir: Path) -> dict | None:
         raise BadInput(f'{file} cannot be read ({e}); give another --workdir') from e
 
 
+def leaves(tree: Any, path: str = '', but=()) -> dict[str, Any]:
+    """The values of a nested dict by their dotted keys, without the keys `but` and those below."""
+    if path in but:
+        return {}
+    if isinstance(tree, dict):
+        return {k: v for name, sub in tree.items()
+                for k, v in leaves(sub, f'{path}.{name}'.lstrip('.'), but).items()}
+    return {path: tree}
+
+
 def match(workdir: Path, theirs: dict, ours: dict) -> None:
     """Raises BadInput with the keys in which two configs differ, but for the FREE ones."""
-    def leaves(tree: Any, path: str = ''):
-        if path in FREE:
-            return {}
-        if isinstance(tree, dict):
-            return {k: v for name, sub in tree.items()
-                    for k, v in leaves(sub, f'{path}.{name}'.lstrip('.')).items()}
-        return {path: tree}
-
-    theirs, ours = leaves(theirs), leaves(ours)
+    theirs, ours = (leaves(tree, but=FREE) for tree in (theirs, ours))
     differ = [f'{k} (there {theirs.get(k)!r}, here {ours.get(k)!r})'
               for k in sorted(theirs.keys() | ours.keys()) if theirs.get(k) != ours.get(k)]
     if differ:

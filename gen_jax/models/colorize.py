@@ -33,8 +33,8 @@ def make(example: Batch, *, axis: str | None = None, latent: int | None = None,
 
     A code is dict(luma, features): the lightness passes by, so that nothing but colour is made up.
     latent, kind, width, norm: as of the autoencoder in ae.  Metrics: loss, the squared error of the
-    two chroma channels summed over an image; in evaluation chroma_psnr, in dB, and
-    grey_chroma_psnr, that of the grey image itself; gain, their difference; and those of
+    two chroma channels summed over an image; in evaluation chroma_psnr, in dB, and gain, by how
+    much it is above that of the grey image itself, grey_chroma_psnr (and grey_loss); and those of
     losses.fidelity, of the whole image.  Raises BadInput for data without three channels in [0, 1].
     """
     shape = example.x.shape[1:]
@@ -68,8 +68,10 @@ def make(example: Batch, *, axis: str | None = None, latent: int | None = None,
     def evaluate(state, batch, key):
         made, truth = decode(state, encode(state, batch.x)), chroma(batch.x)
         found, copied = (losses.psnr(y, truth) for y in (chroma(made), jnp.zeros_like(truth)))
-        return dict(loss=losses.squared_error(chroma(made), truth), chroma_psnr=found,
-                    grey_chroma_psnr=copied, gain=found - copied) | losses.fidelity(made, batch.x)
+        return losses.fidelity(made, batch.x) | dict(
+            loss=losses.squared_error(chroma(made), truth),
+            grey_loss=losses.per_example(truth ** 2), chroma_psnr=found,
+            grey_chroma_psnr=copied, gain=found - copied)
 
     def show(state, batch, key):
         return {'grey': jnp.broadcast_to(grey(batch.x), batch.x.shape),

@@ -11,7 +11,7 @@ from gen_jax.types import BadInput, Batch, Model, Player
 
 
 def make(example: Batch, *, axis: str | None = None, latent: int | None = 32, kind: str = 'conv',
-         width: Sequence[int] = (32, 64, 64), norm: str = 'none', loss: str = 'mse',
+         width: Sequence[int] = (16, 32, 64), norm: str = 'none', loss: str = 'mse',
          shared: bool = True, rate: float = 1e-3) -> Model:
     """Minimises the error between x and decoder[label](encoder(x)); unpaired examples do.
 
