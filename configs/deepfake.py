@@ -7,5 +7,5 @@ from gen_jax.train import defaults
 
 def get_config(dataset='faces'):
     config = defaults('deepfake', dataset)
-    config.eval.samples = 16
+    config.epochs, config.eval.best, config.eval.samples = 20, 'test/error', 16
     return config

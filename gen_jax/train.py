@@ -44,7 +44,8 @@ def defaults(model: str, dataset: str, **changed) -> ConfigDict:
         data=dict(name=dataset, dir=config_dict.placeholder(str), binarize='none', identities=(),
                   limit=0, size=0),
         model=dict(name=model, **hyper),
-        eval=dict(batch=500, every=1, best='test/loss', checkpoint='latest', samples=64)))
+        eval=dict(batch=500, every=1, best='test/loss', checkpoint='latest', samples=64,
+                  text='')))  # to reconstruct, where the data set is text
 
 
 def find(name: str) -> types.ModuleType:
@@ -92,6 +93,10 @@ def prepare(config: ConfigDict) -> Run:
     if config.batch > size:
         raise BadInput(f'batch {config.batch} is larger than {config.data.name}, '
                        f'which has {size} training examples')
+    if config.eval.text and dataset.write is None:
+        raise BadInput(f'eval.text is for a data set of text, but {config.data.name} is none')
+    if config.eval.text:
+        dataset.write(config.eval.text)
     layout = parallel.layout(config.parallel, config.batch)
     key = jax.random.key(config.seed)
     example = seen(dataset, key)
@@ -324,7 +329,10 @@ def draw(run: Run, state: State, workdir: Path, only: str | None = None) -> list
             parts = {'test data': run.data.test.x[:n], **parts}
         files.append(record.pictures(workdir / 'images' / 'samples.png', parts, columns))
     if can_reconstruct(run.model) and only != 'sample':
-        parts = shown(run, state, tested(run.data, n, run.key))
+        batch = tested(run.data, n, run.key)
+        if run.config.eval.text:
+            batch = Batch(jax.numpy.asarray(run.data.write(run.config.eval.text))[None])
+        parts = shown(run, state, batch)
         if run.data.read:
             lines = {title: [run.data.read(x) for x in part] for title, part in parts.items()}
             files.append(record.texts(workdir / 'reconstructions.txt', lines))

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax import data, loop
-from gen_jax.data import stored
+from gen_jax import data, loop, train
+from gen_jax.data import embedded, stored
 from gen_jax.types import BadInput, Batch, Model, State
 
 KEY = jax.random.key(0)
@@ -123,6 +123,173 @@ def test_unknown_binarize_is_refused():
 def test_bits_of_vectors_are_refused(binarize):
     with pytest.raises(BadInput, match=f'{binarize}.*breast_cancer'):
         data.load('breast_cancer', binarize=binarize)
+
+
+# Views and selections
+
+
+@pytest.mark.parametrize('binarize', ['none', 'static'])
+def test_rows_are_the_images_as_sequences(binarize):
+    images, rows = (data.load(name, binarize=binarize) for name in ('digits', 'rows:digits'))
+    one, other = (d.prepare(d.train, KEY) for d in (images, rows))
+    assert other.x.shape == (1438, 8, 8) and other.x.dtype == jnp.float32
+    np.testing.assert_array_equal(other.x, np.asarray(one.x)[..., 0])
+    np.testing.assert_array_equal(other.label, one.label)
+
+
+def test_rows_of_colour_images_hold_all_channels():
+    images, rows = (data.load(name, size=5, limit=9) for name in ('photos', 'rows:photos'))
+    one, other = (np.asarray(d.prepare(d.train, KEY).x) for d in (images, rows))
+    assert other.shape == (9, 5, 15)
+    np.testing.assert_array_equal(other[:, 2, 3:6], one[:, 2, 1])
+
+
+@pytest.mark.parametrize('name, said', [('rows:breast_cancer', 'rows: needs images.*real vectors'),
+                                        ('rows:text', 'rows: needs images.*text'),
+                                        ('columns:digits', "'columns'.*rows:digits")])
+def test_views_of_what_has_none_are_refused(name, said):
+    with pytest.raises(BadInput, match=said):
+        data.load(name)
+
+
+@pytest.mark.parametrize('identities', [(3, 5), (5, 3), (9, 0, 4)])
+def test_identities_are_relabelled_in_their_order(digits, identities):
+    chosen = data.load('digits', identities=identities)
+    for ours, whole in (chosen.train, digits.train), (chosen.test, digits.test):
+        kept = [i for i, label in enumerate(whole.label) if label in identities]
+        np.testing.assert_array_equal(ours.x, whole.x[kept])
+        np.testing.assert_array_equal(np.array(identities)[ours.label], whole.label[kept])
+        assert ours.label.dtype == np.int32
+
+
+def test_identities_choose_among_swapped_pictures_too():
+    swapped = np.arange(4 * 3 * 2).reshape(4, 3, 2)
+    batch = Batch(np.arange(4)[:, None], np.array([0, 2, 1, 2]), swapped)
+    kept = data.keep(batch, (2, 0), 'faces')
+    np.testing.assert_array_equal(kept.x[:, 0], [0, 1, 3])
+    np.testing.assert_array_equal(kept.label, [1, 0, 0])
+    np.testing.assert_array_equal(kept.swapped, swapped[[0, 1, 3]][:, [2, 0]])
+
+
+@pytest.mark.parametrize('name, identities, said', [
+    ('digits', (3, 10), 'no label 10; there are 0, 1, 2'), ('digits', (-1,), 'no label -1'),
+    ('digits', (3, 5, 3), 'twice'), ('text', (0, 1), 'text has no label 0; there are none'),
+    ('breast_cancer', ('a',), "no label 'a'")])
+def test_identities_that_are_not_there_are_refused(name, identities, said):
+    with pytest.raises(BadInput, match=said):
+        data.load(name, identities=identities)
+
+
+@pytest.mark.parametrize('limit', [1, 7, 10, 95, 1438])
+def test_limit_takes_the_first_examples_equally_of_all_labels(digits, limit):
+    found = data.load('digits', limit=limit)
+    assert found.train.x.shape == (limit, 8, 8, 1) and len(found.test.x) == 359
+    counts = np.bincount(found.train.label, minlength=10)
+    if limit < 1000:
+        assert np.ptp(counts) <= 1
+    for label, count in enumerate(counts):
+        np.testing.assert_array_equal(found.train.x[found.train.label == label],
+                                      digits.train.x[digits.train.label == label][:count])
+
+
+def test_limit_where_a_label_runs_out_takes_more_of_the_others():
+    batch = Batch(np.arange(8), np.array([0, 0, 0, 0, 0, 1, 1, 2]))
+    for limit, counts in (3, [1, 1, 1]), (5, [2, 2, 1]), (7, [4, 2, 1]):
+        found = data.balanced(batch, limit, 'set')
+        np.testing.assert_array_equal(np.bincount(found.label), counts)
+        assert (np.diff(found.x) > 0).all()
+    np.testing.assert_array_equal(data.balanced(Batch(np.arange(8)), 3, 'set').x, [0, 1, 2])
+
+
+@pytest.mark.parametrize('limit', [-1, 1439])
+def test_limit_that_cannot_be_is_refused(limit):
+    with pytest.raises(BadInput, match=f'data.limit.*1438.*digits.*{limit}'):
+        data.load('digits', limit=limit)
+
+
+def test_limit_counts_the_examples_of_the_identities():
+    found = data.load('digits', identities=(3, 5), limit=21)
+    assert np.ptp(np.bincount(found.train.label)) == 1 and len(found.train.x) == 21
+    with pytest.raises(BadInput, match='data.limit'):
+        data.load('digits', identities=(3, 5), limit=1000)
+
+
+@pytest.mark.parametrize('labelled', [True, False])
+def test_what_a_model_sees_at_first_holds_every_label(labelled):
+    label = np.zeros(3000, np.int32)
+    label[[2000, 2500, 2600]] = 2, 1, 2
+    batch = Batch(np.arange(3000), label if labelled else None)
+    example = train.seen(data.Dataset(batch, batch, unprepared), KEY)
+    rows = np.asarray(example.x)
+    np.testing.assert_array_equal(rows[:1024], np.arange(1024))
+    if labelled:
+        assert sorted(rows[1024:]) == [2000, 2500]
+        np.testing.assert_array_equal(example.label, label[rows])
+    else:
+        assert len(rows) == 1024 and example.label is None
+
+
+# Photographs
+
+
+SIDE = 32
+
+
+@pytest.fixture(scope='module')
+def photos():
+    return embedded.photos(SIDE)
+
+
+def test_photos_are_crops_of_two_photographs(photos):
+    for batch, count in zip(photos, (8000, 1000)):
+        assert batch.x.shape == (count, SIDE, SIDE, 3) and batch.x.dtype == np.uint8
+        np.testing.assert_array_equal(batch.label, np.arange(count) % 2)
+    for one, again in zip(photos, embedded.photos()):
+        assert np.array_equal(one.x, again.x), 'not the same each time'
+    dataset = data.load('photos', size=8)
+    assert dataset.train.x.shape == (8000, 8, 8, 3)
+    x = dataset.prepare(jax.tree.map(lambda a: a[:9], dataset.test), KEY).x
+    np.testing.assert_allclose(x, dataset.test.x[:9] / 255., rtol=1e-6)
+
+
+def found_in(image, crops):
+    """The columns, from and to, where each crop stands in a photograph; None where it does not."""
+    windows = np.lib.stride_tricks.sliding_window_view(image, (SIDE, SIDE, 3))[:, :, 0]
+    lines = windows[..., 0, :, :]  # the first row of a crop, a key to look it up by
+    h, w = lines.shape[:2]
+    place = {lines[i, j].tobytes(): [] for i in range(h) for j in range(w)}
+    for i in range(h):
+        for j in range(w):
+            place[lines[i, j].tobytes()].append((i, j))
+    columns = []
+    for crop in crops:
+        at = [j for i, j in place.get(crop[0].tobytes(), ()) if np.array_equal(windows[i, j], crop)]
+        columns.append((at[0], at[0] + SIDE) if len(set(at)) == 1 else None)
+    return columns
+
+
+@pytest.mark.parametrize('which', [0, 1])
+def test_photos_for_testing_come_from_columns_of_their_own(photos, which):
+    from sklearn.datasets import load_sample_images
+    image = load_sample_images().images[which]
+    train_set, test_set = (found_in(image, b.x[b.label == which][:300]) for b in photos)
+    assert None not in train_set and None not in test_set, 'a crop that is not in the photograph'
+    assert all(128 <= start and end <= 256 for start, end in test_set)
+    assert all(end <= 128 or start >= 256 for start, end in train_set)
+    assert min(test_set)[0] < 140 and max(test_set)[1] > 244, 'the whole band is used'
+    assert min(train_set)[0] < 12 and max(train_set)[1] > 628
+
+
+@pytest.mark.parametrize('size', [-4, 3, 129])
+def test_photos_of_a_size_that_cannot_be_are_refused(size):
+    with pytest.raises(BadInput, match=f'between 4 and 128.*{size}'):
+        data.load('photos', size=size)
+
+
+@pytest.mark.parametrize('name', ['digits', 'breast_cancer', 'mnist'])
+def test_size_of_a_set_that_has_one_is_refused(name):
+    with pytest.raises(BadInput, match=f'{name} has one size.*faces, photos, text'):
+        data.load(name, size=16)
 
 
 # Caches, with a builder that stands in for TFDS'

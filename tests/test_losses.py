@@ -1,13 +1,16 @@
-"""gen_jax.losses against closed forms, quadrature and finite differences."""
+"""gen_jax.losses against closed forms, scikit-image, quadrature and finite differences."""
+import functools
+
 from hypothesis import given, settings, strategies as st
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
 import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
-from gen_jax import losses
+from gen_jax import losses, nets
 from gen_jax.types import BadInput
 
 examples = settings(max_examples=30, deadline=None, derandomize=True)
@@ -20,6 +23,15 @@ def real(low=-10., high=10.):
 
 def draw(shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
+
+
+def images(shape, seed=0):
+    """Two batches of smooth images in [0, 1], somewhat alike."""
+    from scipy.ndimage import gaussian_filter
+    chance = np.random.default_rng(seed)
+    x = gaussian_filter(chance.uniform(size=shape), (0, 1, 1, 0))
+    y = x + .1 * gaussian_filter(chance.normal(size=shape), (0, .7, .7, 0))
+    return np.clip(y, 0, 1).astype(np.float32), np.float32(x)
 
 
 def flat_sum(a):
@@ -200,9 +212,270 @@ def test_best_critic_at_equal_odds_costs_two_bits():
                                rtol=1e-6)
 
 
+# Images
+
+
+@shapes
+def test_absolute_error_is_summed_not_averaged(shape):
+    y, x = draw(shape), draw(shape, 1)
+    np.testing.assert_allclose(losses.absolute_error(y, x), flat_sum(abs(x - y)), rtol=1e-5)
+
+
+@pytest.mark.parametrize('shape', [(3, 11, 11, 1), (2, 16, 13, 1), (3, 28, 28, 1), (2, 24, 32, 3)])
+def test_ssim_is_that_of_scikit_image(shape):
+    metrics = pytest.importorskip('skimage.metrics')
+    y, x = images(shape)
+    truth = [metrics.structural_similarity(
+        a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1,
+        channel_axis=-1) for a, b in zip(y, x)]
+    assert np.ptp(truth) > 1e-3 and np.mean(truth) < .95
+    np.testing.assert_allclose(losses.ssim(y, x), truth, atol=2e-4)
+
+
+def slow_ssim(y, x, size, sigma):
+    """Wang et al. 2004, window by window, in float64; `size` of the window by axis."""
+    weights = [np.exp(-.5 * ((np.arange(k) - (k - 1) / 2) / sigma) ** 2) for k in size]
+    w = np.outer(*weights) / np.outer(*weights).sum()
+    found = []
+    for c in range(x.shape[-1]):
+        for i in range(x.shape[0] - size[0] + 1):
+            for j in range(x.shape[1] - size[1] + 1):
+                a, b = (np.float64(v[i:i + size[0], j:j + size[1], c]) for v in (x, y))
+                ma, mb = (w * a).sum(), (w * b).sum()
+                va, vb = (w * (a - ma) ** 2).sum(), (w * (b - mb) ** 2).sum()
+                covariance = (w * (a - ma) * (b - mb)).sum()
+                found.append((2 * ma * mb + 1e-4) * (2 * covariance + 9e-4)
+                             / (ma ** 2 + mb ** 2 + 1e-4) / (va + vb + 9e-4))
+    return np.mean(found)
+
+
+@pytest.mark.parametrize('shape, size', [
+    ((3, 8, 8, 1), (7, 7)), ((2, 7, 9, 3), (7, 9)), ((2, 10, 4, 2), (9, 3)),
+    ((2, 5, 14, 1), (5, 11)), ((2, 1, 2, 1), (1, 1))])
+def test_ssim_of_small_images_has_the_largest_odd_window_that_fits(shape, size):
+    y, x = images(shape)
+    truth = [slow_ssim(a, b, size, 1.5) for a, b in zip(y, x)]
+    np.testing.assert_allclose(losses.ssim(y, x), truth, atol=2e-4)
+
+
+def test_ssim_takes_another_window():
+    y, x = images((2, 12, 12, 1))
+    truth = [slow_ssim(a, b, (5, 5), .8) for a, b in zip(y, x)]
+    np.testing.assert_allclose(losses.ssim(y, x, 5, .8), truth, atol=2e-4)
+
+
+@pytest.mark.parametrize('shape', [(4, 8, 8, 1), (3, 16, 12, 3)])
+def test_ssim_is_symmetric_one_for_equal_images_and_never_more(shape):
+    y, x = images(shape)
+    np.testing.assert_allclose(losses.ssim(y, x), losses.ssim(x, y), rtol=1e-5)
+    np.testing.assert_allclose(losses.ssim(x, x), 1, atol=1e-5)
+    assert (losses.ssim(y, x) < 1).all() and (losses.ssim(1 - x, x) < losses.ssim(y, x)).all()
+    flat = jnp.full(shape, .3)
+    np.testing.assert_allclose(losses.ssim(flat, flat), 1, atol=1e-5)
+
+
+def test_ssim_has_a_finite_gradient_of_zero_at_the_top():
+    some = images((2, 12, 12, 1))[1]
+    for x in some, 0 * some, 0 * some + 1:
+        slope = jax.jit(jax.grad(lambda y, x: losses.ssim(y, x).sum()))(x, x)
+        np.testing.assert_allclose(slope, 0, atol=1e-3)
+
+
+def test_ssim_climbs_along_its_gradient():
+    y, x = map(jnp.float32, images((3, 9, 8, 3)))
+    value, slope = jax.jit(jax.value_and_grad(lambda y: losses.ssim(y, x).sum()))(y)
+    step = 1e-3 / float(jnp.linalg.norm(slope))
+    ahead, behind = (float(losses.ssim(y + d * slope, x).sum()) for d in (step, -step))
+    np.testing.assert_allclose((ahead - behind) / 2e-3, jnp.linalg.norm(slope), rtol=.02)
+
+
+@shapes
+def test_psnr_is_minus_ten_log10_of_the_mean_squared_error(shape):
+    y, x = np.clip(draw(shape) / 5 + .5, 0, 1), np.clip(draw(shape, 1) / 5 + .5, 0, 1)
+    mse = ((x - y) ** 2).reshape(len(x), -1).mean(1)
+    np.testing.assert_allclose(losses.psnr(y, x), -10 * np.log10(mse), rtol=1e-4)
+
+
+def test_psnr_of_a_tenth_is_20_dB_and_of_equal_examples_100():
+    x = jnp.full((2, 4, 4, 1), .5)
+    np.testing.assert_allclose(losses.psnr(x + jnp.array([.1, 0])[:, None, None, None], x),
+                               [20, 100], rtol=1e-5)
+    assert np.isfinite(jax.grad(lambda y: losses.psnr(y, x).sum())(x)).all()
+
+
+def test_fidelity_of_images_has_three_names_and_of_others_one():
+    y, x = images((3, 12, 12, 3))
+    found = losses.fidelity(y, x)
+    assert set(found) == {'mse', 'psnr', 'ssim'}
+    np.testing.assert_allclose(found['mse'], ((x - y) ** 2).mean((1, 2, 3)), rtol=1e-5)
+    np.testing.assert_array_equal(found['psnr'], losses.psnr(y, x))
+    np.testing.assert_array_equal(found['ssim'], losses.ssim(y, x))
+    for shape in (3, 13), (3, 8, 8):
+        y, x = draw(shape), draw(shape, 1)
+        found = losses.fidelity(y, x)
+        assert set(found) == {'mse'}
+        np.testing.assert_allclose(found['mse'], flat_sum((x - y) ** 2) / x[0].size, rtol=1e-5)
+
+
+def test_reconstruction_is_the_loss_by_its_name_after_the_link():
+    logits, x = draw((3, 12, 11, 1)), images((3, 12, 11, 1))[1]
+    y = special.expit(logits)
+    truth = dict(mse=flat_sum((x - y) ** 2), l1=flat_sum(abs(x - y)),
+                 cross_entropy=flat_sum(-x * np.log(y) - (1 - x) * np.log(1 - y)),
+                 ssim=132 * (1 - np.array([slow_ssim(a, b, (11, 11), 1.5) for a, b in zip(y, x)])))
+    for name, value in truth.items():
+        found = losses.reconstruction(name, x, jax.nn.sigmoid)(logits, x)
+        np.testing.assert_allclose(found, value, rtol=1e-3, err_msg=name)
+
+
+def test_reconstruction_refuses_what_does_not_fit():
+    unit = jnp.float32(images((3, 8, 8, 1))[1])
+    for name in 'cross_entropy', 'ssim':
+        with pytest.raises(BadInput, match=fr'loss {name} needs data in \[0, 1\]'):
+            losses.reconstruction(name, unit * 2 - 1, jax.nn.sigmoid)
+    for vectors in unit[:, 0, 0], unit[..., 0]:
+        with pytest.raises(BadInput, match='loss ssim needs images.*use loss mse'):
+            losses.reconstruction('ssim', vectors, jax.nn.sigmoid)
+    with pytest.raises(BadInput, match="'mae'.*mse, cross_entropy, l1, ssim"):
+        losses.reconstruction('mae', unit, jax.nn.sigmoid)
+    for name in 'mse', 'l1':
+        assert losses.reconstruction(name, unit * 9 - 4, jax.nn.sigmoid)
+
+
+# Sparse codes and labels
+
+
+@pytest.mark.parametrize('p', [.05, .3, .9])
+def test_bernoulli_kl_is_scipys_relative_entropy(p):
+    q = np.random.default_rng(0).uniform(.001, .999, (4, 5))
+    truth = stats.entropy([np.full_like(q, p), np.full_like(q, 1 - p)], [q, 1 - q], axis=0)
+    found = losses.bernoulli_kl(p, jnp.float32(q))
+    assert found.shape == (4, 5)
+    np.testing.assert_allclose(found, truth, rtol=1e-4, atol=1e-6)
+
+
+def test_bernoulli_kl_is_zero_at_equality_alone_and_finite_at_the_ends():
+    p = jnp.linspace(.01, .99, 21)
+    np.testing.assert_allclose(losses.bernoulli_kl(p, p), 0, atol=1e-6)
+    assert (losses.bernoulli_kl(p, p[::-1])[jnp.arange(21) != 10] > 0).all()
+    for q in 0., 1.:
+        value, slope = jax.value_and_grad(lambda q: losses.bernoulli_kl(.05, q))(q)
+        kept = np.clip(q, 1e-6, 1 - 1e-6)
+        np.testing.assert_allclose(value, stats.entropy([.05, .95], [kept, 1 - kept]), rtol=.01)
+        assert np.isfinite(slope)
+
+
+def test_accuracy_is_one_where_the_largest_logit_is_the_labels():
+    logits = jnp.array([[3., 1, 2], [0, 5, 1], [-3, -2, -1], [1, 0, 0]])
+    found = losses.accuracy(logits, jnp.array([0, 0, 2, 2]))
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, [1, 0, 1, 0])
+
+
+# The Jacobian
+
+
+def per_example_norm(f, x):
+    """The truth: each example's Jacobian as a matrix, by forward mode."""
+    jacobian = jax.vmap(jax.jacfwd(lambda row: f(row[None])[0]))(x)
+    return (np.asarray(jacobian, float) ** 2).reshape(len(x), -1).sum(1)
+
+
+def smooth_net(sizes, seed=0):
+    """tanh layers between so many units each."""
+    weights = [jnp.float32(draw(pair, seed + i)) for i, pair in enumerate(zip(sizes, sizes[1:]))]
+    return lambda x: functools.reduce(lambda x, w: jnp.tanh(x @ w / 2), weights, x)
+
+
+@pytest.mark.parametrize('sizes', [(5, 7, 3), (3, 6, 6, 8), (4, 1)])
+def test_jacobian_norm_is_exact_by_backward_passes(sizes):
+    f, x = smooth_net(sizes), jnp.float32(draw((6, sizes[0]), 9))
+    found = losses.jacobian_norm(f, x)
+    assert found.shape == (6,)
+    np.testing.assert_allclose(found, per_example_norm(f, x), rtol=1e-4)
+
+
+def test_jacobian_norm_of_a_sigmoid_layer_is_that_of_rifai():
+    """Rifai et al. 2011: sum over j of (h_j (1 - h_j))^2 sum over i of W_ij^2."""
+    w, b, x = draw((9, 4)), draw(4, 1), draw((6, 9), 2)
+    h = special.expit(x @ w + b)
+    truth = ((h * (1 - h)) ** 2 * (w ** 2).sum(0)).sum(1)
+    found = losses.jacobian_norm(lambda x: jax.nn.sigmoid(x @ w + b), jnp.float32(x))
+    np.testing.assert_allclose(found, truth, rtol=1e-4)
+
+
+def test_jacobian_norm_takes_examples_and_codes_of_any_shape():
+    w = draw((12, 8))
+    x = jnp.float32(draw((5, 2, 3, 2), 1))
+    for shape in (8,), (2, 4), (2, 2, 2):
+        f = lambda x, shape=shape: jnp.sin(x.reshape(len(x), -1) @ w).reshape(len(x), *shape)
+        slope = np.cos(np.asarray(x, float).reshape(5, -1) @ w)
+        np.testing.assert_allclose(losses.jacobian_norm(f, x),
+                                   (slope ** 2 * (w ** 2).sum(0)).sum(1), rtol=1e-3)
+
+
+@pytest.fixture(scope='module')
+def conv_encoder():
+    """(f of (params, x), params, x): the project's own, smooth but for the pooling."""
+    x = jnp.float32(draw((3, 5, 4, 2)))
+    net = nets.encoder(x.shape[1:], 3, kind='conv', width=(3, 2), act=jnp.tanh)
+    params, buffers = net.init(jax.random.key(0), x)
+    return lambda params, x: net.apply(params, buffers, x), params, x
+
+
+def test_jacobian_norm_of_a_conv_encoder_is_that_of_every_example_alone(conv_encoder):
+    """Backward by the project's own rules, against differences of its forward pass alone."""
+    f, params, x = conv_encoder
+    f = jax.jit(functools.partial(f, params))
+    found = losses.jacobian_norm(f, x)
+    units = np.eye(x[0].size, dtype=np.float32).reshape(-1, *x.shape[1:])
+    for row, value in zip(x, found):
+        step = 1e-2
+        up, down = (np.asarray(f(row + d * units), float) for d in (step, -step))
+        np.testing.assert_allclose(value, (((up - down) / (2 * step)) ** 2).sum(), rtol=5e-3)
+    np.testing.assert_allclose(found[1:2], losses.jacobian_norm(f, x[1:2]), rtol=1e-5)
+
+
+def test_random_probes_estimate_the_jacobian_norm_without_bias():
+    """E |v^T J|^2 = |J|^2; its variance for random signs is 2 sum over i != j of (J J^T)_ij^2."""
+    f, x = smooth_net((5, 7, 6)), jnp.float32(draw((4, 5), 9))
+    jacobian = np.asarray(jax.vmap(jax.jacfwd(lambda row: f(row[None])[0]))(x), float)
+    product = jacobian @ jacobian.swapaxes(1, 2)
+    apart = product * (1 - np.eye(6))
+    truth, probes = np.trace(product, axis1=1, axis2=2), 4000
+    error = np.sqrt(2 * (apart ** 2).sum((1, 2)) / probes)
+    assert (error <= truth * np.sqrt(2 / probes)).all()
+    found = losses.jacobian_norm(f, x, jax.random.key(3), probes)
+    assert found.shape == (4,)
+    assert (abs(found - truth) < 5 * error).all()
+    single = jax.vmap(lambda key: losses.jacobian_norm(f, x, key, 1))(
+        jax.random.split(jax.random.key(4), probes))
+    assert (abs(single.mean(0) - truth) < 5 * error).all()
+    np.testing.assert_allclose(single.std(0), error * np.sqrt(probes), rtol=.15)
+
+
+def test_gradient_of_the_jacobian_norm_agrees_with_finite_differences(conv_encoder):
+    """Second order through the project's convolutions and pooling: what a step descends along."""
+    f, params, x = conv_encoder
+    flat, back = ravel_pytree(params)
+    key = jax.random.key(1)
+    for probes in 0, 2:
+        size = jax.jit(lambda flat, probes=probes: losses.jacobian_norm(
+            lambda x: f(back(flat), x), x, key, probes).sum())
+        slope = np.asarray(jax.grad(size)(flat), float)
+        for seed in range(3):
+            way = np.random.default_rng(seed).normal(size=flat.shape).astype(np.float32)
+            way /= np.linalg.norm(way)
+            step = 2e-2
+            up, down = (float(size(flat + d * way)) for d in (step, -step))
+            np.testing.assert_allclose(slope @ way, (up - down) / (2 * step), rtol=.02,
+                                       atol=.01 * np.linalg.norm(slope))
+
+
 SMOOTH = dict(bernoulli_nll=lambda a, b: losses.bernoulli_nll(a, jax.nn.sigmoid(b)),
               gaussian_nll=lambda a, b: losses.gaussian_nll(a, b, a * b),
-              squared_error=losses.squared_error, gaussian_kl=losses.gaussian_kl,
+              squared_error=losses.squared_error, bernoulli_kl=lambda a, b: losses.bernoulli_kl(
+                  jax.nn.sigmoid(a), jax.nn.sigmoid(b)), gaussian_kl=losses.gaussian_kl,
               critic_loss=losses.critic_loss, bound=lambda a, b: losses.bound(a, 2.) * b,
               non_saturating=lambda a, b: losses.non_saturating(a) * b,
               logit=lambda a, b: losses.logit(jax.nn.sigmoid(a)) * b)

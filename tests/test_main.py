@@ -19,11 +19,17 @@ STEPS = 11  # an epoch of digits: 1438 // 128
 SMALL = dict(
     ae=('--config.eval.samples=9', '--config.eval.every=1'),
     vae=('--config.eval.every=1',),
-    gan=('--config.eval.every=1', '--config.model.width=(8,16)', '--config.model.latent=8'))
-METRICS = dict(ae={'loss', 'mse'}, vae={'loss', 'elbo', 'recon', 'kl'},
-               gan={'critic_loss', 'generator_loss', 'accuracy_real', 'accuracy_fake'})
+    gan=('--config.eval.every=1', '--config.model.width=(8,16)', '--config.model.latent=8'),
+    denoising=('--config.eval.every=1', '--config.model.width=(8,4)'),
+    classifier=('--config.eval.every=1',))
+METRICS = dict(ae={'loss', 'mse', 'psnr', 'ssim'}, vae={'loss', 'elbo', 'recon', 'kl'},
+               gan={'critic_loss', 'generator_loss', 'accuracy_real', 'accuracy_fake'},
+               denoising={'loss', 'mse', 'noisy_mse', 'psnr', 'noisy_ssim'},
+               classifier={'loss', 'accuracy'})
+TESTED = {'mse', 'psnr', 'ssim', 'noisy_mse', 'noisy_ssim'}  # in evaluation alone
 PICTURES = dict(ae={'curves', 'reconstructions'}, vae={'curves', 'reconstructions', 'samples'},
-                gan={'curves', 'samples'})
+                gan={'curves', 'samples'}, denoising={'curves', 'reconstructions'},
+                classifier={'curves'})
 MODELS = sorted(SMALL)
 
 
@@ -39,7 +45,8 @@ def runs(run_main, tmp_path_factory):
     def get(name):
         if name not in made:
             workdir = tmp_path_factory.mktemp('runs') / name
-            made[name] = workdir, run_main(*config(name, f'--config.epochs={EPOCHS}'),
+            start = [f'--config.init={get("ae")[0]}'] if name == 'classifier' else []
+            made[name] = workdir, run_main(*config(name, f'--config.epochs={EPOCHS}'), *start,
                                            f'--workdir={workdir}')
         return made[name]
     return get
@@ -94,7 +101,7 @@ def test_metrics_are_one_object_a_line_of_named_floats(runs, name):
         assert all(isinstance(v, float) and np.isfinite(v) for v in scalars.values())
         assert all(k.startswith(('train/', 'test/')) for k in scalars)
         for side in 'train', 'test':
-            wanted = METRICS[name] - ({'mse'} if side == 'train' else set())
+            wanted = METRICS[name] - (TESTED if side == 'train' else set())
             assert {f'{side}/{m}' for m in wanted} <= scalars.keys()
 
 
@@ -195,6 +202,86 @@ def test_workdir_is_by_default_named_after_config_and_data(run_main, tmp_path):
         'curves.png', 'samples.png', 'reconstructions.png'}
 
 
+def test_images_row_by_row_are_drawn_and_their_workdir_has_no_colon(run_main, tmp_path):
+    result = run_main(f'--config={ROOT}/configs/ae.py:rows:digits', '--config.epochs=1',
+                      '--config.model.kind=recurrent', '--config.model.latent=4',
+                      '--config.model.width=(8,)', cwd=tmp_path)
+    assert (result.code, result.err) == (0, ''), result
+    assert [p.name for p in (tmp_path / 'runs').iterdir()] == ['ae-rows-digits']
+    grey, _ = picture(tmp_path / 'runs' / 'ae-rows-digits' / 'images' / 'reconstructions.png')
+    assert grey[len(grey) // 3:-len(grey) // 3].std() > 20
+
+
+def picture(file):
+    """Its lightness, and how far it is from grey, both (h, w)."""
+    with Image.open(file) as image:
+        rgb = np.asarray(image.convert('RGB'), float)
+    return rgb.mean(2), np.ptp(rgb, 2)
+
+
+def test_colorize_shows_grey_coloured_and_true_in_this_order(run_main, tmp_path):
+    flags = ('--config=configs/colorize.py', '--config.data.size=8', '--config.data.limit=512',
+             '--config.model.width=(8,8)', '--config.epochs=4', f'--workdir={tmp_path}')
+    result = run_main(*flags)
+    assert (result.code, result.err) == (0, ''), result
+    found = json.loads((tmp_path / 'summary.json').read_text())
+    assert found['dataset'] == 'photos' and found['steps'] == 16
+    metrics = found['metrics']
+    assert metrics['test/gain'] == pytest.approx(
+        metrics['test/chroma_psnr'] - metrics['test/grey_chroma_psnr'], abs=1e-3)
+    _, colour = picture(tmp_path / 'images' / 'reconstructions.png')
+    h, w = colour.shape
+    grey, coloured, true = (colour[h // 4:-h // 4, i * w // 3:(i + 1) * w // 3] for i in range(3))
+    assert grey.max() == 0 and coloured.max() > 8 and true.mean() > 10
+
+
+def test_faces_are_shown_as_everyone(run_main, tmp_path):
+    """The true swapped pictures have a row of their own."""
+    result = run_main('--config=configs/deepfake.py', '--config.data.size=16', '--config.epochs=1',
+                      '--config.data.limit=128', '--config.data.identities=(0,1)',
+                      '--config.model.width=(8,8)', f'--workdir={tmp_path}')
+    assert (result.code, result.err) == (0, ''), result
+    metrics = json.loads((tmp_path / 'summary.json').read_text())['metrics']
+    assert np.isfinite([metrics[f'test/{k}'] for k in ('error', 'swap_psnr', 'copy_psnr')]).all()
+    grey, colour = picture(tmp_path / 'images' / 'reconstructions.png')
+    h, w = grey.shape
+    parts = [grey[i * h // 2:(i + 1) * h // 2, j * w // 3:(j + 1) * w // 3]
+             for i in (0, 1) for j in range(3)]
+    blank = [part.std() < 1 for part in parts]
+    assert blank == [False, False, False, True, False, False] and colour.mean() > 5
+
+
+# Starting from another run
+
+
+def test_classifier_holds_its_sources_encoder(runs):
+    """What the run says of its start is where the source is."""
+    workdir, result = runs('classifier')
+    assert result.code == 0, result
+    found = json.loads((workdir / 'config.json').read_text())
+    assert found['init'] == str(runs('ae')[0]) and found['model']['encoder'] == 'frozen'
+    first, *_, last = lines_of(workdir)
+    assert last['train/loss'] < first['train/loss'] and 0 <= last['test/accuracy'] <= 1
+
+
+@pytest.mark.parametrize('flags, start, said', [
+    (['--config=configs/classifier.py'], 'nowhere', ['no run in', 'nowhere', '--mode=train']),
+    (['--config=configs/classifier.py'], 'gan', ['gan', 'has no encoder', 'another init']),
+    (['--config=configs/classifier.py:breast_cancer'], 'vae', ['(8, 8, 1)', '(30,)', 'vae']),
+    (['--config=configs/vae.py'], 'ae', ['model vae cannot start', 'init']),
+    (['--config=configs/classifier.py', '--config.model.encoder=tuned'], '',
+     ['tuned encoder', '--config.init=DIR', 'scratch'])],
+    ids=['nowhere', 'no encoder', 'other shape', 'model', 'none'])
+def test_start_that_cannot_be_is_refused(run_main, runs, tmp_path, flags, start, said):
+    source = runs(start)[0] if start in SMALL else start and tmp_path / start
+    before = snapshot(source) if start in SMALL else {}
+    result = run_main(*flags, f'--config.init={source}', f'--workdir={tmp_path}/run')
+    one_line(result, *said)
+    assert not (tmp_path / 'run').exists() and not (tmp_path / 'nowhere').exists()
+    if before:
+        assert snapshot(source) == before
+
+
 # What is done with a run
 
 
@@ -222,7 +309,8 @@ def test_evaluate_can_use_the_best_checkpoint(run_main, copied):
 
 @pytest.mark.parametrize('name, mode, picture', [
     ('vae', 'sample', 'samples'), ('vae', 'reconstruct', 'reconstructions'),
-    ('gan', 'sample', 'samples'), ('ae', 'reconstruct', 'reconstructions')])
+    ('gan', 'sample', 'samples'), ('ae', 'reconstruct', 'reconstructions'),
+    ('denoising', 'reconstruct', 'reconstructions')])
 def test_mode_draws_its_picture_and_changes_nothing_else(run_main, copied, name, mode, picture):
     workdir = copied(name)
     file = workdir / 'images' / f'{picture}.png'
@@ -238,11 +326,13 @@ def test_mode_draws_its_picture_and_changes_nothing_else(run_main, copied, name,
 
 
 @pytest.mark.parametrize('name, mode, said', [
-    ('gan', 'reconstruct', 'encoder'), ('ae', 'sample', 'prior')])
-def test_mode_that_the_model_cannot_is_refused(run_main, copied, name, mode, said):
+    ('gan', 'reconstruct', 'encoder'), ('ae', 'sample', 'prior'),
+    ('classifier', 'reconstruct', 'decoder')])
+def test_mode_that_the_model_cannot_is_refused(run_main, copied, runs, name, mode, said):
     workdir = copied(name)
     before = snapshot(workdir)
-    one_line(run_main(*config(name), f'--workdir={workdir}', f'--mode={mode}'), name, said)
+    start = [f'--config.init={runs("ae")[0]}'] if name == 'classifier' else []
+    one_line(run_main(*config(name), *start, f'--workdir={workdir}', f'--mode={mode}'), name, said)
     assert snapshot(workdir) == before
 
 
@@ -342,6 +432,15 @@ BAD = dict(
                         ['poisson', 'bernoulli', 'gaussian']),
     unknown_norm=([VAE, '--config.model.norm=layer'], ['layer', 'none, group, batch, spectral']),
     conv_on_vectors=(['--config=configs/ae.py:breast_cancer'], ['conv', 'mlp']),
+    colour_of_grey=(['--config=configs/colorize.py:digits'],
+                    ['colour images', '(8, 8, 1)', 'configs/colorize.py:photos']),
+    identities=(['--config=configs/deepfake.py:digits', '--config.data.identities=(3,99)'],
+                ['digits', '99', '0, 1, 2']),
+    one_identity=(['--config=configs/deepfake.py:digits', '--config.data.identities=(3,)',
+                   '--config.batch=64'], ['at least two', 'data.identities']),
+    limit=([VAE, '--config.data.limit=9999'], ['data.limit', '1438', '9999']),
+    size=([VAE, '--config.data.size=16'], ['digits', 'data.size']),
+    rows_of_vectors=(['--config=configs/ae.py:rows:breast_cancer'], ['rows:', 'images']),
     empty_width=([VAE, '--config.model.width=()'], ['width', 'at least one']),
     flag=([VAE, '--worksdir=x'], ['worksdir']),
     word=([VAE, 'config.epochs=3'], ['config.epochs=3', '--config.KEY=VALUE']))

@@ -1,6 +1,7 @@
 """Every file of gen_jax/models keeps the interface, learns, and refuses what does not fit.
 
-A new model is tested by being there: what it can do is read off its Model and its `make`.
+A new model is tested by being there: what it can do is read off its Model and its `make`, and
+`fitting` says what examples it takes where those are not images or vectors in general.
 """
 import functools
 import importlib
@@ -10,20 +11,50 @@ import pkgutil
 
 import jax
 from jax import lax
+from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special, stats
 
 from gen_jax import losses, models, nets, ops
+from gen_jax.models import colorize, deepfake, denoising
 from gen_jax.types import BadInput, Batch
 
 NAMES = sorted(m.name for m in pkgutil.iter_modules(models.__path__))
-N = 6
-CASES = ((8, 8, 1), 'conv'), ((7, 9, 3), 'conv'), ((13,), 'mlp')
+N, LABELS, CHARACTERS = 6, 3, 96
+NOISY = {'vae', 'gan', 'denoising', 'rae'}  # a key changes their step and evaluation,
+NOISY_STEP = {'text', 'deepfake'}           # or their step alone
 # nearly all the time here is XLA's, compiling programs that run once
 quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 every_model = pytest.mark.parametrize('name', NAMES)
-every_case = pytest.mark.parametrize('shape, kind', CASES)
+
+
+IMAGES, VECTORS = ((7, 9, 3), 'conv'), ((13,), 'mlp')  # an example's shape, and a kind of net
+
+
+def fitting(name):
+    """Those of them that a model takes: colorize wants colour, text characters and has no kind."""
+    return dict(colorize=[IMAGES], text=[((13,), None)]).get(name, [IMAGES, VECTORS])
+
+
+CASES = [(name, *case) for name in NAMES for case in fitting(name)]
+every_case = pytest.mark.parametrize('name, shape, kind', CASES)
+on_vectors = pytest.mark.parametrize('name', [n for n in NAMES if VECTORS in fitting(n)])
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compiled_once(tmp_path_factory):
+    """Programs that several models have in common are compiled once."""
+    options = dict(jax_compilation_cache_dir=str(tmp_path_factory.mktemp('compiled')),
+                   jax_persistent_cache_min_compile_time_secs=.1)
+    before = {name: getattr(jax.config, name) for name in options}
+    for values in options, before:
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if values is options:
+            yield
 
 
 def maker(name):
@@ -34,27 +65,43 @@ def takes(name, hyper):
     return hyper in inspect.signature(maker(name)).parameters
 
 
-def make(name, x, **hyper):
+def make(name, batch, **hyper):
     """A small model; hyper-parameters that its `make` has not are left out."""
-    hyper = dict(latent=3, width=(6, 4)) | hyper
-    return maker(name)(Batch(x), **{k: v for k, v in hyper.items() if takes(name, k)})
+    hyper = dict(latent=3, width=(6, 4), encoder='scratch') | hyper
+    if name == 'text':
+        hyper['width'] = hyper['width'][0]
+    return maker(name)(batch, **{k: v for k, v in hyper.items() if takes(name, k)})
 
 
-def data(shape, seed=0):
-    return Batch(jnp.float32(np.random.default_rng(seed).uniform(size=(N, *shape))))
+def data(shape, seed=0, name=None):
+    """N examples, real numbers or for `text` characters, and their labels."""
+    chance = np.random.default_rng(seed)
+    x = jnp.float32(chance.uniform(size=(N, *shape)))
+    if name == 'text':
+        x = jnp.int32(chance.integers(1, CHARACTERS, (N, *shape)))
+    return Batch(x, jnp.arange(N, dtype=jnp.int32) % LABELS)
 
 
 def keys(count, seed=1):
     return jax.random.split(jax.random.key(seed), count)
 
 
+def compiled(model):
+    return model._replace(**{
+        k: quick(f) for k, f in model._asdict().items() if f and k != 'prior'})
+
+
+def traced(model):
+    """The model that `compiled` was given, whose functions others may trace."""
+    return model._replace(**{
+        k: f.__wrapped__ for k, f in model._asdict().items() if f and k != 'prior'})
+
+
 @functools.cache
 def built(name, shape, kind, **hyper):
     """A model with its functions compiled, and its first state."""
-    batch = data(shape)
-    model = make(name, batch.x, kind=kind, **hyper)
-    model = model._replace(**{
-        k: quick(f) for k, f in model._asdict().items() if f and k != 'prior'})
+    batch = data(shape, name=name)
+    model = compiled(make(name, batch, kind=kind, **hyper))
     return model, batch, model.init(jax.random.key(0), batch)
 
 
@@ -85,10 +132,10 @@ def code(model, state, batch):
 
 
 def test_there_are_models():
-    assert {'ae', 'vae', 'gan'} <= set(NAMES)
+    assert {'ae', 'vae', 'gan', 'denoising', 'colorize', 'contractive', 'sparse', 'rae', 'deepfake',
+            'classifier'} <= set(NAMES)
 
 
-@every_model
 @every_case
 def test_init_and_step_make_one_kind_of_finite_float32_state(name, shape, kind):
     model, batch, state = built(name, shape, kind)
@@ -100,7 +147,6 @@ def test_init_and_step_make_one_kind_of_finite_float32_state(name, shape, kind):
     assert all(not equal(state.params[p], after.params[p]) for p in state.params)
 
 
-@every_model
 @every_case
 def test_evaluate_gives_a_finite_row_per_example(name, shape, kind):
     model, batch, state = built(name, shape, kind)
@@ -109,18 +155,23 @@ def test_evaluate_gives_a_finite_row_per_example(name, shape, kind):
     assert all(m.shape[0] == N for m in metrics.values())
 
 
-@every_model
 @every_case
 def test_decode_encode_and_prior_fit_together(name, shape, kind):
     model, batch, state = built(name, shape, kind)
+    assert model.encode or model.prior and model.decode, 'neither encodes nor makes anything'
     z = code(model, state, batch)
-    x = model.decode(state, z)
-    assert x.shape == (N, *shape) and healthy((x, z))
-    assert x.min() >= 0 and x.max() <= 1, 'data in [0, 1] asks for outputs in [0, 1]'
+    assert healthy(z) and all(a.shape[0] == N for a in jax.tree.leaves(z))
+    if model.decode:
+        x = model.decode(state, z)
+        assert x.shape == (N, *shape) and x.dtype == batch.x.dtype and healthy(x)
+        if x.dtype == jnp.float32:
+            assert x.min() >= 0 and x.max() <= 1, 'data in [0, 1] asks for outputs in [0, 1]'
     if model.encode:
         encoded = model.encode(state, batch.x)
-        assert healthy(encoded) and encoded.shape[1:] == z.shape[1:]
-        assert model.decode(state, encoded).shape == (N, *shape)
+        assert healthy(encoded) and kinds(encoded) == kinds(z)
+    if model.show:
+        parts = model.show(state, batch, keys(1)[0])
+        assert len(parts) > 1 and all(x.shape == batch.x.shape for x in parts.values())
     if model.prior:
         z = model.prior(keys(1)[0], 2000)
         assert z.shape[0] == 2000 and abs(z.mean()) < .1 and abs(z.std() - 1) < .1
@@ -128,8 +179,8 @@ def test_decode_encode_and_prior_fit_together(name, shape, kind):
 
 @every_model
 def test_three_steps_in_a_scan_are_three_steps(name):
-    model, batch, state = built(name, (8, 8, 1), 'conv')
-    scanned, metrics = run(make(name, batch.x, kind='conv'), batch, 3, state)
+    model, batch, state = built(name, *fitting(name)[0])
+    scanned, metrics = run(make(name, batch, kind='conv'), batch, 3, state)
     for i, key in enumerate(keys(3)):
         state, single = model.step(state, batch, key)
         close(single, jax.tree.map(lambda m, i=i: m[i], metrics), rtol=1e-4, atol=1e-5)
@@ -138,31 +189,42 @@ def test_three_steps_in_a_scan_are_three_steps(name):
 
 @every_model
 def test_one_key_one_result(name):
-    model, batch, state = built(name, (8, 8, 1), 'conv')
+    model, batch, state = built(name, *fitting(name)[0])
     assert equal(state, model.init(jax.random.key(0), batch))
     assert not equal(state, model.init(jax.random.key(5), batch))
     for f in model.step, model.evaluate:
         first, again, other = (f(state, batch, k) for k in keys(2)[jnp.array([0, 0, 1])])
         assert equal(first, again)
-        if model.prior:
-            assert not equal(first, other)
+        noisy = name in NOISY or name in NOISY_STEP and f is model.step
+        assert equal(first, other) == (not noisy)
 
 
-def test_the_autoencoder_draws_no_noise():
-    model, batch, state = built('ae', (8, 8, 1), 'conv')
-    a, b = keys(2)
-    assert equal(model.step(state, batch, a), model.step(state, batch, b))
-
-
-METRICS = dict(ae={'loss'}, vae={'loss', 'elbo', 'recon', 'kl'},
-               gan={'critic_loss', 'generator_loss', 'accuracy_real', 'accuracy_fake'})
+METRICS = dict(ae={'loss'}, vae={'loss', 'elbo', 'recon', 'kl'}, denoising={'loss'},
+               gan={'critic_loss', 'generator_loss', 'accuracy_real', 'accuracy_fake'},
+               colorize={'loss'}, contractive={'loss', 'error', 'jacobian'},
+               sparse={'error', 'active'}, rae={'loss', 'error', 'size'}, deepfake={'error'},
+               classifier={'loss', 'accuracy'})
 
 
 @pytest.mark.parametrize('name', METRICS)
 def test_metrics_in_training_and_evaluation_have_the_same_names(name):
-    model, batch, state = built(name, (8, 8, 1), 'conv')
+    model, batch, state = built(name, *fitting(name)[0])
     _, trained = model.step(state, batch, keys(1)[0])
     assert METRICS[name] <= set(trained) & set(model.evaluate(state, batch, keys(1)[0]))
+
+
+@pytest.mark.parametrize('name', sorted(METRICS.keys() - {'gan', 'colorize'}))
+def test_training_and_evaluation_measure_the_same(name):
+    """Without batch statistics a step of one player, whose key is fold_in(key, 0), reports the mean
+    of what evaluation would have said; colorize's output is cut off in evaluation alone."""
+    quiet = dict(jitter=0.) if name == 'deepfake' else {}
+    model, batch, state = built(name, *fitting(name)[-1], **quiet)
+    key = keys(1)[0]
+    _, trained = model.step(state, batch, key)
+    tested = model.evaluate(state, batch, jax.random.fold_in(key, 0))
+    for metric in METRICS[name]:
+        np.testing.assert_allclose(trained[metric], tested[metric].mean(), rtol=2e-5,
+                                   err_msg=metric)
 
 
 @pytest.mark.parametrize('beta', [1., 2.5])
@@ -205,7 +267,8 @@ def test_vae_gaussian_likelihood_is_the_density_of_its_output(sigma):
 def test_vae_learns_its_sigma():
     """The maximum-likelihood sigma of a constant output is the data's standard deviation."""
     x = .5 + .1 * jax.random.normal(jax.random.key(3), (64, 13))
-    model = make('vae', x, likelihood='gaussian', sigma=None, beta=100., kind='mlp', rate=.02)
+    model = make('vae', Batch(x), likelihood='gaussian', sigma=None, beta=100., kind='mlp',
+                 rate=.02)
     state = run(model, Batch(x), 400)[0]
     sigma = np.exp(state.params['vae']['scale']['logvar'] / 2)
     np.testing.assert_allclose(sigma, .1, rtol=.1)
@@ -213,12 +276,12 @@ def test_vae_learns_its_sigma():
 
 @pytest.mark.parametrize('loss', ['mse', 'cross_entropy'])
 def test_ae_evaluation_measures_sum_and_mean(loss):
-    model, batch, state = built('ae', (8, 8, 1), 'conv', loss=loss)
+    model, batch, state = built('ae', *IMAGES, loss=loss)
     y = np.asarray(model.decode(state, model.encode(state, batch.x)), float)
     found, x = model.evaluate(state, batch, None), np.asarray(batch.x, float)
     square = ((x - y) ** 2).sum((1, 2, 3))
     nats = -(x * np.log(y) + (1 - x) * np.log1p(-y)).sum((1, 2, 3))
-    np.testing.assert_allclose(found['mse'], square / 64, rtol=1e-4)
+    np.testing.assert_allclose(found['mse'], square / 189, rtol=1e-4)
     np.testing.assert_allclose(found['loss'], square if loss == 'mse' else nats, rtol=1e-4)
     np.testing.assert_allclose(model.step(state, batch, keys(1)[0])[1]['loss'],
                                found['loss'].mean(), rtol=1e-5)
@@ -232,10 +295,17 @@ def run(model, batch, steps, state=None):
         state, keys(steps))
 
 
-def patterns():
-    """Four 8x8 images, far from each other: left, right, top and bottom half."""
+def patterns(name=None):
+    """Four 8x8 images, far from each other: left, right, top and bottom half.  For colorize tinted
+    in four ways; for text four lines of eight characters."""
     i, j = np.mgrid[:8, :8]
-    return jnp.float32(np.stack([j < 4, j >= 4, i < 4, i >= 4])[..., None])
+    x = np.stack([j < 4, j >= 4, i < 4, i >= 4])[..., None]
+    if name == 'colorize':
+        tints = np.float32([[1, .2, .2], [.1, .7, .1], [.3, .3, 1], [.8, .7, 0]])
+        return jnp.where(x, tints[:, None, None], jnp.float32(.5))
+    if name == 'text':
+        return jnp.int32(1 + np.random.default_rng(0).permutation(32).reshape(4, 8))
+    return jnp.float32(x)
 
 
 def to_nearest(x):
@@ -246,23 +316,39 @@ def to_nearest(x):
 
 @functools.cache
 def taught(name):
-    """A model before and after some hundreds of steps on the four patterns."""
-    batch = Batch(jnp.tile(patterns(), (8, 1, 1, 1)))
-    model = make(name, batch.x, kind='mlp', width=(32,), norm='none', rate=3e-3, average=.9,
-                 latent=4)
+    """A model before and after some hundreds of steps on the four patterns; of three labels for
+    each, but for the classifier, which learns which pattern it is."""
+    number = jnp.arange(36, dtype=jnp.int32)
+    x = patterns(name)[number % 4]
+    batch = Batch(x, number % 4 if name == 'classifier' else number // 4 % LABELS)
+    model = make(name, batch, kind='mlp', width=(32,), norm='none',
+                 rate=3e-3, average=.9, latent=4)
     start = quick(model.init)(jax.random.key(0), batch)
     end, metrics = run(model, batch, 600, start)
     return model, start, end, metrics
 
 
+def mistakes(name, model, state):
+    """What is to become small by learning the patterns: the mean squared error of a
+    reconstruction, of its colour alone, or the share of wrong labels or characters."""
+    x = patterns(name)
+    if name == 'classifier':
+        found = model.evaluate(state, Batch(x, jnp.arange(4)), keys(1)[0])
+        return 1 - float(found['accuracy'].mean())
+    y = model.decode(state, model.encode(state, x))
+    if name == 'text':
+        return float((y != x).mean())
+    if name == 'colorize':
+        x, y = (10 * colorize.chroma(a) for a in (x, y))
+    return float(((y - x) ** 2).mean())
+
+
 @every_model
 def test_learns_four_patterns(name):
     model, start, end, _ = taught(name)
-    x = patterns()
     if model.encode:
-        error = [float(((model.decode(s, model.encode(s, x)) - x) ** 2).mean())
-                 for s in (start, end)]
-        assert error[0] > .2 and error[1] < .01
+        before, after = (mistakes(name, model, s) for s in (start, end))
+        assert before > .2 and after < .01
     else:
         z = model.prior(jax.random.key(7), 200)
         (before, _), (after, share) = (to_nearest(model.decode(s, z)) for s in (start, end))
@@ -283,14 +369,17 @@ def test_samples_of_the_vae_are_patterns():
     assert before > .2 and after < .05 and share.min() > .05
 
 
-@every_model
-@pytest.mark.parametrize('kind', nets.KINDS)
-@pytest.mark.parametrize('norm', nets.NORMS)
+NORMED = [*itertools.product(['ae'], nets.KINDS, nets.NORMS),
+          *itertools.product(['gan', 'colorize'], ['conv'], nets.NORMS),
+          *itertools.product(NAMES, ['mlp'], ['batch', 'spectral'])]
+
+
+@pytest.mark.parametrize('name, kind, norm', [
+    case for case in dict.fromkeys(NORMED) if takes(case[0], 'norm')
+    and case[1:] not in itertools.product(['recurrent'], nets.NORMS[1:])])
 def test_buffers_are_there_where_the_norm_has_statistics(name, kind, norm):
-    if not takes(name, 'norm'):
-        pytest.skip(f'{name} has no norm')
-    batch = data((4, 5, 2))
-    model = make(name, batch.x, kind=kind, norm=norm, width=(4, 3))
+    batch = data((4, 5, 3))
+    model = make(name, batch, kind=kind, norm=norm, width=(4, 3))
 
     @quick
     def first_step(key):
@@ -299,19 +388,22 @@ def test_buffers_are_there_where_the_norm_has_statistics(name, kind, norm):
 
     state, after, metrics = first_step(keys(1)[0])
     assert healthy(after) and healthy(metrics) and kinds(state) == kinds(after)
+    has = norm == 'spectral' or norm == 'batch' and kind != 'linear'  # nothing there to normalise
     for player, buffers in state.buffers.items():
-        assert bool(jax.tree.leaves(buffers)) == (norm in ('batch', 'spectral')), player
-        assert equal(buffers, after.buffers[player]) == (norm in ('none', 'group')), player
+        assert bool(jax.tree.leaves(buffers)) == has, player
+        assert equal(buffers, after.buffers[player]) != has, player
 
 
 def test_gan_norms_of_the_two_nets_differ_where_asked():
-    _, _, state = built('gan', (8, 8, 1), 'conv', norm='none', critic_norm='spectral')
+    _, _, state = built('gan', *IMAGES, norm='none', critic_norm='spectral')
     assert jax.tree.leaves(state.buffers['critic'])
     assert not jax.tree.leaves(state.buffers['generator'])
 
 
 BAD = (dict(latent=0), dict(latent=-1), dict(kind='cnn'), dict(norm='layer'), dict(width=()),
-       dict(width=(4, 0)), dict(likelihood='laplace'), dict(loss='mae'), dict(critic_norm='layer'))
+       dict(width=(4, 0)), dict(likelihood='laplace'), dict(loss='mae'), dict(critic_norm='layer'),
+       dict(noise='speckle'), dict(sparsity='l2'), dict(target=0.), dict(target=1.5),
+       dict(smooth='wavelet'), dict(probes=-1), dict(encoder='warm'))
 
 
 @pytest.mark.parametrize('name, bad', [(n, b) for n, b in itertools.product(NAMES, BAD)
@@ -319,35 +411,43 @@ BAD = (dict(latent=0), dict(latent=-1), dict(kind='cnn'), dict(norm='layer'), di
 def test_bad_hyper_parameters_are_refused_by_name(name, bad):
     (what, value), = bad.items()
     with pytest.raises(BadInput, match=what.removeprefix('critic_')) as e:
-        make(name, data((8, 8, 1)).x, **bad)
+        make(name, data(fitting(name)[0][0], name=name), **bad)
     assert what == 'width' or str(value) in str(e.value)
 
 
-@every_model
-def test_convolutions_on_vectors_are_refused(name):
-    if not takes(name, 'kind'):
-        pytest.skip(f'{name} has no kind')
+@pytest.mark.parametrize('kind', ['conv', 'residual', 'recurrent'])
+@on_vectors
+def test_kinds_for_images_refuse_vectors(name, kind):
     with pytest.raises(BadInput, match="kind='mlp'"):
-        make(name, data((13,)).x, kind='conv')
+        make(name, data((13,)), kind=kind)
+
+
+def test_recurrent_nets_refuse_norms_and_codes_without_a_size():
+    with pytest.raises(BadInput, match="'recurrent' has no norm 'batch'"):
+        make('ae', data((8, 8, 1)), kind='recurrent', norm='batch')
+    for kind in 'mlp', 'linear', 'recurrent':
+        with pytest.raises(BadInput, match='config.model.latent'):
+            make('ae', data((8, 8, 1)), kind=kind, latent=None)
 
 
 @pytest.mark.parametrize('name, hyper', [('vae', dict(likelihood='bernoulli')),
-                                         ('ae', dict(loss='cross_entropy'))])
+                                         *((n, dict(loss='cross_entropy')) for n in NAMES
+                                           if takes(n, 'loss') and n != 'text')])
 @pytest.mark.parametrize('scale, shift', [(2, -1), (255, 0)])
 def test_cross_entropy_refuses_data_outside_0_1(name, hyper, scale, shift):
-    x = data((8, 8, 1)).x * scale + shift
+    batch = data((8, 8, 1))
     with pytest.raises(BadInput, match=r'\[0, 1\]'):
-        make(name, x, **hyper)
+        make(name, batch._replace(x=batch.x * scale + shift), **hyper)
 
 
-@every_model
+@pytest.mark.parametrize('name', ['ae', 'vae', 'gan', 'sparse', 'deepfake'])
 @pytest.mark.parametrize('shape, kind, scale, shift', [
     ((3, 4, 2), 'conv', .8, 0.), ((13,), 'mlp', .8, 0.), ((13,), 'mlp', 3., -4.)])
 def test_the_decoder_starts_at_the_best_constant(name, shape, kind, scale, shift):
     """A code of zeros gives the mean of the data, by pixel or by channel, whatever the link."""
     weights = jnp.linspace(.2, 1, shape[-1])
-    batch = Batch(data(shape).x * weights * scale + shift)
-    model = make(name, batch.x, kind=kind, likelihood='gaussian', width=(4,))
+    batch = Batch(data(shape).x * weights * scale + shift, data(shape).label)
+    model = make(name, batch, kind=kind, likelihood='gaussian', width=(4,))
     state = quick(model.init)(jax.random.key(0), batch)
     found = quick(lambda s: model.decode(s, jnp.zeros_like(code(model, s, batch))))(state)
     best = batch.x.mean(0 if kind == 'mlp' else (0, 1, 2))
@@ -356,15 +456,18 @@ def test_the_decoder_starts_at_the_best_constant(name, shape, kind, scale, shift
 
 @every_model
 def test_batch_norm_in_evaluation_looks_at_one_example_alone(name):
-    model, batch, state = built(name, (8, 8, 1), 'conv', norm='batch')
+    if not takes(name, 'norm'):
+        pytest.skip(f'{name} has no norm')
+    shape, kind = fitting(name)[-1]
+    model, batch, state = built(name, shape, kind, norm='batch')
     state, key = model.step(state, batch, keys(1)[0])[0], keys(1)[0]
-    others = Batch(batch.x.at[1:].set(data((8, 8, 1), 5).x[1:]))
+    others = batch._replace(x=batch.x.at[1:].set(data(shape, 5, name).x[1:]))
     a, b = (model.evaluate(state, x, key) for x in (batch, others))
     close(jax.tree.map(lambda m: m[0], a), jax.tree.map(lambda m: m[0], b), rtol=1e-6)
     assert not equal(a, b)
     if model.encode:
-        z, same = (model.encode(state, x)[0] for x in (batch.x, others.x))
-        np.testing.assert_allclose(z, same, rtol=1e-6)
+        z, same = (model.encode(state, b.x) for b in (batch, others))
+        close(*(jax.tree.map(lambda a: a[0], c) for c in (z, same)), rtol=1e-6)
 
 
 def single(linear, norm):
@@ -406,7 +509,7 @@ def matrix(net, params, buffers, size, channels):
 
 @pytest.mark.parametrize('linear, size', [(nets.dense(7), None),
                                           (nets.convolve(ops.conv, 3, 4), 5)],
-                         ids=nets.KINDS)
+                         ids=["mlp", "conv"])
 def test_spectral_norm_makes_the_largest_singular_value_one(linear, size):
     net, x = single(linear, 'spectral'), jnp.ones((1, *(size and (5, 5) or ()), 3))
     params, buffers = net.init(jax.random.key(0), x)
@@ -422,9 +525,521 @@ def test_spectral_norm_makes_the_largest_singular_value_one(linear, size):
 
 def test_the_sigmoid_goes_with_data_in_0_1_alone():
     x = 4 * jax.random.normal(jax.random.key(0), (N, 13))
-    for name in NAMES:
-        model = make(name, x, kind='mlp', likelihood='gaussian')
-        state = quick(model.init)(jax.random.key(0), Batch(x))
-        made = quick(model.decode)(state, 9 * code(model, state, Batch(x)))
+    batch = data((13,))._replace(x=x)
+    for name in 'ae', 'vae', 'gan', 'sparse', 'deepfake':
+        model = make(name, batch, kind='mlp', likelihood='gaussian')
+        state = quick(model.init)(jax.random.key(0), batch)
+        made = quick(model.decode)(state, 9 * code(model, state, batch))
         assert made.min() < 0 or made.max() > 1, name
     assert not losses.in_unit(x)
+
+
+# Nets
+
+
+def test_residual_block_adds_to_its_input():
+    net, x = nets.net(nets.Residual(3)), jax.random.normal(jax.random.key(0), (2, 4, 5, 3))
+    params, buffers = net.init(jax.random.key(1), x)
+    assert set(params) == {'Block_0', 'Block_1'}, 'no convolution where the width stays'
+    still = jax.tree.map(jnp.zeros_like, params)
+    np.testing.assert_allclose(net.apply(still, buffers, x), np.maximum(x, 0), rtol=1e-6)
+    wider = nets.net(nets.Residual(5))
+    params, buffers = wider.init(jax.random.key(1), x)
+    still = {k: v if k == 'Convolve_0' else jax.tree.map(jnp.zeros_like, v)
+             for k, v in params.items()}
+    y = np.asarray(x) @ np.asarray(params['Convolve_0']['kernel'][0, 0])
+    np.testing.assert_allclose(wider.apply(still, buffers, x), np.maximum(y, 0), rtol=1e-4,
+                               atol=1e-5)
+
+
+def test_recurrent_nets_read_images_row_by_row():
+    x = data((4, 3, 2)).x
+    net = nets.encoder((4, 3, 2), 5, kind='recurrent', width=(6,))
+    params, buffers = net.init(jax.random.key(0), x)
+    z = net.apply(params, buffers, x)
+    rows = nets.encoder((4, 6), 5, kind='recurrent', width=(6,))
+    np.testing.assert_allclose(rows.apply(params, buffers, x.reshape(N, 4, 6)), z, rtol=1e-6)
+    for row in range(4):
+        moved = net.apply(params, buffers, x.at[:, row].add(.5))
+        assert (abs(moved - z).max(1) > 1e-3).all(), f'row {row} is not read'
+
+
+def test_linear_nets_are_linear_and_blind_to_width():
+    batch = data((3, 4, 2))
+    model = make('ae', batch, kind='linear', width=(77,))
+    state = quick(model.init)(jax.random.key(0), batch)
+    sizes = sorted(a.size for a in jax.tree.leaves(state.params))
+    assert sizes == [3, 24, 72, 72]
+    f = quick(lambda x: model.decode(state, model.encode(state, x)))
+    a, b = batch.x, 30 * batch.x[::-1]
+    np.testing.assert_allclose(f(a + b), f(a) + f(b) - f(0 * a), rtol=1e-3, atol=1e-3)
+    assert f(b).min() < 0 or f(b).max() > 1
+    logits = make('ae', batch, kind='linear', loss='cross_entropy')
+    y = quick(logits.decode)(state, 30 * model.encode(state, a))
+    assert 0 <= y.min() and y.max() <= 1
+
+
+def test_after_puts_a_function_behind_and_keeps_the_parameters():
+    x = data((13,)).x
+    plain = nets.encoder((13,), 4, width=(5,), norm='batch')
+    behind = nets.after(plain, lambda y: y ** 2)
+    params, buffers = plain.init(jax.random.key(0), x)
+    assert equal((params, buffers), behind.init(jax.random.key(0), x))
+    np.testing.assert_allclose(behind.apply(params, buffers, x),
+                               plain.apply(params, buffers, x) ** 2, rtol=1e-6)
+    for one, other, power in zip(plain.train(params, buffers, x), behind.train(params, buffers, x),
+                                 (2, 1)):
+        close(jax.tree.map(lambda a, power=power: a ** power, one), other, rtol=1e-6)
+
+
+def test_each_sends_every_example_through_the_copy_of_its_label():
+    x, label = data((13,)).x, jnp.array([2, 0, 1, 1, 2, 0])
+    plain = nets.encoder((13,), 4, width=(5,))
+    copies = nets.each(plain, 3)
+    params, buffers = copies.init(jax.random.key(0), (x, label))
+    assert all(a.shape[0] == 3 for a in jax.tree.leaves(params))
+    own = [jax.tree.map(lambda a, i=i: a[i], params) for i in range(3)]
+    assert not equal(own[0], own[1]) and not equal(own[1], own[2])
+    y, trained = (f(params, buffers, (x, label)) for f in (copies.apply, copies.train))
+    for i in range(N):
+        alone = plain.apply(own[int(label[i])], {}, x[i:i + 1])[0]
+        np.testing.assert_allclose(y[i], alone, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(trained[0][i], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_shared_is_blind_to_the_label():
+    x = data((13,)).x
+    plain = nets.encoder((13,), 4, width=(5,))
+    params, buffers = plain.init(jax.random.key(0), x)
+    blind = nets.shared(plain)
+    assert equal(params, blind.init(jax.random.key(0), (x, None))[0])
+    for label in None, jnp.arange(N):
+        assert equal(blind.apply(params, buffers, (x, label)), plain.apply(params, buffers, x))
+
+
+# Denoising
+
+
+@pytest.fixture(scope='module')
+def grey():
+    return jnp.float32(np.random.default_rng(0).uniform(.2, .8, (200, 10, 10, 1)))
+
+
+@pytest.mark.parametrize('level', [.1, .5])
+def test_masking_makes_a_share_of_the_dimensions_zero(grey, level):
+    y = np.asarray(denoising.damage(keys(1)[0], grey, 'masking', level))
+    hit = y != grey
+    assert (y[hit] == 0).all()
+    assert abs(hit.mean() - level) < 5 * np.sqrt(level * (1 - level) / y.size)
+    assert np.ptp(hit.mean((0, 3))) < .35, 'every pixel can be hit'
+
+
+@pytest.mark.parametrize('level', [.1, .5])
+def test_salt_and_pepper_are_ones_and_zeros_in_equal_share(grey, level):
+    y = np.asarray(denoising.damage(keys(1)[0], grey, 'salt_pepper', level))
+    hit = y != grey
+    assert set(np.unique(y[hit])) == {0, 1}
+    assert abs(hit.mean() - level) < 5 * np.sqrt(level * (1 - level) / y.size)
+    assert abs(y[hit].mean() - .5) < 5 * .5 / np.sqrt(hit.sum())
+
+
+@pytest.mark.parametrize('level', [.1, .5])
+def test_gaussian_noise_has_the_standard_deviation_of_its_level(grey, level):
+    noise = np.asarray(denoising.damage(keys(1)[0], grey, 'gaussian', level) - grey).ravel()
+    assert noise.std() == pytest.approx(level, rel=.02)
+    assert stats.kstest(noise / level, 'norm').pvalue > .01
+
+
+@pytest.mark.parametrize('noise', denoising.NOISES)
+def test_noise_is_the_keys_and_none_at_level_zero(grey, noise):
+    a, b = keys(2)
+    one, same, other = (denoising.damage(k, grey, noise, .3) for k in (a, a, b))
+    assert equal(one, same) and not equal(one, other)
+    assert equal(denoising.damage(a, grey, noise, 0.), grey)
+
+
+@pytest.mark.parametrize('scale', [1, 4])
+def test_denoising_is_measured_on_what_it_shows(scale):
+    """Noise is cut off at [0, 1] where the data lies there, and only there."""
+    batch = data((13,))._replace(x=data((13,)).x * scale)
+    model = compiled(make('denoising', batch, kind='mlp', level=.6))
+    state, key = model.init(jax.random.key(0), batch), keys(1)[0]
+    parts, found = model.show(state, batch, key), model.evaluate(state, batch, key)
+    assert set(parts) == {'test data', 'noisy', 'restored'} and equal(parts['test data'], batch.x)
+    noisy, restored, x = (np.asarray(parts[k]) for k in ('noisy', 'restored', 'test data'))
+    inside = noisy.min() >= 0 and noisy.max() <= 1
+    assert inside == (scale == 1) and not np.array_equal(noisy, x)
+    if scale == 1:
+        assert (noisy == 0).any() and (noisy == 1).any()
+    np.testing.assert_allclose(restored, model.decode(state, model.encode(state, noisy)), rtol=1e-5)
+    np.testing.assert_allclose(found['noisy_mse'], ((noisy - x) ** 2).mean(1), rtol=1e-5)
+    np.testing.assert_allclose(found['mse'], ((restored - x) ** 2).mean(1), rtol=1e-5)
+    np.testing.assert_allclose(found['loss'], ((restored - x) ** 2).sum(1), rtol=1e-5)
+
+
+def test_salt_and_pepper_refuse_data_outside_0_1():
+    batch = data((13,))._replace(x=4 * data((13,)).x)
+    with pytest.raises(BadInput, match=r'salt_pepper needs data in \[0, 1\]'):
+        make('denoising', batch, kind='mlp', noise='salt_pepper')
+
+
+# Colour
+
+JPEG = np.array([[.299, .587, .114], [-.168736, -.331264, .5], [.5, -.418688, -.081312]])
+
+
+def test_chroma_is_that_of_jpeg_and_zero_for_grey():
+    x = data((7, 9, 3)).x
+    truth = np.asarray(x, float) @ JPEG.T
+    np.testing.assert_allclose(colorize.chroma(x), truth[..., 1:], atol=1e-5)
+    np.testing.assert_allclose(colorize.chroma(jnp.broadcast_to(x[..., :1], x.shape)), 0, atol=1e-6)
+    corners = jnp.float32(list(itertools.product([0, 1], repeat=3)))[None, None]
+    assert abs(colorize.chroma(corners)).max() <= .5 + 1e-6
+
+
+def test_colour_undoes_chroma_and_stays_in_0_1():
+    x = data((7, 9, 3)).x
+    np.testing.assert_allclose(colorize.colour(x @ colorize.LUMA, colorize.chroma(x)), x, atol=1e-5)
+    wild = colorize.colour(x @ colorize.LUMA, 9 * colorize.chroma(x))
+    assert wild.min() == 0 and wild.max() == 1
+
+
+def test_colorize_keeps_the_lightness_and_is_blind_to_colour():
+    model, batch, state = built('colorize', *IMAGES)
+    made = np.asarray(model.decode(state, model.encode(state, batch.x)), float)
+    x = np.asarray(batch.x, float)
+    free = ((made > 0) & (made < 1)).all(-1)
+    assert free.mean() > .5
+    np.testing.assert_allclose((made @ JPEG[0])[free], (x @ JPEG[0])[free], atol=1e-5)
+    grey = np.float32(np.broadcast_to((x @ JPEG[0])[..., None], x.shape))
+    close(*(model.encode(state, a) for a in (jnp.asarray(grey), batch.x)), rtol=1e-3, atol=1e-4)
+
+
+def test_colorize_is_measured_against_the_grey_image():
+    model, batch, state = built('colorize', *IMAGES)
+    found = model.evaluate(state, batch, None)
+    truth, made = (np.asarray(a, float) @ JPEG[1:].T for a in (
+        batch.x, model.decode(state, model.encode(state, batch.x))))
+    square = ((made - truth) ** 2).sum((1, 2, 3))
+    copied = -10 * np.log10((truth ** 2).mean((1, 2, 3)))
+    np.testing.assert_allclose(found['loss'], square, rtol=1e-3)
+    np.testing.assert_allclose(found['grey_loss'], (truth ** 2).sum((1, 2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(found['chroma_psnr'], -10 * np.log10(square / 126), rtol=1e-4)
+    np.testing.assert_allclose(found['grey_chroma_psnr'], copied, rtol=1e-4)
+    np.testing.assert_allclose(found['gain'], found['chroma_psnr'] - found['grey_chroma_psnr'],
+                               atol=1e-5)
+
+
+def test_colorize_starts_at_the_mean_colour():
+    model, batch, state = built('colorize', *IMAGES)
+    z = model.encode(state, batch.x)
+    made = model.decode(state, dict(luma=jnp.full_like(z['luma'], .5), features=0 * z['features']))
+    best = (np.asarray(batch.x, float) @ JPEG[1:].T).mean((0, 1, 2))
+    found = np.asarray(colorize.chroma(made))
+    np.testing.assert_allclose(found, np.broadcast_to(best, found.shape), atol=1e-5)
+
+
+@pytest.mark.parametrize('shape', [(8, 8, 1), (8, 8, 4), (8, 3), (13,)])
+def test_colorize_refuses_what_has_no_colour(shape):
+    with pytest.raises(BadInput, match=r'colour images \(h, w, 3\).*configs/colorize.py:photos'):
+        make('colorize', data(shape))
+
+
+# Penalties
+
+
+def matrices(f, x):
+    """The Jacobian of f at each example, (n, outputs, inputs), by forward mode."""
+    each = quick(jax.vmap(jax.jacfwd(lambda row: f(row[None])[0])))(x)
+    return np.asarray(each, float).reshape(len(x), -1, x[0].size)
+
+
+def test_contractive_penalty_is_the_norm_of_the_encoders_jacobian():
+    model, batch, state = built('contractive', *VECTORS, penalty=.7)
+    norm = (matrices(lambda x: traced(model).encode(state, x), batch.x) ** 2).sum((1, 2))
+    y = np.asarray(model.decode(state, model.encode(state, batch.x)))
+    error = ((y - batch.x) ** 2).sum(1)
+    found = model.evaluate(state, batch, None)
+    np.testing.assert_allclose(found['jacobian'], norm, rtol=1e-4)
+    np.testing.assert_allclose(found['error'], error, rtol=1e-4)
+    np.testing.assert_allclose(found['loss'], error + .7 * norm, rtol=1e-4)
+
+
+def test_contractive_penalty_makes_the_jacobian_smaller():
+    norms = []
+    for penalty in 0., 1.:
+        batch = data((13,))
+        model = make('contractive', batch, kind='mlp', penalty=penalty, rate=3e-3)
+        norms.append(np.asarray(run(model, batch, 200)[1]['jacobian']))
+    assert norms[0][0] == norms[1][0] and norms[1][-1] < .5 * norms[0][-1]
+
+
+def test_contractive_probes_estimate_the_penalty():
+    model, batch, state = built('contractive', *VECTORS, penalty=.7)
+    probed, *_ = built('contractive', *VECTORS, penalty=.7, probes=64)
+    exact = np.asarray(model.evaluate(state, batch, None)['jacobian'])
+    one, other = (probed.evaluate(state, batch, k)['jacobian'] for k in keys(2))
+    assert not equal(one, other)
+    for found in one, other:
+        assert (abs(found - exact) < 5 * np.sqrt(2 / 64) * exact).all()
+
+
+@pytest.mark.parametrize('penalty', [.03, 2.])
+def test_sparse_l1_is_the_sum_of_the_rectified_code(penalty):
+    model, batch, state = built('sparse', *VECTORS, penalty=penalty, latent=9)
+    z = np.asarray(model.encode(state, batch.x))
+    assert z.min() == 0 and z.max() > .01
+    y = np.asarray(model.decode(state, jnp.asarray(z)))
+    found, (_, trained) = model.evaluate(state, batch, None), model.step(state, batch, keys(1)[0])
+    error, size = ((y - batch.x) ** 2).sum(1), abs(z).sum(1)
+    np.testing.assert_allclose(found['error'], error, rtol=1e-4)
+    np.testing.assert_allclose(found['active'], (z > .01).mean(1), rtol=1e-5)
+    np.testing.assert_allclose(trained['sparsity'], size.mean(), rtol=1e-4)
+    np.testing.assert_allclose(trained['loss'], error.mean() + penalty * size.mean(), rtol=1e-4)
+
+
+def test_sparse_kl_is_that_of_the_batchs_mean_activations():
+    model, batch, state = built('sparse', *VECTORS, sparsity='kl', penalty=.7, target=.1, latent=9)
+    z = np.asarray(model.encode(state, batch.x), float)
+    assert 0 < z.min() and z.max() < 1
+    found, (_, trained) = model.evaluate(state, batch, None), model.step(state, batch, keys(1)[0])
+    rho = z.mean(0)
+    kl = stats.entropy(np.stack([np.full(9, .1), np.full(9, .9)]), np.stack([rho, 1 - rho])).sum()
+    np.testing.assert_allclose(trained['sparsity'], kl, rtol=1e-4)
+    np.testing.assert_allclose(trained['loss'], found['error'].mean() + .7 * kl, rtol=1e-4)
+    np.testing.assert_allclose(found['active'], (z > .5).mean(1), rtol=1e-5)
+
+
+def test_sparse_penalty_makes_the_code_sparse():
+    ends = []
+    for sparsity, penalty in ('l1', 0.), ('l1', .3), ('kl', 1.):
+        model = make('sparse', data((13,)), kind='mlp', sparsity=sparsity, penalty=penalty,
+                     latent=9, rate=3e-3, target=.05)
+        state, metrics = run(model, data((13,)), 400)
+        ends.append(np.asarray(metrics['sparsity']))
+    assert ends[1][-1] < .2 * ends[0][-1] and ends[2][-1] < .2 * ends[2][0]
+
+
+@pytest.mark.parametrize('smooth', ['none', 'weight', 'gradient', 'spectral'])
+def test_rae_loss_is_error_and_size_and_roughness(smooth):
+    model, batch, state = built('rae', *VECTORS, smooth=smooth, beta=.3, penalty=.2, probes=0)
+    z = model.encode(state, batch.x)
+    y = np.asarray(model.decode(state, z))
+    error, size = ((y - batch.x) ** 2).sum(1), (np.asarray(z) ** 2).sum(1)
+    weights = sum((np.asarray(a, float) ** 2).sum()
+                  for a in jax.tree.leaves(state.params['ae']['decoder']))
+    rough = dict(none=0, spectral=0, weight=weights)
+    if smooth == 'gradient':
+        rough['gradient'] = (matrices(lambda z: traced(model).decode(state, z), z) ** 2).sum((1, 2))
+    found = model.evaluate(state, batch, None)
+    np.testing.assert_allclose(found['error'], error, rtol=1e-4)
+    np.testing.assert_allclose(found['size'], size, rtol=1e-4)
+    np.testing.assert_allclose(found['loss'], error + .15 * size + .2 * rough[smooth], rtol=1e-4)
+    buffers = state.buffers['ae']
+    assert bool(jax.tree.leaves(buffers['decoder'])) == (smooth == 'spectral')
+    assert not jax.tree.leaves(buffers['encoder'])
+
+
+# Faces
+
+
+def test_deepfake_has_a_decoder_for_each_label_and_one_encoder():
+    _, batch, state = built('deepfake', *VECTORS)
+    params = state.params['ae']
+    assert all(a.shape[0] == LABELS for a in jax.tree.leaves(params['decoder']))
+    _, _, alone = built('ae', *VECTORS)
+    assert jax.tree.map(jnp.shape, params['encoder']) == jax.tree.map(
+        jnp.shape, alone.params['ae']['encoder'])
+    _, _, control = built('deepfake', *VECTORS, shared=False)
+    assert jax.tree.map(lambda a: a.shape[1:], control.params['ae']['encoder']) == jax.tree.map(
+        jnp.shape, params['encoder'])
+    assert all(a.shape[0] == LABELS for a in jax.tree.leaves(control.params['ae']['encoder']))
+
+
+@pytest.mark.parametrize('shared', [True, False])
+def test_deepfake_step_on_one_label_leaves_the_others_nets_alone(shared):
+    """Adam leaves a parameter whose gradient is zero exactly where it is."""
+    model, batch, state = built('deepfake', *VECTORS, shared=shared)
+    for label in 0, 2:
+        after, _ = model.step(state, batch._replace(label=jnp.full_like(batch.label, label)),
+                              keys(1)[0])
+        for part in ('decoder',) if shared else ('decoder', 'encoder'):
+            before, now = (s.params['ae'][part] for s in (state, after))
+            for i in range(LABELS):
+                same = equal(*(jax.tree.map(lambda a, i=i: a[i], p) for p in (before, now)))
+                assert same == (i != label), (part, i)
+        assert not equal(state.params['ae']['encoder'], after.params['ae']['encoder'])
+
+
+@pytest.mark.parametrize('shared', [True, False])
+def test_deepfake_measures_swaps_against_the_truth(shared):
+    """`swapped` holds every example with every label; its own label does not count."""
+    model, batch, state = built('deepfake', *VECTORS, shared=shared)
+    truth = np.random.default_rng(3).uniform(size=(N, LABELS, 13)).astype(np.float32)
+    found = model.evaluate(state, batch._replace(swapped=jnp.asarray(truth)), None)
+    z = model.encode(state, batch.x, batch.label)
+    made = [np.asarray(model.decode(state, z, jnp.full(N, k)), float) for k in range(LABELS)]
+    for i in range(N):
+        others = [k for k in range(LABELS) if k != i % LABELS]
+        swap, copy = (np.mean([-10 * np.log10(((y - truth[i, k]) ** 2).mean()) for k, y in pairs])
+                      for pairs in ([(k, made[k][i]) for k in others],
+                                    [(k, batch.x[i]) for k in others]))
+        np.testing.assert_allclose(found['swap_psnr'][i], swap, rtol=1e-4)
+        np.testing.assert_allclose(found['copy_psnr'][i], copy, rtol=1e-4)
+        own = ((made[i % LABELS][i] - batch.x[i]) ** 2).sum()
+        np.testing.assert_allclose(found['error'][i], own, rtol=1e-4)
+    assert 'swap_psnr' not in model.evaluate(state, batch, None)
+
+
+def test_deepfake_disguise_scales_and_shifts_whole_channels():
+    """An image of zeros shows the offsets, and one of ones the factors as well."""
+    zeros = jnp.zeros((500, 2, 3, 3))
+    shift, both = (np.asarray(deepfake.disguise(keys(1)[0], zeros + v, .3)) for v in (0, 1))
+    scale = both - shift - 1
+    for found in scale, shift:
+        assert np.ptp(found, (1, 2)).max() < 1e-6
+        assert stats.kstest(found[:, 0, 0].ravel(), stats.uniform(-.3, .6).cdf).pvalue > .01
+    assert abs(np.corrcoef(scale[:, 0, 0].ravel(), shift[:, 0, 0].ravel())[0, 1]) < .1
+    x = data((2, 3, 3)).x
+    assert equal(deepfake.disguise(keys(1)[0], x, 0.), x)
+    for vectors in data((13,)).x, jnp.ones((N, 4, 3)):
+        assert deepfake.disguise(keys(1)[0], vectors, .3).shape == vectors.shape
+
+
+def test_deepfake_spread_is_that_of_the_labels_moments():
+    z, label = np.random.default_rng(0).normal(size=(40, 2, 3)), np.arange(40) % 7 % 3
+    z[label == 1] += 1
+    z[label == 2] *= 2
+    flat = z.reshape(40, 6)
+    truth = np.mean([((part.mean(0) - flat.mean(0)) ** 2).sum() + (
+        (part.std(0) - flat.std(0)) ** 2).sum() for part in (flat[label == i] for i in range(3))])
+    for labels in 3, 5:  # two of which have no example
+        found = deepfake.spread(jnp.float32(z), jnp.asarray(label), labels)
+        np.testing.assert_allclose(found, truth, rtol=1e-3)
+    alike = jnp.float32(np.repeat(z[:10], 3, 0))
+    np.testing.assert_allclose(deepfake.spread(alike, jnp.arange(30) % 3, 3), 0, atol=1e-5)
+    slope = jax.grad(lambda z: deepfake.spread(z, jnp.arange(4) % 2, 2))(jnp.ones((4, 3)))
+    assert np.isfinite(slope).all(), 'codes that do not vary'
+
+
+def test_deepfake_loss_adds_the_spread_of_the_codes():
+    model, batch, state = built('deepfake', *VECTORS, jitter=0.)
+    _, found = model.step(state, batch, keys(1)[0])
+    z = model.encode(state, batch.x, batch.label)
+    np.testing.assert_allclose(found['apart'], deepfake.spread(z, batch.label, LABELS), rtol=1e-4)
+    match = inspect.signature(deepfake.make).parameters['match'].default
+    np.testing.assert_allclose(found['loss'], found['error'] + match * found['apart'], rtol=1e-5)
+
+
+def test_deepfake_shows_every_example_as_every_label():
+    model, batch, state = built('deepfake', *VECTORS)
+    truth = jnp.float32(np.random.default_rng(3).uniform(size=(N, LABELS, 13)))
+    parts = make('deepfake', batch, kind='mlp').show(state, batch._replace(swapped=truth), None)
+    assert list(parts) == ['test data', 'as 0', 'as 1', 'as 2', '', 'true 0', 'true 1', 'true 2']
+    z = model.encode(state, batch.x, batch.label)
+    for i in range(LABELS):
+        y = model.decode(state, z, jnp.full(N, i))
+        np.testing.assert_allclose(parts[f'as {i}'], y, rtol=1e-5)
+        assert equal(parts[f'true {i}'], truth[:, i])
+    assert equal(model.decode(state, z), parts['as 0'])
+
+
+@pytest.mark.parametrize('label', [None, jnp.zeros(N, jnp.int32), jnp.full(N, -1, jnp.int32)])
+@pytest.mark.parametrize('name', ['deepfake', 'classifier'])
+def test_fewer_than_two_labels_are_refused(name, label):
+    with pytest.raises(BadInput, match='at least two'):
+        make(name, data((13,))._replace(label=label), kind='mlp')
+
+
+# From codes to labels
+
+
+def tops(state):
+    """The weights and bias of the classifier's one dense layer."""
+    leaves = jax.tree.leaves(state.params['classifier']['head'])
+    weights, = (np.asarray(a, float) for a in leaves if a.ndim == 2)
+    bias, = (np.asarray(a, float) for a in leaves if a.ndim == 1)
+    return weights, bias
+
+
+@functools.cache
+def classifier(encoder, source='ae'):
+    """A classifier on the encoder of another model, and both first states."""
+    model, batch, state = built(source, *VECTORS)
+    made = compiled(make('classifier', batch, source=(traced(model), state), encoder=encoder))
+    return model, state, made, made.init(jax.random.key(4), batch), batch
+
+
+@pytest.mark.parametrize('encoder', ['frozen', 'tuned'])
+def test_classifier_starts_where_its_source_stands(encoder):
+    source, trained, model, state, batch = classifier(encoder)
+    np.testing.assert_allclose(model.encode(state, batch.x), source.encode(trained, batch.x),
+                               rtol=1e-6)
+
+
+def test_classifier_from_scratch_starts_elsewhere():
+    source, trained, model, state, batch = classifier('scratch')
+    ours = model.encode(state, batch.x)
+    assert ours.shape == source.encode(trained, batch.x).shape
+    assert abs(ours - source.encode(trained, batch.x)).max() > .01
+    assert kinds(state) == kinds(classifier('tuned')[3])
+
+
+@pytest.mark.parametrize('encoder, moves', [('frozen', False), ('tuned', True), ('scratch', True)])
+def test_classifier_moves_its_head_and_the_encoder_unless_frozen(encoder, moves):
+    _, _, model, state, batch = classifier(encoder)
+    after = state
+    for key in keys(3):
+        after, _ = model.step(after, batch, key)
+    before, now = (s.params['classifier'] for s in (state, after))
+    assert not equal(before['head'], now['head'])
+    assert equal(before['encoder'], now['encoder']) != moves
+    assert equal(state.buffers, after.buffers)
+    assert equal(model.encode(state, batch.x), model.encode(after, batch.x)) != moves
+
+
+def test_classifier_is_measured_by_log_likelihood_and_the_largest_logit():
+    _, _, model, state, batch = classifier('frozen')
+    weights, bias = tops(state)
+    bias = bias + np.array([.5, -.2, .1])
+    head = jax.tree.map(lambda a: jnp.float32(bias) if a.ndim == 1 else a,
+                        state.params['classifier']['head'])
+    state = state._replace(params=dict(classifier=state.params['classifier'] | dict(head=head)))
+    logits = np.asarray(model.encode(state, batch.x), float) @ weights + bias
+    found = model.evaluate(state, batch, None)
+    truth = -special.log_softmax(logits, 1)[np.arange(N), batch.label]
+    np.testing.assert_allclose(found['loss'], truth, rtol=1e-4)
+    np.testing.assert_array_equal(found['accuracy'], logits.argmax(1) == batch.label)
+    assert 0 < found['accuracy'].mean() < 1 or len(set(logits.argmax(1))) == 1
+
+
+def test_classifier_keeps_a_sources_batch_statistics():
+    source, batch, state = built('ae', *VECTORS, norm='batch')
+    for key in keys(3):
+        state, _ = source.step(state, batch, key)
+    model = make('classifier', batch, source=(traced(source), state), encoder='tuned')
+    first = quick(model.init)(jax.random.key(0), batch)
+    close(model.encode(first, batch.x), source.encode(state, batch.x), rtol=1e-5)
+    after, _ = quick(model.step)(first, batch, keys(1)[0])
+    assert equal(after.buffers['classifier']['encoder'], state.buffers)
+    assert not equal(after.params, first.params)
+
+
+@pytest.mark.parametrize('name', [n for n in NAMES if n not in ('gan', 'classifier')])
+def test_classifier_takes_every_encoder(name):
+    """Shapes alone: nothing is compiled."""
+    source, batch, state = built(name, *fitting(name)[-1])
+    model = make('classifier', batch, source=(traced(source), state), encoder='frozen',
+                 head=(5,))
+    start = jax.eval_shape(model.init, jax.random.key(0), batch)
+    after, metrics = jax.eval_shape(model.step, start, batch, jax.random.key(0))
+    assert jax.tree.map(jnp.shape, start) == jax.tree.map(jnp.shape, after)
+    assert set(metrics) == {'loss', 'accuracy'}
+    assert all(a.shape == (N,) for a in jax.tree.leaves(
+        jax.eval_shape(model.evaluate, start, batch, jax.random.key(0))))
+
+
+@pytest.mark.parametrize('encoder', ['frozen', 'tuned'])
+def test_classifier_without_a_source_is_refused(encoder):
+    with pytest.raises(BadInput, match=f'{encoder} encoder.*--config.init=DIR'):
+        make('classifier', data((13,)), kind='mlp', encoder=encoder)

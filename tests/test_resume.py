@@ -1,6 +1,7 @@
 """Stopping anywhere and going on gives, bit by bit, what one run would have given."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,15 +25,25 @@ CASES = dict(
     vae_batch_dynamic=dict(name='vae', width=(16,), latent=4, norm='batch', binarize='dynamic'),
     gan=dict(name='gan', width=(4, 6), latent=5, norm='batch', average=.99),
     gan_spectral=dict(name='gan', width=(8,), latent=5, kind='mlp', critic_norm='spectral',
-                      every=2))
+                      every=2),
+    denoising=dict(name='denoising', width=(4, 3), latent=5),
+    contractive=dict(name='contractive', width=(16,), latent=4, probes=2),
+    rae=dict(name='rae', width=(16,), latent=4, smooth='spectral'),
+    deepfake=dict(name='deepfake', width=(4, 3), latent=5, norm='batch', identities=(3, 5)),
+    classifier_frozen=dict(name='classifier', encoder='frozen', init='vae_batch_dynamic'),
+    classifier_tuned=dict(name='classifier', encoder='tuned', head=(8,), init='ae'))
 
 
-def config_of(case, **top):
+def config_of(case, whole=None, **top):
+    """The config of a case; `whole` where it starts from the run of another."""
     changed = dict(CASES[case])
     name, binarize = changed.pop('name'), changed.pop('binarize', 'none')
+    identities, init = changed.pop('identities', ()), changed.pop('init', '')
     config = train.defaults(name, 'digits', **changed)
     config.data.binarize, config.epochs, config.eval.samples = binarize, EPOCHS, 4
-    config.eval.best = '' if name == 'gan' else 'test/loss'
+    config.data.identities, config.init = identities, str(whole(init)) if init else ''
+    config.batch = 64 if identities else 128
+    config.eval.best = dict(gan='', deepfake='test/error').get(name, 'test/loss')
     config.update(top)
     return config
 
@@ -91,16 +102,16 @@ def whole(tmp_path_factory):
     def get(case):
         if case not in made:
             made[case] = tmp_path_factory.mktemp('whole') / case
-            train.train(config_of(case), made[case])
+            train.train(config_of(case, get), made[case])
         return made[case]
     return get
 
 
 @pytest.mark.parametrize('case', CASES)
 def test_run_in_two_parts_is_the_run_in_one(whole, tmp_path, case):
-    train.train(config_of(case, epochs=1), tmp_path)
+    train.train(config_of(case, whole, epochs=1), tmp_path)
     assert len(stored(tmp_path)) == 1
-    train.train(config_of(case), tmp_path)
+    train.train(config_of(case, whole), tmp_path)
     same_runs(whole(case), tmp_path)
 
 
@@ -108,6 +119,40 @@ def test_run_in_three_parts_is_the_run_in_one(whole, tmp_path):
     for epochs in range(1, EPOCHS + 1):
         train.train(config_of('vae_batch_dynamic', epochs=epochs), tmp_path)
     same_runs(whole('vae_batch_dynamic'), tmp_path)
+
+
+def test_classifier_holds_the_encoder_of_the_run_that_it_started_from(whole):
+    """Frozen to the last step, with that run's last parameters and batch statistics."""
+    theirs, ours = (stored(whole(case))[EPOCHS * 11] for case in ('vae_batch_dynamic',
+                                                                  'classifier_frozen'))
+    for part in 'params', 'buffers':
+        old, new = f"['{part}']['vae']", f"['{part}']['classifier']['encoder']['vae']"
+        first = {k.removeprefix(old): v for k, v in theirs.items() if k.startswith(old)}
+        same_bits(first, {k.removeprefix(new): v for k, v in ours.items() if k.startswith(new)})
+        assert first
+    theirs, ours = (stored(whole(case))[EPOCHS * 11] for case in ('ae', 'classifier_tuned'))
+    start = "['params']['classifier']['encoder']"
+    moved = [k for k, v in ours.items() if k.startswith(start) and "['ae']['encoder']" in k
+             and v.tobytes() != theirs["['params']" + k.removeprefix(start)].tobytes()]
+    assert moved
+
+
+def test_classifier_starts_from_the_best_state_where_the_run_says_so(whole, tmp_path):
+    """eval.checkpoint of the run that it starts from, whose states differ."""
+    config = config_of('classifier_tuned', whole)
+    starts = {}
+    for which in 'latest', 'best':
+        source = tmp_path / which
+        shutil.copytree(whole('ae'), source)
+        changed = json.loads((source / 'config.json').read_text())
+        changed['eval'] |= dict(checkpoint=which, best='test/ssim')
+        (source / 'config.json').write_text(json.dumps(changed))
+        config.init = str(source)
+        run, state = train.load(source)
+        starts[which] = by_path(state.params['ae']['encoder'])
+        ours = by_path(train.prepare(config).state.params['classifier']['encoder']['ae']['encoder'])
+        same_bits(starts[which], ours)
+    assert any(v.tobytes() != starts['best'][k].tobytes() for k, v in starts['latest'].items())
 
 
 def test_checkpoint_holds_everything_that_training_changes(whole):

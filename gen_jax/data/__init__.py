@@ -18,11 +18,13 @@ BINARIZE = 'none', 'dynamic', 'static'
 class Dataset(NamedTuple):
     """train and test: Batches of stored arrays, uint8 for images (n, h, w, c), float32 for vectors,
     int32 for characters (n, t); prepare: (stored batch, key) -> Batch as models see it, images as
-    float32 in [0, 1], a traced function; read: characters -> str, where examples are text."""
+    float32 in [0, 1], a traced function; read: characters -> str, and write, its inverse, where
+    examples are text."""
     train: Batch
     test: Batch
     prepare: Callable[[Batch, Array], Batch]
     read: Callable[[Array], str] | None = None
+    write: Callable[[str], np.ndarray] | None = None
 
 
 def load(name: str, *, dir: str | None = None, binarize: str = 'none', identities=(),
@@ -63,8 +65,10 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
             x = x.reshape(*x.shape[:2], -1)
         return batch._replace(x=x, swapped=swapped)
 
+    if train.x.dtype != np.int32:
+        return Dataset(train, test, prepare)
     from gen_jax.data import text
-    return Dataset(train, test, prepare, text.text if train.x.dtype == np.int32 else None)
+    return Dataset(train, test, prepare, text.text, lambda s: text.ids(s, train.x.shape[1]))
 
 
 def read(name, dir, size) -> tuple[Batch, Batch]:

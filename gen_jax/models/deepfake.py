@@ -7,22 +7,50 @@ import optax
 
 from gen_jax import losses, nets
 from gen_jax.game import game
-from gen_jax.types import BadInput, Batch, Model, Player
+from gen_jax.types import Array, BadInput, Batch, Model, Player
+
+
+def disguise(key: Array, x: Array, jitter: float) -> Array:
+    """x with every example's channels scaled and shifted by factors and offsets of their own."""
+    shape = len(x), *[1] * (x.ndim - 2), x.shape[-1]
+    scale, shift = jitter * jax.random.uniform(key, (2, *shape), minval=-1., maxval=1.)
+    return x * (1 + scale) + shift
+
+
+def spread(z: Array, label: Array, labels: int) -> Array:
+    """How far the codes of the labels are apart: the squared distance between a label's mean, and
+    standard deviation, and those of all codes, averaged over the labels that are there."""
+    z = z.reshape(len(z), -1)
+    own = (label == jnp.arange(labels)[:, None]).astype(z.dtype)
+    counts = own.sum(1, keepdims=True)
+
+    def moments(weight):
+        mean = weight @ z
+        return mean, jnp.sqrt(jnp.maximum(weight @ z ** 2 - mean ** 2, 0) + 1e-6)
+
+    parts = moments(own / jnp.maximum(counts, 1))
+    whole = moments(jnp.full((1, len(z)), 1 / len(z)))
+    away = sum(((part - all) ** 2).sum(1) for part, all in zip(parts, whole))
+    return (away * (counts[:, 0] > 0)).sum() / (counts > 0).sum()
 
 
 def make(example: Batch, *, axis: str | None = None, latent: int | None = 32, kind: str = 'conv',
          width: Sequence[int] = (16, 32, 64), norm: str = 'none', loss: str = 'mse',
-         shared: bool = True, rate: float = 1e-3) -> Model:
+         jitter: float = .5, match: float = 30., shared: bool = True, rate: float = 1e-3) -> Model:
     """Minimises the error between x and decoder[label](encoder(x)); unpaired examples do.
 
     An identity is a label.  What all identities have in common, expression and pose, the encoder
-    can leave in the code; who it is, a decoder knows by itself.  shared: False for the control that
-    must fail, an encoder of its own for each identity.  latent, kind, width, norm, loss: as of the
-    autoencoder in ae; a decoder's batch statistics are those of all identities.
+    can leave in the code; who it is, a decoder knows by itself.  Two things keep the identity out
+    of the code: in training the encoder sees every channel scaled and shifted at random, by up to
+    `jitter`; and `match` weighs the squared distance between the mean, and the standard deviation,
+    of the codes of each identity and of all, for all have the same expressions.  shared: False for
+    the control that must fail, an encoder of its own for each identity.  latent, kind, width, norm,
+    loss: as of the autoencoder in ae; a decoder's batch statistics are those of all identities.
     encode(state, x, label) needs the label (n,) where the encoder is not shared; decode(state, z,
     label) draws with that label's decoder.  Both take label 0 where none is given.
-    Metrics: loss; in evaluation those of losses.fidelity, and where the data set knows the true
-    swapped pictures swap_psnr, the mean over all other labels, and copy_psnr, that of no swap.
+    Metrics, per example: error; in training loss = error + match * apart, and apart; in evaluation
+    those of losses.fidelity, and where the data set knows the true swapped pictures swap_psnr, the
+    mean over all other labels, and copy_psnr, that of no swap.
     Raises BadInput for fewer than two labels, or what does not fit the data.
     """
     labels = 0 if example.label is None else int(example.label.max()) + 1
@@ -52,10 +80,12 @@ def make(example: Batch, *, axis: str | None = None, latent: int | None = 32, ki
 
     def objective(state, batch, key):
         params, buffers = own(state)
-        z, seen = encoder.train(params['encoder'], buffers['encoder'], (batch.x, batch.label))
+        x = disguise(key, batch.x, jitter)
+        z, seen = encoder.train(params['encoder'], buffers['encoder'], (x, batch.label))
         y, made = decoder.train(params['decoder'], buffers['decoder'], (z, batch.label))
-        value = error(y, batch.x).mean()
-        return value, dict(loss=value), dict(encoder=seen, decoder=made)
+        away, apart = error(y, batch.x).mean(), spread(z, batch.label, labels)
+        value = away + match * apart
+        return value, dict(loss=value, error=away, apart=apart), dict(encoder=seen, decoder=made)
 
     def encode(state, x, label=None):
         params, buffers = own(state)
@@ -76,7 +106,7 @@ def make(example: Batch, *, axis: str | None = None, latent: int | None = 32, ki
 
     def evaluate(state, batch, key):
         y = logits(state, encode(state, batch.x, batch.label), batch.label)
-        metrics = dict(loss=error(y, batch.x)) | losses.fidelity(link(y), batch.x)
+        metrics = dict(error=error(y, batch.x)) | losses.fidelity(link(y), batch.x)
         if batch.swapped is None:
             return metrics
         truth = jnp.moveaxis(batch.swapped, 1, 0)

@@ -1,0 +1,108 @@
+"""The experiments as a user runs them: --quick, again, and with what they must refuse."""
+import csv
+import importlib.util
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from conftest import ROOT, Result, snapshot
+
+EXPERIMENTS = ['pca', 'reduce']
+
+
+@pytest.fixture
+def experiment(environment):
+    """experiment(name, *flags) -> Result of `python experiments/NAME.py` with them."""
+    def run(name, *flags) -> Result:
+        if name == 'reduce' and importlib.util.find_spec('umap') is None:
+            pytest.skip("no umap-learn, which pip install '.[experiments]' brings")
+        done = subprocess.run([sys.executable, f'experiments/{name}.py', *map(str, flags)],
+                              cwd=ROOT, env=environment, timeout=900, text=True,
+                              stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        return Result(done.returncode, done.stdout, done.stderr)
+    return run
+
+
+def refused(result: Result, name: str, *said: str):
+    """One line and status 1."""
+    assert result.code == 1, result
+    assert len(result.err.splitlines()) == 1, result.err
+    assert result.err.startswith(f'{name}: ')
+    for word in said:
+        assert word in result.err, result.err
+
+
+def numbers(rows, column):
+    return np.array([float(row[column]) for row in rows])
+
+
+def check_pca(rows):
+    assert len(rows) == 2
+    assert all(row['met'] == 'True' for row in rows)
+    assert (numbers(rows, 'angle') <= .01).all()
+    assert (abs(numbers(rows, 'excess_train')) <= .001).all()
+    assert (np.diff(numbers(rows, 'error_pca')) < 0).all()  # a longer code loses less
+
+
+def check_reduce(rows):
+    found = {row['method']: row for row in rows}
+    assert list(found) == ['PCA', 'LDA', 't-SNE', 'UMAP', 'AE', 'VAE']
+    knn = {method: float(row['knn']) for method, row in found.items()}
+    assert min(knn.values()) > .5 and knn['LDA'] > .6  # chance is 0.1
+    assert min(knn['t-SNE'], knn['UMAP']) > .95
+    assert min(knn['AE'], knn['VAE']) > knn['PCA'] + .05
+    for measure in 'trustworthiness', 'continuity':
+        assert ((numbers(rows, measure) > .75) & (numbers(rows, measure) < 1)).all()
+    assert (numbers(rows, 'seconds') > 0).all()
+
+
+CHECKS = dict(pca=check_pca, reduce=check_reduce)
+
+
+@pytest.mark.parametrize('name', EXPERIMENTS)
+def test_a_quick_experiment_leaves_table_and_figure_and_is_not_repeated(experiment, name, tmp_path):
+    workdir = tmp_path / 'work'
+    first = experiment(name, '--quick', f'--workdir={workdir}')
+    assert first.code == 0, first.err
+    assert 'Traceback' not in first.err and 'measuring' in first.out
+    table, figure = workdir / f'{name}.csv', workdir / f'{name}.png'
+    with table.open(newline='') as f:
+        rows = list(csv.DictReader(f))
+    shown = (workdir / f'{name}.md').read_text()
+    assert shown in first.out
+    assert shown.startswith(f'| {" | ".join(rows[0])} |\n') and shown.count('\n') == len(rows) + 2
+    with Image.open(figure) as image:
+        pixels = np.asarray(image.convert('L'), float)
+    assert min(pixels.shape) >= 400 and pixels.std() > 10
+    if name in CHECKS:
+        CHECKS[name](rows)
+
+    before = snapshot(workdir)
+    again = experiment(name, '--quick', f'--workdir={workdir}')
+    assert again.code == 0, again.err
+    assert 'training' not in again.out and 'measuring' not in again.out
+    assert table.read_bytes() == before[f'{name}.csv']
+
+    before = snapshot(workdir)
+    refused(experiment(name, f'--workdir={workdir}'), name, 'other flags', '--workdir')
+    assert snapshot(workdir) == before
+
+
+@pytest.mark.parametrize('name', EXPERIMENTS)
+def test_an_unknown_data_set_is_refused_in_one_line(experiment, name, tmp_path):
+    result = experiment(name, '--dataset=digitz', f'--workdir={tmp_path / "work"}')
+    refused(result, name, "unknown data set 'digitz'", "'digits'")
+
+
+@pytest.mark.parametrize('codes, said', [('2,x', 'not'), ('0', 'positive'), ('64', 'below 64')])
+def test_pca_refuses_codes_that_it_cannot_compare(experiment, codes, said, tmp_path):
+    result = experiment('pca', f'--codes={codes}', f'--workdir={tmp_path / "work"}')
+    refused(result, 'pca', '--codes', said)
+
+
+def test_reduce_refuses_data_without_three_labels(experiment, tmp_path):
+    result = experiment('reduce', '--dataset=breast_cancer', f'--workdir={tmp_path / "work"}')
+    refused(result, 'reduce', 'breast_cancer has 2 labels')
