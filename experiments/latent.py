@@ -15,7 +15,11 @@ are from test data, see frechet.  The first row is the floor: test data itself, 
 data is from it.  `mse` is that of reconstructed test data.  Means over seeds, and standard
 deviations (sd).
 
-EXPECT
+Expect: nothing tells the AE where to put its codes, so N(0, I) hits their middle only.  On mnist,
+with ten dimensions, the judge is sure of 3 % of its samples and of 53 % of the VAE's, at distances
+of 172 and 35; with two, of 53 and 63 %, at 88 and 74.  What the AE lacks is mostly place and scale:
+from the Gaussian fitted to its ten dimensions its samples are as good as the VAE's (52 %, 25), and
+it reconstructs better (mse 0.0124, the VAE 0.0140).
 """
 import functools
 
@@ -104,8 +108,7 @@ def trained(study: Study, name: str, latent: int, seed: int = 0):
     if name == 'ae':
         same['model.loss'] = 'cross_entropy'
     config = study.config(name, **same)
-    if study.flags.dataset == 'digits':
-        config.epochs = 100 if study.flags.quick else 300
+    config.epochs = 15 if study.flags.dataset != 'digits' else 100 if study.flags.quick else 300
     run, state = study.run(f'{name}-{latent}-{seed}', config)
     maps = (jax.jit(functools.partial(f, state)) for f in (run.model.decode, run.model.encode))
     return run, *(functools.partial(in_parts, f) for f in maps)
@@ -152,13 +155,14 @@ def plane(name: str, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
 def scatter(axes, codes, label, sides) -> None:
     """Test data by label, the circles of N(0, I), and the grid's outline."""
     from matplotlib.patches import Circle, Rectangle
-    dots = axes.scatter(*codes.T, c=label, s=4, cmap='tab10', vmin=-.5, vmax=9.5, linewidths=0,
-                        rasterized=True)
+    dots = axes.scatter(*codes.T, c=label, s=3 if len(codes) > 2000 else 12, cmap='tab10', vmin=-.5,
+                        vmax=9.5, linewidths=0, rasterized=True)
     for radius in 1, 2, 3:
         axes.add_patch(Circle((0, 0), radius, fill=False, lw=.8, zorder=3))
     (x0, x1), (y1, y0) = ((side[0], side[-1]) for side in sides)
     axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ls='--', lw=.8, zorder=3))
     axes.set_aspect('equal', adjustable='datalim')
+    axes.locator_params(nbins=6)
     axes.set(xlabel='code, first dimension', ylabel='code, second dimension')
     handles, labels = dots.legend_elements()
     axes.legend(handles, labels, title='label', fontsize=8, title_fontsize=8, loc='center left',
@@ -204,7 +208,11 @@ def main(study: Study) -> None:
             table += rows(points, name, latent)
     draw(study)
     first = dict.fromkeys(table[0], '') | {key: floor[key] for key in floor if key in table[0]}
-    study.table([first | dict(model='test data'), *table])
+    drawn = [r for r in table if r['codes'] == 'N(0, I)']
+    study.table([first | dict(model='test data'), *table],
+                'samples from N(0, I) that a classifier is sure of, and their distance from the '
+                'data: ' + ', '.join(f'{r["model"]} of {r["latent"]} {r["sure"]:.2f}, '
+                                     f'{r["distance"]:.0f}' for r in drawn))
     print(f"accuracy of the judge on test data: {floor['accuracy']:.4f}")
 
 

@@ -13,7 +13,9 @@ on.  Only LDA sees labels.  AE and VAE are configs/ae.py and vae.py with two lat
 layers of 512 and 128 units, the AE with the VAE's cross-entropy as its loss.  `seconds` are those
 of fitting and mapping, compilation included.
 
-EXPECT
+Expect t-SNE (0.95 to 0.99) and UMAP (0.91 to 0.98) ahead by knn, then AE and VAE (0.80 to 0.93),
+the only ones that can also draw what a point of the map stands for; LDA (0.52 to 0.65) and PCA
+(0.42 to 0.62) last.  CPU time: digits 50 s, of which UMAP's compilation is half, mnist 6 minutes.
 """
 import functools
 import importlib.util
@@ -154,7 +156,9 @@ def main(study: Study) -> None:
              for method in METHODS}
     draw(study, found, np.array(labels['label']))
     study.table([dict(dataset=study.flags.dataset, method=METHODS[m])
-                 | {k: v for k, v in f.items() if k != 'map'} for m, f in found.items()])
+                 | {k: v for k, v in f.items() if k != 'map'} for m, f in found.items()],
+                'accuracy of 5 neighbours in the plane: ' + ', '.join(
+                    f'{METHODS[m]} {f["knn"]:.3f}' for m, f in found.items()))
 
 
 if __name__ == '__main__':

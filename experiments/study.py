@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[1]
 class Study:
     """An experiment's workdir: its runs, its measured points, its table and its figure."""
 
-    def __init__(self, name: str, flags: argparse.Namespace):
-        self.name, self.flags, self.count = name, flags, 0
+    def __init__(self, name: str, flags: argparse.Namespace, command: str):
+        self.name, self.flags, self.command, self.count = name, flags, command, 0
         size = '-quick' if flags.quick else ''
         self.workdir = Path(flags.workdir or f'runs/{name}-{flags.dataset.replace(":", "-")}{size}')
         self.figure = self.workdir / f'{name}.png'
@@ -39,6 +39,7 @@ class Study:
         except OSError as e:
             raise BadInput(f'workdir {self.workdir} cannot be written ({e.strerror}); '
                            'give another by --workdir') from e
+        self.before, self.since = train.summary(self.workdir), time.perf_counter()
 
     def config(self, model: str, dataset: str | None = None, **changed) -> ConfigDict:
         """The config of configs/`model`.py for this experiment's data set; `changed` holds dotted
@@ -72,12 +73,23 @@ class Study:
             record.write_json(file, dict(seconds=time.perf_counter() - start) | found)
         return json.loads(file.read_text())
 
+    def summary(self, **found) -> None:
+        """Keeps what is known of the whole experiment, and the time it has taken so far."""
+        spent = self.before.get('seconds', 0.)
+        spent += time.perf_counter() - self.since if self.count else 0.
+        record.write_json(self.workdir / 'summary.json', self.before | dict(
+            command=self.command, seconds=spent, **found))
+
     def say(self, what: str) -> None:
         self.count += 1
+        self.summary()
         print(f'[{self.name} {self.count}] {what}', flush=True)
 
-    def table(self, rows: list[dict], digits: int = 4) -> None:
-        """Writes the rows as NAME.csv and NAME.md (numbers to so many digits) and prints them."""
+    def table(self, rows: list[dict], headline: str, digits: int = 4) -> None:
+        """Writes the rows as NAME.csv and NAME.md (numbers to so many digits) and prints them.
+
+        headline: what came out, in a line.
+        """
         with (self.workdir / f'{self.name}.csv').open('w', newline='') as f:
             writer = csv.DictWriter(f, rows[0].keys())
             writer.writeheader()
@@ -87,7 +99,8 @@ class Study:
         lines = [list(rows[0]), ['---'] * len(rows[0]), *shown]
         text = '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
         (self.workdir / f'{self.name}.md').write_text(text)
-        print(text)
+        self.summary(headline=headline)
+        print(f'{text}\n{headline}')
         print(f'table and figure: {self.workdir}/{self.name}.csv, .md, .png')
 
 
@@ -106,8 +119,11 @@ def start(main, doc: str, name: str, dataset: str = 'digits', **more) -> None:
         cache = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
         jax.config.update('jax_compilation_cache_dir', str(cache / 'gen_jax' / 'compiled'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', .2)
+    flags = p.parse_args()
+    given = [f'--{k}' + ('' if v is True else f'={v}') for k, v in vars(flags).items()
+             if v != p.get_default(k) and k not in ('workdir', 'data_dir')]
     try:
-        main(Study(name, p.parse_args()))
+        main(Study(name, flags, ' '.join([f'python experiments/{name}.py', *given])))
     except BadInput as e:
         sys.exit(f'{name}: {e}')
     except KeyboardInterrupt:

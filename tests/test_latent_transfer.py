@@ -111,7 +111,7 @@ def test_no_seeds_are_refused(module, name, tmp_path):
     flags = argparse.Namespace(dataset='digits', data_dir=None, workdir=str(tmp_path / 'w'),
                                quick=True, seeds=0)
     with pytest.raises(BadInput, match='--seeds must be at least 1'):
-        module.main(study.Study(name, flags))
+        module.main(study.Study(name, flags, 'a command'))
 
 
 def test_a_sample_keeps_examples_and_labels_together():

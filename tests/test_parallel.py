@@ -2,6 +2,7 @@
 file compares.  `python test_parallel.py FOLDER` is that child."""
 import functools
 import inspect
+import itertools
 import os
 from pathlib import Path
 import pkgutil
@@ -18,8 +19,8 @@ FOLDER = Path(__file__).resolve().parents[1] / 'gen_jax' / 'models'
 MODELS = sorted(m.name for m in pkgutil.iter_modules([str(FOLDER)]))
 NORMS = 'none', 'group', 'batch', 'spectral'
 MODES = 'jit', 'shard_map', 'pmap'
-SAVED = [(name, mode) for name in MODELS for mode in MODES
-         if name in ('ae', 'vae', 'gan', 'deepfake', 'classifier') or mode == 'pmap']
+SAVED = [*itertools.product(['ae', 'vae', 'gan'], MODES), ('classifier', 'pmap'),
+         ('deepfake', 'shard_map')]
 NOISELESS = [('ae', 'none', 'conv'), ('ae', 'none', 'mlp'), ('ae', 'group', 'mlp'),
              ('contractive', 'none', 'mlp'), ('deepfake', 'none', 'mlp'),
              ('classifier', 'none', 'mlp')]
@@ -35,7 +36,8 @@ def config_of(name, mode='jit', **hyper):
     """A small model of that name; hyper-parameters that its `make` has not are left out."""
     from gen_jax import train
     known = inspect.signature(train.find(name).make).parameters
-    hyper = dict(width=(4, 6), latent=5, encoder='scratch') | hyper
+    few = dict(kind='mlp') if name in ('classifier', 'deepfake', 'denoising') else {}
+    hyper = dict(width=(4, 6), latent=5, encoder='scratch') | few | hyper
     if name == 'text':
         hyper['width'] = hyper['width'][0]
     config = train.defaults(name, 'digits', **{k: v for k, v in hyper.items() if k in known})
