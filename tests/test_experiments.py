@@ -10,7 +10,7 @@ import pytest
 
 from conftest import ROOT, Result, snapshot
 
-EXPERIMENTS = ['pca', 'reduce']
+EXPERIMENTS = ['pca', 'reduce', 'latent', 'transfer']
 
 
 @pytest.fixture
