@@ -64,7 +64,7 @@ def result(folder: Path) -> dict:
     """A run's or an experiment's summary with what it takes to repeat it."""
     if (folder / 'study.json').exists():
         made = folder / f'{folder.name.split("-")[0]}.csv'
-        return json.loads((folder / 'study.json').read_text()) | circumstances(made)
+        return train.summary(folder) | circumstances(made)
     config = ConfigDict(json.loads((folder / 'config.json').read_text()))
     return dict(command=command(config), seed=config.seed) | circumstances(
         folder / 'summary.json') | train.summary(folder)
@@ -91,7 +91,8 @@ def tables() -> str:
         tested = ', '.join(f'{k} {v:.4g}' for k, v in tested.items() if v is not None)
         runs.append(f'| `{r["command"]}` | {r["epochs"]} | {r["seconds"]:.0f} s | {tested} |')
     note = f'Seed 0, {r["hardware"]}; experiments/results/ holds each in full. elbo, recon and ' \
-           'kl are nats per example, mse is the mean over dimensions, psnr and gain are dB.'
+           'kl are nats per example, mse is the mean over dimensions, psnr and gain are dB.  Other '
+           'programs ran beside, so the times are too long rather than too short.'
     return '\n'.join([*runs, '', *studies, '', note])
 
 

@@ -28,17 +28,12 @@ class Study:
         size = '-quick' if flags.quick else ''
         self.workdir = Path(flags.workdir or f'runs/{name}-{flags.dataset.replace(":", "-")}{size}')
         self.figure = self.workdir / f'{name}.png'
-        ours = {k: v for k, v in vars(flags).items() if k not in ('workdir', 'data_dir')}
+        self.ours = json.dumps({k: v for k, v in vars(flags).items()
+                                if k not in ('workdir', 'data_dir')})
         theirs = self.workdir / 'study.json'
-        if theirs.exists() and json.loads(theirs.read_text()) != json.loads(json.dumps(ours)):
+        if theirs.exists() and theirs.read_text() != self.ours:
             raise BadInput(f'{self.workdir} holds this experiment with other flags '
                            f'({theirs.read_text().strip()}); give another --workdir')
-        try:
-            self.workdir.mkdir(parents=True, exist_ok=True)
-            theirs.write_text(json.dumps(ours))
-        except OSError as e:
-            raise BadInput(f'workdir {self.workdir} cannot be written ({e.strerror}); '
-                           'give another by --workdir') from e
         self.before, self.since = train.summary(self.workdir), time.perf_counter()
 
     def config(self, model: str, dataset: str | None = None, **changed) -> ConfigDict:
@@ -77,8 +72,14 @@ class Study:
         """Keeps what is known of the whole experiment, and the time it has taken so far."""
         spent = self.before.get('seconds', 0.)
         spent += time.perf_counter() - self.since if self.count else 0.
-        record.write_json(self.workdir / 'summary.json', self.before | dict(
-            command=self.command, seconds=spent, **found))
+        try:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            (self.workdir / 'study.json').write_text(self.ours)
+            record.write_json(self.workdir / 'summary.json', self.before | dict(
+                command=self.command, seconds=spent, **found))
+        except OSError as e:
+            raise BadInput(f'workdir {self.workdir} cannot be written ({e.strerror}); '
+                           'give another by --workdir') from e
 
     def say(self, what: str) -> None:
         self.count += 1

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+import jax
+from jax.experimental.compilation_cache import compilation_cache
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +33,20 @@ def environment(tmp_path_factory):
     compiled = tmp_path_factory.mktemp('compiled')
     return os.environ | dict(PYTHONPATH=path, JAX_PLATFORMS='cpu',
                              JAX_COMPILATION_CACHE_DIR=str(compiled))
+
+
+@pytest.fixture(scope='module')
+def compiled_once(tmp_path_factory):
+    """Programs are compiled once and then read from disk, as a user's second command does."""
+    options = dict(jax_compilation_cache_dir=str(tmp_path_factory.mktemp('compiled')),
+                   jax_persistent_cache_min_compile_time_secs=.1)
+    before = {name: getattr(jax.config, name) for name in options}
+    for values in options, before:
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if values is options:
+            yield
 
 
 @pytest.fixture(scope='session')

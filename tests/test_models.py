@@ -11,7 +11,6 @@ import pkgutil
 
 import jax
 from jax import lax
-from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -43,18 +42,7 @@ every_case = pytest.mark.parametrize('name, shape, kind', CASES)
 on_vectors = pytest.mark.parametrize('name', [n for n in NAMES if VECTORS in fitting(n)])
 
 
-@pytest.fixture(scope='module', autouse=True)
-def compiled_once(tmp_path_factory):
-    """Programs that several models have in common are compiled once."""
-    options = dict(jax_compilation_cache_dir=str(tmp_path_factory.mktemp('compiled')),
-                   jax_persistent_cache_min_compile_time_secs=.1)
-    before = {name: getattr(jax.config, name) for name in options}
-    for values in options, before:
-        for name, value in values.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if values is options:
-            yield
+pytestmark = pytest.mark.usefixtures('compiled_once')
 
 
 def maker(name):

@@ -28,6 +28,8 @@ DATA = dict(colorize=dict(name='photos', size=8, limit=256),
             text=dict(name='text', size=8, limit=256),
             deepfake=dict(name='digits', identities=(3, 5)))
 
+pytestmark = pytest.mark.xdist_group('eight')  # one child for them all
+
 
 # The child
 

@@ -8,7 +8,6 @@ import sys
 import time
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
@@ -80,18 +79,7 @@ def same_runs(one, other):
         assert told[0][key] == told[1][key]
 
 
-@pytest.fixture(scope='module', autouse=True)
-def compiled_once(tmp_path_factory):
-    """Programs are compiled once and then read from disk, as a user's second command does."""
-    options = dict(jax_compilation_cache_dir=str(tmp_path_factory.mktemp('compiled')),
-                   jax_persistent_cache_min_compile_time_secs=.1)
-    before = {name: getattr(jax.config, name) for name in options}
-    for values in options, before:
-        for name, value in values.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if values is options:
-            yield
+pytestmark = pytest.mark.usefixtures('compiled_once')
 
 
 @pytest.fixture(scope='module')
@@ -135,6 +123,13 @@ def test_classifier_holds_the_encoder_of_the_run_that_it_started_from(whole):
     moved = [k for k, v in ours.items() if k.startswith(start) and "['ae']['encoder']" in k
              and v.tobytes() != theirs["['params']" + k.removeprefix(start)].tobytes()]
     assert moved
+
+
+def test_classifier_starts_from_a_run_whose_data_are_elsewhere_now(whole, tmp_path):
+    config = config_of('classifier_frozen', whole)
+    config.data.dir = str(tmp_path)
+    start = train.prepare(config).state.params['classifier']['encoder']
+    assert start.keys() == {'vae'}
 
 
 def test_classifier_starts_from_the_best_state_where_the_run_says_so(whole, tmp_path):
