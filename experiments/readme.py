@@ -91,8 +91,8 @@ def tables() -> str:
         tested = ', '.join(f'{k} {v:.4g}' for k, v in tested.items() if v is not None)
         runs.append(f'| `{r["command"]}` | {r["epochs"]} | {r["seconds"]:.0f} s | {tested} |')
     note = f'Seed 0, {r["hardware"]}; experiments/results/ holds each in full. elbo, recon and ' \
-           'kl are nats per example, mse is the mean over dimensions, psnr and gain are dB.  Other '
-           'programs ran beside, so the times are too long rather than too short.'
+           'kl are nats per example, mse is the mean over dimensions, psnr and gain are dB. ' \
+           'Other programs ran beside, so the times are too long rather than too short.'
     return '\n'.join([*runs, '', *studies, '', note])
 
 

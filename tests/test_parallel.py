@@ -22,8 +22,7 @@ MODES = 'jit', 'shard_map', 'pmap'
 SAVED = [*itertools.product(['ae', 'vae', 'gan'], MODES), ('classifier', 'pmap'),
          ('deepfake', 'shard_map')]
 NOISELESS = [('ae', 'none', 'conv'), ('ae', 'none', 'mlp'), ('ae', 'group', 'mlp'),
-             ('contractive', 'none', 'mlp'), ('deepfake', 'none', 'mlp'),
-             ('classifier', 'none', 'mlp')]
+             ('contractive', 'none', 'mlp'), ('classifier', 'none', 'mlp')]
 DATA = dict(colorize=dict(name='photos', size=8, limit=256),
             text=dict(name='text', size=8, limit=256),
             deepfake=dict(name='digits', identities=(3, 5)))
@@ -159,7 +158,7 @@ def child(folder):
     for mode in 'shard_map', 'pmap':
         keep(f'share-{mode}', shared, mode)
     for name, norm, kind in NOISELESS:
-        hyper = dict(norm=norm, kind=kind, jitter=0., match=0.)
+        hyper = dict(norm=norm, kind=kind)
         keep(f'{name}-{norm}-{kind}-alone', alone, config_of(name, **hyper), 1)
         for mode in 'shard_map', 'pmap':
             keep(f'{name}-{norm}-{kind}-{mode}', together, config_of(name, mode, **hyper), 1)
