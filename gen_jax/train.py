@@ -133,7 +133,7 @@ def tested(dataset: data.Dataset, n: int, key: Array) -> Batch:
 
 def source(config: ConfigDict, example: Batch) -> tuple[Model, State]:
     """The trained model to start from.  Raises BadInput unless it encodes such examples."""
-    run, state = load(Path(config.init), config.data.dir)
+    run, state = load(Path(config.init), data_dir=config.data.dir)
     theirs, ours = tested(run.data, 1, run.key).x.shape[1:], example.x.shape[1:]
     if theirs != ours:
         raise BadInput(f'the run in {config.init} was trained on examples of shape {theirs}, but '

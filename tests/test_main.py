@@ -45,7 +45,9 @@ def runs(run_main, tmp_path_factory):
     def get(name):
         if name not in made:
             workdir = tmp_path_factory.mktemp('runs') / name
-            start = [f'--config.init={get("ae")[0]}'] if name == 'classifier' else []
+            start = [f'--config.init={get("ae")[0]}',
+                     f'--config.data.dir={tmp_path_factory.mktemp("unused")}'
+                     ] if name == 'classifier' else []
             made[name] = workdir, run_main(*config(name, f'--config.epochs={EPOCHS}'), *start,
                                            f'--workdir={workdir}')
         return made[name]
@@ -427,6 +429,7 @@ BAD = dict(
     likelihood_of_range=(['--config=configs/vae.py:breast_cancer'],
                          ['bernoulli', '[0, 1]', 'gaussian']),
     loss_of_range=(['--config=configs/ae.py:breast_cancer', '--config.model.kind=mlp',
+                    '--config.model.latent=5',
                     '--config.model.loss=cross_entropy'], ['cross_entropy', '[0, 1]', 'mse']),
     unknown_likelihood=([VAE, '--config.model.likelihood=poisson'],
                         ['poisson', 'bernoulli', 'gaussian']),
