@@ -8,7 +8,7 @@ from gen_jax.train import defaults
 
 
 def get_config(dataset='digits'):
-    config = defaults('sparse', dataset)
+    config = defaults('sparse', dataset, penalty=.03 if dataset == 'digits' else .1)
     config.eval.best = 'test/error'
     if dataset == 'digits':
         config.epochs, config.eval.every = 100, 10

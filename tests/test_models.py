@@ -389,9 +389,10 @@ def test_gan_norms_of_the_two_nets_differ_where_asked():
 
 
 BAD = (dict(latent=0), dict(latent=-1), dict(kind='cnn'), dict(norm='layer'), dict(width=()),
-       dict(width=(4, 0)), dict(width=0), dict(likelihood='laplace'), dict(loss='mae'), dict(critic_norm='layer'),
-       dict(noise='speckle'), dict(sparsity='l2'), dict(target=0.), dict(target=1.5),
-       dict(smooth='wavelet'), dict(probes=-1), dict(encoder='warm'))
+       dict(width=(4, 0)), dict(width=0), dict(likelihood='laplace'), dict(loss='mae'),
+       dict(critic_norm='layer'), dict(noise='speckle'), dict(sparsity='l2'),
+       dict(target=0.), dict(target=1.5), dict(smooth='wavelet'),
+       dict(probes=-1), dict(encoder='warm'))
 
 
 @pytest.mark.parametrize('name, bad', [
