@@ -26,9 +26,9 @@ from gen_jax import data, record, train
 from gen_jax.types import BadInput, Batch
 
 ENCODERS = dict(ae='AE', denoising='denoising', contractive='contractive', vae='VAE')
-HYPER = dict(denoising={'model.noise': 'masking', 'model.level': .5},
-             contractive={'model.penalty': 1., 'model.probes': 1})
-LATENT, WIDTH = 128, (512, 256)
+HYPER = dict(denoising={'model.noise': 'masking', 'model.level': .3},
+             contractive={'model.penalty': .3, 'model.probes': 4})
+LATENT, WIDTH = 32, (512, 256)
 LABELS = 100, 600, 1000
 UPDATES = 1000
 RATES = dict(frozen=1e-2, tuned=1e-3, scratch=1e-3)
