@@ -392,7 +392,7 @@ BAD = (dict(latent=0), dict(latent=-1), dict(kind='cnn'), dict(norm='layer'), di
        dict(width=(4, 0)), dict(width=0), dict(likelihood='laplace'), dict(loss='mae'),
        dict(critic_norm='layer'), dict(noise='speckle'), dict(sparsity='l2'),
        dict(target=0.), dict(target=1.5), dict(smooth='wavelet'),
-       dict(probes=-1), dict(encoder='warm'))
+       dict(probes=-1), dict(encoder='warm'), dict(level=-.1))
 
 
 @pytest.mark.parametrize('name, bad', [

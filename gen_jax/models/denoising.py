@@ -36,6 +36,9 @@ def make(example: Batch, *, axis: str | None = None, noise: str = 'gaussian', le
     """
     if noise not in NOISES:
         raise BadInput(f'unknown noise {noise!r}; choose one of {", ".join(NOISES)}')
+    if level < 0 or noise != 'gaussian' and level > 1:
+        raise BadInput(f'level of {noise} noise cannot be {level}; it is a standard deviation for '
+                       'gaussian, and a share between 0 and 1 for the others')
     if noise == 'salt_pepper':
         losses.require_unit(example.x, 'noise salt_pepper')
     coder = nets.coder('ae', example.x, latent, kind=kind, width=width, norm=norm,
