@@ -4,7 +4,8 @@
     python -m gen_jax.main --config=configs/classifier.py:mnist --config.init=runs/ae-mnist
 
 1 s of training on 2 CPU cores for `digits`: on the frozen codes of configs/ae.py a linear layer
-reaches a test accuracy of 0.953.
+reaches a test accuracy of 0.953.  The run to start from is read again whenever this one is used:
+keep it where it is.
 """
 from gen_jax.train import defaults
 

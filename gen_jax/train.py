@@ -227,12 +227,23 @@ def claim(workdir: Path, config: ConfigDict) -> None:
 
 
 def stored_config(workdir: Path) -> dict | None:
-    """The config.json of a workdir, None where there is none."""
+    """The config.json of a workdir, None where there is none; keys that did not exist when it was
+    written have their defaults."""
     file = workdir / 'config.json'
     try:
-        return json.loads(file.read_text()) if file.exists() else None
-    except (OSError, ValueError) as e:
+        if not file.exists():
+            return None
+        stored = json.loads(file.read_text())
+        known = defaults(stored['model']['name'], stored['data']['name'])
+        return filled(stored, json.loads(known.to_json()))
+    except (OSError, ValueError, LookupError, TypeError) as e:
         raise BadInput(f'{file} cannot be read ({e}); give another --workdir') from e
+
+
+def filled(tree: dict, default: dict) -> dict:
+    """A nested dict with what it lacks of a default."""
+    return default | {k: filled(v, default[k]) if isinstance(v, dict) and k in default else v
+                      for k, v in tree.items()}
 
 
 def leaves(tree: Any, path: str = '', but=()) -> dict[str, Any]:

@@ -284,6 +284,30 @@ def test_start_that_cannot_be_is_refused(run_main, runs, tmp_path, flags, start,
         assert snapshot(source) == before
 
 
+def test_run_that_lacks_a_newer_key_goes_on_with_its_default(run_main, copied, tmp_path):
+    """A run's config.json from before a key of the config existed, as itself and as a start."""
+    workdir = copied('ae')
+    stored = json.loads((workdir / 'config.json').read_text())
+    del stored['init'], stored['data']['limit'], stored['model']['decay'], stored['eval']['text']
+    (workdir / 'config.json').write_text(json.dumps(stored))
+    result = run_main(*config('ae', f'--config.epochs={EPOCHS}'), f'--workdir={workdir}')
+    assert 'finished' in result.out and not result.err, result
+    result = run_main(*config('classifier', '--config.epochs=1'), f'--config.init={workdir}',
+                      f'--workdir={tmp_path}/run')
+    assert (result.code, result.err) == (0, ''), result
+
+
+def test_text_given_is_written_beside_its_reconstruction(run_main, tmp_path):
+    flags = ('--config=configs/text.py', '--config.data.size=8', '--config.data.limit=128',
+             '--config.model.width=8', '--config.model.latent=4', f'--workdir={tmp_path}/run')
+    assert run_main(*flags, '--config.epochs=1').code == 0
+    result = run_main(*flags, '--mode=reconstruct', '--config.eval.text=a cat.')
+    file = tmp_path / 'run' / 'reconstructions.txt'
+    assert (result.code, result.err) == (0, '') and str(file) in result.out, result
+    assert 'a cat.' in file.read_text()
+    one_line(run_main(*flags, '--mode=reconstruct', '--config.eval.text=many a cat'), '8')
+
+
 # What is done with a run
 
 
