@@ -105,7 +105,7 @@ def mnist(folders: dict[str, Path], data_dir: str | None) -> None:
             parts['test digits'] = x
             parts[f'{name}: reconstructions'] = run.model.decode(state, run.model.encode(state, x))
         if run.model.prior:
-            parts[f'{name}: samples'] = run.model.decode(state, run.model.prior(run.key, n))
+            parts[f'{name}: samples'] = run.model.decode(state, run.model.prior(state, run.key, n))
     record.pictures(ROOT / 'docs' / 'mnist.png', parts, columns=10)
 
 

@@ -1,4 +1,4 @@
-"""An epoch as one compiled `lax.scan`, and an exact evaluation over a ragged last batch.
+"""An epoch as one compiled `lax.scan`, and exact evaluations over a ragged last batch.
 
 Everything random comes from the run's key and the step: the order of an epoch is a permutation
 from (key, epoch), the noise of a step from (key, step); so a run can stop and go on anywhere.
@@ -53,22 +53,42 @@ def training(model: Model, prepare: Callable, size: int, batch: int, steps: int,
     return run
 
 
-def evaluation(model: Model, prepare: Callable, size: int, batch: int,
+def evaluation(evaluate: Callable, prepare: Callable, size: int, batch: int,
                share: Callable = lambda rows, key: (rows, key)) -> Callable:
-    """(state, data, key) -> metrics averaged over all `size` examples, each counted once."""
-    steps = -(-size // batch)
+    """(state, data, key) -> metrics averaged over all `size` examples, each counted once.
 
+    evaluate: (state, batch, key) -> a tree of arrays, a row per example.
+    """
     def run(state: State, data: Batch, key: Array):
         def step(_, i):
-            rows = i * batch + jnp.arange(batch)
-            rows, noise = share(rows, stream(key, TEST, i))
-            prepared, drawn = jax.random.split(noise)
-            examples = prepare(take(data, jnp.minimum(rows, size - 1)), prepared)
-            values = model.evaluate(state, examples, drawn)
-            counts = rows < size
+            values, counts = one(state, data, key, i)
             return None, jax.tree.map(lambda v: jnp.tensordot(counts.astype(v.dtype), v, 1), values)
 
-        sums = lax.scan(step, None, jnp.arange(steps))[1]
+        sums = lax.scan(step, None, jnp.arange(-(-size // batch)))[1]
         return jax.tree.map(lambda s: s.sum(0) / size, sums)
 
+    one = _batches(evaluate, prepare, size, batch, share)
     return run
+
+
+def collection(evaluate: Callable, prepare: Callable, size: int, batch: int,
+               share: Callable = lambda rows, key: (rows, key)) -> Callable:
+    """(state, data, key) -> the rows that `evaluate` gives, those of all `size` examples."""
+    def run(state: State, data: Batch, key: Array):
+        rows = lax.map(lambda i: one(state, data, key, i)[0], jnp.arange(-(-size // batch)))
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:size], rows)
+
+    one = _batches(evaluate, prepare, size, batch, share)
+    return run
+
+
+def _batches(evaluate, prepare, size, batch, share):
+    """(state, data, key, i) -> (rows of the i-th batch, which of them count)."""
+    def one(state, data, key, i):
+        rows = i * batch + jnp.arange(batch)
+        rows, noise = share(rows, stream(key, TEST, i))
+        prepared, drawn = jax.random.split(noise)
+        examples = prepare(take(data, jnp.minimum(rows, size - 1)), prepared)
+        return evaluate(state, examples, drawn), rows < size
+
+    return one

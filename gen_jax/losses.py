@@ -137,6 +137,30 @@ def bound(logvar: Array, limit: float = 15.) -> Array:
     return limit * jnp.tanh(logvar / limit)
 
 
+def warm_up(name: str, step: Array, steps: int) -> Array:
+    """The weight of the KL at a step, from 0 to 1: `constant`, 1; `linear` over so many steps
+    (Bowman et al. 2016); `cyclical`, linear over so many and then 1 for as many, again and again
+    (Fu et al. 2019).  Raises BadInput for another name."""
+    if name not in ('constant', 'linear', 'cyclical'):
+        raise BadInput(f'unknown schedule {name!r}; choose constant, linear or cyclical')
+    if name != 'constant' and steps < 1:
+        raise BadInput(f'schedule {name!r} needs a number of steps; give --config.model.warmup')
+    if name == 'constant':
+        return jnp.ones(())
+    return jnp.minimum((step if name == 'linear' else step % (2 * steps)) / steps, 1.)
+
+
+def staged(rate: float, first: int) -> Callable[[Array], Array] | float:
+    """Burda et al. 2015's schedule: stage i = 0, 1, .. 7 lasts 3^i times `first` steps, at
+    rate * 10^(-i / 7); the rate itself where first is 0."""
+    ends = [(3 ** i - 1) // 2 * first for i in range(1, 8)]
+
+    def at(step):
+        return rate * 10 ** (-(step >= jnp.array(ends)).sum() / 7)
+
+    return at if first else rate
+
+
 def reparameterise(key: Array, mean: Array, logvar: Array) -> Array:
     """A sample of N(mean, exp(logvar)) that is differentiable in both (Kingma & Welling 2014)."""
     return mean + jnp.exp(logvar / 2) * jax.random.normal(key, mean.shape)

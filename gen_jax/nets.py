@@ -18,6 +18,7 @@ from gen_jax.types import Array, BadInput, Batch, State, Tree
 
 KINDS = 'mlp', 'conv', 'residual', 'recurrent', 'linear'
 NORMS = 'none', 'group', 'batch', 'spectral'
+ACTS = dict(relu=nn.relu, tanh=nn.tanh, gated=nn.glu)  # gated: half of the outputs gates the rest
 
 
 class Net(NamedTuple):
@@ -161,8 +162,8 @@ class Crop(nn.Module):
         return x[:, :self.size[0], :self.size[1]]
 
 
-def dense(width):
-    return lambda: nn.Dense(width, use_bias=False)
+def dense(width, act=None):
+    return lambda: nn.Dense(2 * width if act is nn.glu else width, use_bias=False)
 
 
 def convolve(op, size, width):
@@ -192,20 +193,22 @@ def leaky(x):
 
 
 def encoder(shape: Sequence[int], out: int | None, *, kind: str = 'mlp', width: Sequence[int],
-            norm: str = 'none', down: str = 'pool', act=nn.relu) -> Net:
+            norm: str = 'none', down: str = 'pool', act: Callable | str = 'relu') -> Net:
     """x (n, *shape) -> codes (n, out), or the last features themselves where out is None.
 
     mlp: dense layers of `width`.  linear: none; `width` has no meaning.  conv: 3x3 convolutions of
     `width`, each followed by 2x2 max-pooling (down='pool'), or 4x4 convolutions of stride 2
     (down='stride', as in DCGAN).  residual: per width a residual block and pooling.  recurrent:
     gated recurrent units, a layer per width.
+    act: a function, or one of ACTS, of which `gated` is for mlp alone.
     Raises BadInput for an unknown kind or norm, an empty code, or a kind that the shape is not for.
     """
     _check(shape, out, kind, norm, width)
+    act = _act(act, kind)
     if kind == 'linear':
         blocks = [Reshape((-1,))]
     elif kind == 'mlp':
-        blocks = [Reshape((-1,)), *(Block(dense(w), norm, act) for w in width)]
+        blocks = [Reshape((-1,)), *(Block(dense(w, act), norm, act) for w in width)]
     elif kind == 'recurrent':
         blocks = [Reshape(_rows(shape)), Read(tuple(width))]
     elif kind == 'residual':
@@ -222,7 +225,8 @@ def encoder(shape: Sequence[int], out: int | None, *, kind: str = 'mlp', width: 
 
 
 def decoder(example: Array, latent: int | None, *, kind: str = 'mlp', width: Sequence[int],
-            norm: str = 'none', up: str = 'nearest', output: Callable | None = None) -> Net:
+            norm: str = 'none', up: str = 'nearest', output: Callable | None = None,
+            act: Callable | str = 'relu') -> Net:
     """codes (n, latent) -> examples (n, *shape) before `output`, by default link(example, kind).
 
     mlp, linear, recurrent: the encoder's layers the other way round.  conv: a dense layer to the
@@ -238,6 +242,7 @@ def decoder(example: Array, latent: int | None, *, kind: str = 'mlp', width: Seq
                        'use --config=configs/text.py')
     shape = tuple(example.shape[1:])
     _check(shape, latent, kind, norm, width)
+    act = _act(act, kind)
     plain = 'spectral' if norm == 'spectral' else 'none'
 
     def last(linear, start):
@@ -245,7 +250,7 @@ def decoder(example: Array, latent: int | None, *, kind: str = 'mlp', width: Seq
         return Block(linear, plain, identity, bias=lambda key, size: start.reshape(size))
 
     if kind in ('mlp', 'linear'):
-        blocks = [Block(dense(w), norm) for w in (width if kind == 'mlp' else ())]
+        blocks = [Block(dense(w, act), norm, act) for w in (width if kind == 'mlp' else ())]
         return net(Layers([*blocks, last(dense(math.prod(shape)), example.mean(0)),
                            Reshape(shape)]))
     if kind == 'recurrent':
@@ -258,14 +263,14 @@ def decoder(example: Array, latent: int | None, *, kind: str = 'mlp', width: Seq
         sizes.append(tuple(-(-s // 2) for s in sizes[-1]))
     coarse = *sizes[-1], width[0]
     op, k = (ops.upsample_conv, 3) if up == 'nearest' else (ops.conv_transpose, 4)
-    blocks = [] if latent is None else [Block(lambda: DenseImage(coarse), norm)]
+    blocks = [] if latent is None else [Block(lambda: DenseImage(coarse), norm, act)]
     if kind == 'residual':
-        blocks += [Residual(width[0], norm)]
+        blocks += [Residual(width[0], norm, act)]
     elif up == 'nearest':
-        blocks += [Block(convolve(ops.conv, 3, width[0]), norm)]
+        blocks += [Block(convolve(ops.conv, 3, width[0]), norm, act)]
     for w, size in zip(width[1:], sizes[-2:0:-1]):
-        blocks += [Block(convolve(op, k, w), norm), Crop(size)]
-        blocks += [Residual(w, norm)] if kind == 'residual' else []
+        blocks += [Block(convolve(op, k, w), norm, act), Crop(size)]
+        blocks += [Residual(w, norm, act)] if kind == 'residual' else []
     return net(Layers([*blocks, last(convolve(op, k, shape[-1]), example.mean((0, 1, 2))),
                        Crop(shape[:2])]))
 
@@ -320,6 +325,19 @@ def each(net: Net, labels: int) -> Net:
         return jax.vmap(net.init, (0, None))(jax.random.split(key, labels), pair[0])
 
     return Net(init, apply, train)
+
+
+def conditioned(net: Net, labels: int) -> Net:
+    """The net for pairs (x, label): x with the label's indicator behind its last axis, at every
+    place of an image or a sequence."""
+    def join(pair):
+        x, label = pair
+        told = jax.nn.one_hot(label, labels).reshape(len(x), *(1,) * (x.ndim - 2), labels)
+        return jnp.concatenate([x, jnp.broadcast_to(told, (*x.shape[:-1], labels))], -1)
+
+    return Net(lambda key, pair: net.init(key, join(pair)),
+               lambda params, buffers, pair: net.apply(params, buffers, join(pair)),
+               lambda params, buffers, pair: net.train(params, buffers, join(pair)))
 
 
 def link(example: Array, kind: str, logits: bool = False) -> Callable[[Array], Array]:
@@ -469,6 +487,16 @@ def sequence_decoder(symbols: int, length: int, *, width: int, embed: int) -> Sp
 def before_padding(x: Array) -> Array:
     """Which symbols of x (n, t) come before the first padding."""
     return jnp.cumsum(x == 0, axis=1) == 0
+
+
+def _act(act, kind):
+    if callable(act):
+        return act
+    if act not in ACTS:
+        raise BadInput(f'unknown act {act!r}; choose one of {", ".join(ACTS)}')
+    if act == 'gated' and kind != 'mlp':
+        raise BadInput(f"act 'gated' is for kind 'mlp', not {kind!r}; use act='relu'")
+    return ACTS[act]
 
 
 def _rows(shape):

@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 import pkgutil
+import re
 import time
 import types
 import typing
@@ -16,7 +17,7 @@ import jax
 from ml_collections import ConfigDict, config_dict
 import numpy as np
 
-from gen_jax import checkpoint, data, loop, models, parallel, record
+from gen_jax import checkpoint, data, loop, metrics, models, parallel, record
 from gen_jax.types import Array, BadInput, Batch, Model, State
 
 MODES = 'train', 'evaluate', 'sample', 'reconstruct'
@@ -31,7 +32,7 @@ def defaults(model: str, dataset: str, **changed) -> ConfigDict:
     make = find(model).make
     hyper = {}
     for name, p in inspect.signature(make).parameters.items():
-        if name not in ('example', 'axis', 'source'):
+        if name not in ('example', 'axis', 'source', 'size'):
             hyper[name] = changed.pop(name, p.default)
             if hyper[name] is None:  # a typed hole, so that the command line can fill it
                 hyper[name] = config_dict.placeholder(typing.get_args(p.annotation)[0])
@@ -45,7 +46,9 @@ def defaults(model: str, dataset: str, **changed) -> ConfigDict:
                   limit=0, size=0),
         model=dict(name=model, **hyper),
         eval=dict(batch=500, every=1, best='test/loss', checkpoint='latest', samples=64,
-                  text='')))  # to reconstruct, where the data set is text
+                  text='',    # to reconstruct, where the data set is text
+                  metrics='', # of gen_jax.metrics for --mode=evaluate; empty: all that fit
+                  k=5000)))   # codes of each example for the nll
 
 
 def find(name: str) -> types.ModuleType:
@@ -74,7 +77,7 @@ class Run(NamedTuple):
 
 def prepare(config: ConfigDict) -> Run:
     """Loads the data and makes the model.  Raises BadInput for what does not fit together."""
-    for name in 'epochs', 'batch', 'eval.batch', 'eval.every', 'eval.samples':
+    for name in 'epochs', 'batch', 'eval.batch', 'eval.every', 'eval.samples', 'eval.k':
         value = config[name] if '.' not in name else config.eval[name.split('.')[1]]
         if value < 1:
             raise BadInput(f'{name} must be at least 1, not {value}')
@@ -104,10 +107,12 @@ def prepare(config: ConfigDict) -> Run:
         hyper['source'] = source(config, example) if config.init else None
     elif config.init:
         raise BadInput(f'model {config.model.name} cannot start from another run; leave init empty')
+    if 'size' in known:
+        hyper['size'] = size
     model = module.make(example, axis=layout.axis, **hyper)
     state = layout.place(jax.jit(model.init)(key, example))
-    metrics = jax.eval_shape(model.evaluate, state, tested(dataset, 1, key), key)
-    best, named = config.eval.best, [f'test/{k}' for k, v in sorted(metrics.items()) if v.ndim == 1]
+    found = jax.eval_shape(model.evaluate, state, tested(dataset, 1, key), key)
+    best, named = config.eval.best, [f'test/{k}' for k, v in sorted(found.items()) if v.ndim == 1]
     if best and best not in named:
         raise BadInput(f'eval.best {best!r} is not measured{near(best, named)}; '
                        f'there are {", ".join(named)}, or nothing for none')
@@ -165,13 +170,28 @@ def load(workdir: Path, config: ConfigDict | None = None, data_dir: str | None =
 
 def evaluator(run: Run):
     """A function state -> test metrics, named floats; compiled at its first call."""
-    size, devices = len(run.data.test.x), jax.device_count()
+    compiled, test = over(run, run.model.evaluate, run.data.test, loop.evaluation)
+    return lambda state: record.flat(compiled(state, test, run.key), 'test')
+
+
+def over(run: Run, evaluate, examples: Batch, how) -> tuple[typing.Callable, Batch]:
+    """(state, data, key) -> what loop.evaluation or loop.collection gives of all examples, on all
+    devices; and the data as it lies there."""
+    size, devices = len(examples.x), jax.device_count()
     batch = -(-min(run.config.eval.batch, size) // devices) * devices
     layout = parallel.layout('jit', batch)
-    test = layout.place(run.data.test)
-    whole = loop.evaluation(run.model, run.data.prepare, size, batch, layout.share)
-    compiled = layout.compile(whole, ())
-    return lambda state: record.flat(compiled(state, test, run.key), 'test')
+    whole = how(evaluate, run.data.prepare, size, batch, layout.share)
+    return layout.compile(whole, ()), layout.place(examples)
+
+
+def subject(run: Run, state: State) -> metrics.Subject:
+    """What the measures of gen_jax.metrics look at."""
+    def collect(evaluate, split, most):
+        examples = jax.tree.map(lambda a: a[:most], getattr(run.data, split))
+        compiled, placed = over(run, evaluate, examples, loop.collection)
+        return jax.device_get(compiled(state, placed, run.key))
+
+    return metrics.Subject(run.model, state, run.data, run.key, run.config.eval.k, collect)
 
 
 class Trainer:
@@ -333,8 +353,9 @@ def draw(run: Run, state: State, workdir: Path, only: str | None = None) -> list
     n, files = run.config.eval.samples, []
     columns = max(1, round(n ** .5))
     if run.model.prior and only != 'reconstruct':
-        z = run.model.prior(jax.random.fold_in(run.key, 1), n)
-        made = jax.jit(run.model.decode)(state, z)
+        def made(state, key):
+            return run.model.decode(state, run.model.prior(state, key, n))
+        made = jax.jit(made)(state, jax.random.fold_in(run.key, 1))
         parts = {'samples': made}
         if made.ndim < 3:
             parts = {'test data': run.data.test.x[:n], **parts}
@@ -386,10 +407,18 @@ def use(config: ConfigDict, workdir: Path, mode: str) -> None:
     if mode != 'evaluate':
         print('pictures: ' + ', '.join(str(p) for p in draw(run, state, workdir, only=mode)))
         return
-    measured = evaluator(run)(state)
+    names = metrics.chosen(re.findall(r'\w+', config.eval.metrics), run.model, run.data)
+    print(f'step {int(state.step)}, {len(run.data.test.x)} test examples')
+    report(workdir, evaluator(run)(state))
+    for name in names:
+        found = metrics.MEASURES[name][1](subject(run, state))
+        report(workdir, {f'test/{k}': float(v) for k, v in found.items()})
+
+
+def report(workdir: Path, measured: dict[str, float]) -> None:
+    """Into summary.json, and on the terminal."""
     found = summary(workdir)
     found['metrics'] = found.get('metrics', {}) | measured
     record.write_json(workdir / 'summary.json', found)
-    print(f'step {int(state.step)}, {len(run.data.test.x)} test examples')
     for name, value in measured.items():
-        print(f'{name:32} {value:12.4f}')
+        print(f'{name:32} {value:12.4f}', flush=True)

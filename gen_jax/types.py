@@ -51,6 +51,22 @@ class Player(NamedTuple):
     average: float = 0.
 
 
+class Density(NamedTuple):
+    """What a model with p(x, z) and q(z | x) knows of them; log densities in nats, shape (n,).
+
+    posterior: (state, batch, key) -> (z, log q(z | x)), z drawn from q
+    joint:     (state, batch, z) -> (log p(x | z), log p(z))
+    prior:     (state, batch, key) -> z, drawn from p(z)
+    observe:   (state, batch, z, key) -> x, drawn from p(x | z); of the batch only labels are seen
+    moments:   (state, batch) -> (mean, logvar), where q is a diagonal Gaussian
+    """
+    posterior: Callable
+    joint: Callable
+    prior: Callable
+    observe: Callable
+    moments: Callable | None = None
+
+
 class Model(NamedTuple):
     """The interface: pure functions over a State.  Nothing outside models/ sees more than this.
 
@@ -59,14 +75,16 @@ class Model(NamedTuple):
     evaluate: (state, batch, key) -> metrics, one value (or row) per example
     decode:   (state, z) -> examples; a classifier has none
     encode:   (state, x) -> z; a GAN has none
-    prior:    (key, n) -> z; an autoencoder has none
+    prior:    (state, key, n) -> z; an autoencoder has none
     show:     (state, batch, key) -> {title: examples}, side by side what the model does to a batch,
               where that is more than to reconstruct it
+    density:  its p and q, where it has them; a code z is then an array (n, d) or a pytree of such
     """
     init: Callable[[Array, Batch], State]
     step: Callable[[State, Batch, Array], tuple[State, dict[str, Array]]]
     evaluate: Callable[[State, Batch, Array], dict[str, Array]]
     decode: Callable[..., Array] | None = None
     encode: Callable[..., Array] | None = None
-    prior: Callable[[Array, int], Array] | None = None
+    prior: Callable[[State, Array, int], Tree] | None = None
     show: Callable[[State, Batch, Array], dict[str, Array]] | None = None
+    density: Density | None = None

@@ -594,7 +594,7 @@ def test_first_step_that_is_not_finite_is_named(wrong):
 @pytest.mark.parametrize('size, batch', [(1, 5), (7, 1), (10, 5), (23, 5), (23, 64)])
 def test_evaluation_counts_each_example_once(size, batch):
     x = np.random.default_rng(size).normal(size=size).astype(np.float32)
-    run = jax.jit(loop.evaluation(counter(size), unprepared, size, batch))
+    run = jax.jit(loop.evaluation(counter(size).evaluate, unprepared, size, batch))
     found = run(counter(size).init(1), Batch(jnp.asarray(x)), KEY)
     np.testing.assert_allclose(found['x'], x.mean(dtype=np.float64), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found['row'], [x.mean(), (x ** 2).mean()], rtol=1e-5, atol=1e-6)

@@ -70,7 +70,7 @@ def test_the_gans_samples_are_not_collapsed(mnist_dir):
     trainer, state = train.Trainer(run), run.state
     for _ in range(3):
         state, _ = trainer.epoch(state)
-    z = run.model.prior(jax.random.key(1), 2000)
+    z = run.model.prior(state, jax.random.key(1), 2000)
     made = np.asarray(jax.jit(run.model.decode)(state, z))
     shares = np.bincount(judge.predict(flat(made)), minlength=10) / len(made)
     assert shares.min() > .03, shares

@@ -22,7 +22,8 @@ from gen_jax.types import BadInput, Batch
 
 NAMES = sorted(m.name for m in pkgutil.iter_modules(models.__path__))
 N, LABELS, CHARACTERS = 6, 3, 96
-NOISY = {'vae', 'gan', 'denoising', 'rae'}  # a key changes their step and evaluation,
+NOISY = {'vae', 'cvae', 'iwae', 'gan', 'denoising', 'rae',  # a key changes their step and evaluation,
+         'tcvae', 'factor', 'ladder', 'mmd'}
 NOISY_STEP = {'text', 'deepfake'}           # or their step alone
 # nearly all the time here is XLA's, compiling programs that run once
 quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
@@ -76,13 +77,13 @@ def keys(count, seed=1):
 
 def compiled(model):
     return model._replace(**{
-        k: quick(f) for k, f in model._asdict().items() if f and k != 'prior'})
+        k: quick(f) for k, f in model._asdict().items() if f and k not in ('prior', 'density')})
 
 
 def traced(model):
     """The model that `compiled` was given, whose functions others may trace."""
     return model._replace(**{
-        k: f.__wrapped__ for k, f in model._asdict().items() if f and k != 'prior'})
+        k: f.__wrapped__ for k, f in model._asdict().items() if hasattr(f, '__wrapped__')})
 
 
 @functools.cache
@@ -116,7 +117,7 @@ def healthy(tree):
 
 def code(model, state, batch):
     """A code that the model can decode, from its prior or else its encoder."""
-    return model.prior(keys(1)[0], N) if model.prior else model.encode(state, batch.x)
+    return model.prior(state, keys(1)[0], N) if model.prior else model.encode(state, batch.x)
 
 
 def test_there_are_models():
@@ -161,8 +162,11 @@ def test_decode_encode_and_prior_fit_together(name, shape, kind):
         parts = model.show(state, batch, keys(1)[0])
         assert len(parts) > 1 and all(x.shape == batch.x.shape for x in parts.values())
     if model.prior:
-        z = model.prior(keys(1)[0], 2000)
-        assert z.shape[0] == 2000 and abs(z.mean()) < .1 and abs(z.std() - 1) < .1
+        z = model.prior(state, keys(1)[0], 2000)
+        for z in jax.tree.leaves(z['z2'] if name == 'ladder' else z):
+            assert z.shape[0] == 2000
+            if z.dtype == jnp.float32:
+                assert abs(z.mean()) < .1 and abs(z.std() - 1) < .1
 
 
 @every_model
@@ -191,7 +195,10 @@ METRICS = dict(ae={'loss'}, vae={'loss', 'elbo', 'recon', 'kl'}, denoising={'los
                gan={'critic_loss', 'generator_loss', 'accuracy_real', 'accuracy_fake'},
                colorize={'loss'}, contractive={'loss', 'error', 'jacobian'},
                sparse={'error', 'active'}, rae={'loss', 'error', 'size'}, deepfake={'error'},
-               classifier={'loss', 'accuracy'})
+               classifier={'loss', 'accuracy'}, factor={'loss', 'elbo', 'tc', 'accuracy'},
+               tcvae={'loss', 'elbo', 'recon', 'kl', 'mi', 'tc', 'dimwise'},
+               mmd={'loss', 'elbo', 'recon', 'kl', 'mmd'}, ladder={'loss', 'iwae'},
+               vq={'loss', 'recon', 'prior_nll', 'perplexity', 'used'})
 
 
 @pytest.mark.parametrize('name', METRICS)
@@ -201,7 +208,8 @@ def test_metrics_in_training_and_evaluation_have_the_same_names(name):
     assert METRICS[name] <= set(trained) & set(model.evaluate(state, batch, keys(1)[0]))
 
 
-@pytest.mark.parametrize('name', sorted(METRICS.keys() - {'gan', 'colorize'}))
+@pytest.mark.parametrize('name', sorted(
+    METRICS.keys() - {'gan', 'colorize', 'factor', 'ladder', 'vq'}))
 def test_training_and_evaluation_measure_the_same(name):
     """Without batch statistics a step of one player, whose key is fold_in(key, 0), reports the mean
     of what evaluation would have said; colorize's output is cut off in evaluation alone."""
@@ -228,11 +236,11 @@ def test_vae_metrics_add_up(beta):
     assert trained['active_units'] in range(4)
 
 
-@pytest.mark.parametrize('likelihood, sigma', [('bernoulli', 1.), ('gaussian', .5),
-                                               ('gaussian', None)])
-def test_vae_training_and_evaluation_measure_the_same(likelihood, sigma):
+@pytest.mark.parametrize('likelihood, scale', [('bernoulli', 'fixed'), ('gaussian', 'fixed'),
+                                               ('gaussian', 'learned')])
+def test_vae_training_and_evaluation_measure_the_same(likelihood, scale):
     """Without batch statistics a step reports the mean of what evaluation would have said."""
-    model, batch, state = built('vae', (13,), 'mlp', likelihood=likelihood, sigma=sigma)
+    model, batch, state = built('vae', (13,), 'mlp', likelihood=likelihood, scale=scale, sigma=.5)
     key = keys(1)[0]
     _, trained = model.step(state, batch, key)
     tested = model.evaluate(state, batch, jax.random.fold_in(key, 0))
@@ -255,7 +263,7 @@ def test_vae_gaussian_likelihood_is_the_density_of_its_output(sigma):
 def test_vae_learns_its_sigma():
     """The maximum-likelihood sigma of a constant output is the data's standard deviation."""
     x = .5 + .1 * jax.random.normal(jax.random.key(3), (64, 13))
-    model = make('vae', Batch(x), likelihood='gaussian', sigma=None, beta=100., kind='mlp',
+    model = make('vae', Batch(x), likelihood='gaussian', scale='learned', beta=100., kind='mlp',
                  rate=.02)
     state = run(model, Batch(x), 400)[0]
     sigma = np.exp(state.params['vae']['scale']['logvar'] / 2)
@@ -338,7 +346,7 @@ def test_learns_four_patterns(name):
         before, after = (mistakes(name, model, s) for s in (start, end))
         assert before > .2 and after < .01
     else:
-        z = model.prior(jax.random.key(7), 200)
+        z = model.prior(end, jax.random.key(7), 200)
         (before, _), (after, share) = (to_nearest(model.decode(s, z)) for s in (start, end))
         assert before > .2 and after < .05
         assert (share > .05).sum() >= 2, 'the samples are all alike'
@@ -352,7 +360,7 @@ def test_the_loss_falls_far(name):
 
 def test_samples_of_the_vae_are_patterns():
     model, start, end, _ = taught('vae')
-    z = model.prior(jax.random.key(7), 200)
+    z = model.prior(end, jax.random.key(7), 200)
     (before, _), (after, share) = (to_nearest(model.decode(s, z)) for s in (start, end))
     assert before > .2 and after < .05 and share.min() > .05
 

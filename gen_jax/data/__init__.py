@@ -1,8 +1,8 @@
 """name -> a Dataset: arrays as they are stored, and `prepare`, what is done to them on the device.
 
-Embedded are `digits`, `breast_cancer` and `photos` (scikit-learn's), `faces` (drawn) and `text`
-(Python's own documentation); any other name is a TFDS image set.  `rows:NAME` reads images row by
-row, as sequences (h, w * c).
+Embedded are `digits`, `breast_cancer` and `photos` (scikit-learn's), `faces` and `sprites` (drawn)
+and `text` (Python's own documentation); any other name is a TFDS image set.  `rows:NAME` reads
+images row by row, as sequences (h, w * c).
 """
 from typing import Callable, NamedTuple
 
@@ -10,21 +10,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gen_jax.data import sprites, text
 from gen_jax.types import Array, BadInput, Batch
 
 BINARIZE = 'none', 'dynamic', 'static'
+IMAGES, VECTORS, TEXT = 'images', 'real vectors', 'text'
+PLACES = 'places in a grid, drawn as binary pictures when seen'
 
 
 class Dataset(NamedTuple):
     """train and test: Batches of stored arrays, uint8 for images (n, h, w, c), float32 for vectors,
-    int32 for characters (n, t); prepare: (stored batch, key) -> Batch as models see it, images as
-    float32 in [0, 1], a traced function; read: characters -> str, and write, its inverse, where
-    examples are text."""
+    int32 for characters (n, t) and for places (n,) in a grid of factors; prepare: (stored batch,
+    key) -> Batch as models see it, images as float32 in [0, 1], a traced function; read: characters
+    -> str, and write, its inverse, where examples are text; factors: name -> number of values, in
+    the order of the grid, whose places are those of np.ravel_multi_index."""
     train: Batch
     test: Batch
     prepare: Callable[[Batch, Array], Batch]
     read: Callable[[Array], str] | None = None
     write: Callable[[str], np.ndarray] | None = None
+    factors: dict[str, int] | None = None
 
 
 def load(name: str, *, dir: str | None = None, binarize: str = 'none', identities=(),
@@ -34,9 +39,9 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
     binarize: `dynamic` draws each pixel's bit anew whenever it is seen (Burda et al. 2015),
     `static` once and for all, both with the grey value as probability.  identities: the labels to
     keep, which become 0, 1, ..; all where empty.  limit: so many training examples, as equally
-    shared by the labels as can be; 0 for all.  size: side of the pictures of faces and photos,
-    characters of a piece of text; 0 for the set's own.  Raises BadInput for an unknown name or
-    option, for what does not fit the set, or where it is not at hand.
+    shared by the labels as can be; 0 for all.  size: side of the pictures of faces, photos and
+    sprites, characters of a piece of text; 0 for the set's own.  Raises BadInput for an unknown
+    name or option, for what does not fit the set, or where it is not at hand.
     """
     if binarize not in BINARIZE:
         raise BadInput(f'unknown data.binarize {binarize!r}; choose one of {", ".join(BINARIZE)}')
@@ -48,15 +53,17 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
         train, test = (keep(b, identities, name) for b in (train, test))
     if limit:
         train = balanced(train, limit, name)
-    images = train.x.dtype == np.uint8
-    if not images and (kind or binarize != 'none'):
+    held = holding(train.x)
+    if held != IMAGES and (kind or binarize != 'none'):
         raise BadInput(f'{"rows:" if kind else f"data.binarize={binarize}"} needs images, but '
-                       f'{name} holds {"text" if train.x.dtype == np.int32 else "real vectors"}')
+                       f'{name} holds {held}')
     if binarize == 'static':
         train, test = (b._replace(x=coin_flips(b.x, seed)) for seed, b in enumerate((train, test)))
 
     def prepare(batch: Batch, key: Array) -> Batch:
-        if not images:
+        if held == PLACES:
+            return batch._replace(x=sprites.draw(batch.x, size or 64))
+        if held != IMAGES:
             return batch
         x, swapped = jax.tree.map(lambda a: a.astype(jnp.float32) / 255, (batch.x, batch.swapped))
         if binarize == 'dynamic':
@@ -65,10 +72,16 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
             x = x.reshape(*x.shape[:2], -1)
         return batch._replace(x=x, swapped=swapped)
 
-    if train.x.dtype != np.int32:
-        return Dataset(train, test, prepare)
-    from gen_jax.data import text
-    return Dataset(train, test, prepare, text.text, lambda s: text.ids(s, train.x.shape[1]))
+    if held == TEXT:
+        return Dataset(train, test, prepare, text.text, lambda s: text.ids(s, train.x.shape[1]))
+    return Dataset(train, test, prepare, factors=dict(sprites.FACTORS) if held == PLACES else None)
+
+
+def holding(x) -> str:
+    """What the stored examples x are."""
+    if x.dtype == np.int32:
+        return PLACES if x.ndim == 1 else TEXT
+    return IMAGES if x.dtype == np.uint8 else VECTORS
 
 
 def read(name, dir, size) -> tuple[Batch, Batch]:

@@ -2,6 +2,7 @@
 import numpy as np
 
 from gen_jax.data.faces import faces
+from gen_jax.data.sprites import sprites
 from gen_jax.data.text import text_set
 from gen_jax.types import BadInput, Batch
 
@@ -49,4 +50,4 @@ def split(x, label):
 
 
 SETS = dict(digits=digits, breast_cancer=breast_cancer)
-SIZED = dict(photos=photos, faces=lambda size=64: faces(size=size), text=text_set)
+SIZED = dict(photos=photos, faces=lambda size=64: faces(size=size), sprites=sprites, text=text_set)

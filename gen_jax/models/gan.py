@@ -29,12 +29,12 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 100, kind: st
     critic = nets.encoder(example.x.shape[1:], 1, kind=kind, width=width, norm=critic_norm or norm,
                           down='stride', act=nets.leaky)
 
-    def prior(key, n):
+    def prior(state, key, n):
         return jax.random.normal(key, (n, latent))
 
     def generate(state, key, n):
         y, buffers = generator.train(state.params['generator'], state.buffers['generator'],
-                                     prior(key, n))
+                                     prior(state, key, n))
         return link(y), buffers
 
     def judge(state, buffers, x):
@@ -59,7 +59,7 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 100, kind: st
         return link(generator.apply(state.smooth('generator'), state.buffers['generator'], z))
 
     def evaluate(state, batch, key):
-        made = decode(state, prior(key, len(batch.x)))
+        made = decode(state, prior(state, key, len(batch.x)))
         score = lambda x: critic.apply(state.params['critic'], state.buffers['critic'], x)[:, 0]
         real, fake = score(batch.x), score(made)
         return dict(critic_loss=losses.critic_loss(real, fake),
@@ -70,6 +70,6 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 100, kind: st
     players = dict(
         critic=Player(lambda key, batch: critic.init(key, batch.x), critic_move,
                       optax.adam(rate if critic_rate is None else critic_rate, b1=b1)),
-        generator=Player(lambda key, batch: generator.init(key, prior(key, 1)), generator_move,
-                         optax.adam(rate, b1=b1), every=every, average=average))
+        generator=Player(lambda key, batch: generator.init(key, jnp.zeros((1, latent))),
+                         generator_move, optax.adam(rate, b1=b1), every=every, average=average))
     return game(players, axis=axis, evaluate=evaluate, decode=decode, prior=prior)

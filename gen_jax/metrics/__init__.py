@@ -1,0 +1,146 @@
+"""What `--mode=evaluate` measures: name -> what a trained model must have for it, and its numbers.
+
+Each is a pure function over a Model in one of the files here; this file knows which of them fits.
+"""
+import difflib
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax.metrics import disentangle, latent, likelihood
+from gen_jax.types import Array, BadInput, Batch, Model, State
+
+MOST = 10_000  # examples whose codes are looked at; the likelihoods are those of all
+ANNEALED = 100
+
+
+class Subject(NamedTuple):
+    """A trained model and its data; k: codes for an importance sample.
+
+    collect: (f, split, most) -> the arrays of f(state, batch, key) over the first `most` examples
+    of the `train` or `test` split, or all.
+    """
+    model: Model
+    state: State
+    data: Any
+    key: Array
+    k: int
+    collect: Callable
+
+
+def nll(s: Subject) -> dict[str, float]:
+    f = likelihood.nll(s.model.density, s.k)
+    found = np.asarray(s.collect(f, 'test', None), np.float64)
+    return dict(nll=found.mean(), nll_se=found.std() / len(found) ** .5)
+
+
+def ais(s: Subject) -> dict[str, float]:
+    found = s.collect(likelihood.bounds(s.model.density), 'test', ANNEALED)
+    return {name: float(value.mean()) for name, value in found.items()} | dict(
+        nll_ais_se=float(found['nll_ais'].std() / len(found['nll_ais']) ** .5))
+
+
+def units(s: Subject) -> dict[str, float]:
+    return dict(active_units=float(latent.active_units(codes(s, 'test'))))
+
+
+def information(s: Subject) -> dict[str, float]:
+    moments = s.collect(lambda state, batch, key: s.model.density.moments(state, batch), 'test',
+                        MOST)
+    return {k: float(v) for k, v in jax.jit(latent.information)(*moments, s.key).items()}
+
+
+def probe(s: Subject) -> dict[str, float]:
+    label = {split: getattr(s.data, split).label[:MOST] for split in ('train', 'test')}
+    return latent.readable(codes(s, 'train'), label['train'], codes(s, 'test'), label['test'])
+
+
+def codes(s: Subject, split: str) -> np.ndarray:
+    """Posterior means, or else what the encoder gives, (n, d)."""
+    found = s.collect(encoder(s.model), split, MOST)
+    return np.asarray(found).reshape(len(found), -1)
+
+
+def encoder(model: Model) -> Callable:
+    if model.density and model.density.moments:
+        return lambda state, batch, key: model.density.moments(state, batch)[0]
+    return lambda state, batch, key: model.encode(state, batch.x)
+
+
+def on_factors(measure: Callable) -> Callable:
+    """A measure of codes and the factors behind them, on examples drawn from the grid."""
+    def run(s: Subject):
+        sizes = list(s.data.factors.values())
+        chance = np.random.default_rng(0)
+        values = np.stack([chance.integers(0, size, MOST) for size in sizes], 1)
+        return named(measure, measure(represent(s)(values), values))
+    return run
+
+
+def on_sampling(measure: Callable) -> Callable:
+    """A measure that chooses the factors of the examples it wants."""
+    def run(s: Subject):
+        return named(measure, measure(represent(s), list(s.data.factors.values())))
+    return run
+
+
+def named(measure, found) -> dict[str, float]:
+    name = measure.__name__
+    return ({f'{name}_{k}': v for k, v in found.items()} if isinstance(found, dict)
+            else {name: found})
+
+
+def represent(s: Subject) -> Callable[[np.ndarray], np.ndarray]:
+    """Factor values (n, f) -> codes (n, d)."""
+    encode = encoder(s.model)
+
+    @jax.jit
+    def some(state, places):
+        batch = s.data.prepare(Batch(places, jnp.zeros(len(places), jnp.int32)), s.key)
+        return encode(state, batch, s.key)
+
+    def run(values, at_once=500):
+        places = np.ravel_multi_index(values.T, list(s.data.factors.values())).astype(np.int32)
+        padded = np.pad(places, (0, -len(places) % at_once), mode='edge').reshape(-1, at_once)
+        return np.concatenate([some(s.state, p) for p in padded])[:len(values)]
+
+    return run
+
+
+MEASURES = dict(
+    nll=('a density', nll), ais=('a density', ais), units=('codes', units),
+    information=('a diagonal posterior', information), probe=('codes and labels', probe),
+    **{m.__name__: ('codes and factors', on_factors(m))
+       for m in (disentangle.mig, disentangle.modularity, disentangle.sap, disentangle.dci)},
+    **{m.__name__: ('codes and factors', on_sampling(m))
+       for m in (disentangle.beta_vae, disentangle.factor_vae)})
+SLOW = 'ais',  # of the default, which is all that fits
+
+
+def has(model: Model, data, need: str) -> bool:
+    coded = bool(model.density and model.density.moments or model.encode)
+    return {'a density': bool(model.density),
+            'a diagonal posterior': bool(model.density and model.density.moments),
+            'codes': coded, 'codes and labels': coded and data.test.label is not None,
+            'codes and factors': coded and bool(data.factors)}[need]
+
+
+def chosen(names: list[str], model: Model, data) -> list[str]:
+    """The measures of these names, or without any all that fit but the slow ones.
+
+    Raises BadInput for an unknown one, or one that the model or the data set has no use for.
+    """
+    for name in names:
+        if name not in MEASURES:
+            close = difflib.get_close_matches(name, MEASURES, 1, cutoff=.4)
+            raise BadInput(f'unknown metric {name!r}' + (f', did you mean {close[0]!r}' if close
+                           else '') + f'; there are {", ".join(MEASURES)}')
+        if not has(model, data, MEASURES[name][0]):
+            what = 'data set' if MEASURES[name][0].endswith('factors') else 'model'
+            raise BadInput(f'metric {name} needs {MEASURES[name][0]}, which this {what} has not; '
+                           'leave it out of eval.metrics')
+    fit = [name for name, (need, _) in MEASURES.items()
+           if has(model, data, need) and name not in SLOW]
+    return names or fit

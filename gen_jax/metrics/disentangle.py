@@ -1,0 +1,228 @@
+"""Disentanglement: does a dimension of the code tell one factor, and a factor one dimension?
+
+codes (n, d) are real, factors (n, f) integers, of the same n examples; every score is a float in
+[0, 1], 1 is best.  BadInput is raised for what does not fit together, for fewer than two
+dimensions, a constant factor, and a factor with fewer than 10 examples of a value.
+"""
+from typing import Callable, Sequence
+
+import numpy as np
+
+from gen_jax.types import BadInput
+
+EXAMPLES = 10  # of each value of a factor, at least
+
+
+def checked(codes, factors, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Both as arrays, the values of each factor renumbered 0, 1, ..; at least so many factors."""
+    codes, factors = np.asarray(codes, np.float64), np.asarray(factors)
+    if codes.ndim != 2 or factors.ndim != 2 or len(codes) != len(factors):
+        raise BadInput('codes (n, d) and factors (n, f) must be of the same n examples, not of '
+                       f'shapes {codes.shape} and {factors.shape}')
+    if factors.dtype.kind not in 'iu' or not np.isfinite(codes).all():
+        raise BadInput(f'codes must be finite, and factors integers, not {factors.dtype}')
+    if codes.shape[1] < 2 or factors.shape[1] < least:
+        raise BadInput(f'there must be at least 2 dimensions and {least} factors, not '
+                       f'{codes.shape[1]} and {factors.shape[1]}')
+    for k, v in enumerate(factors.T):
+        counts = np.unique(v, return_counts=True)[1]
+        if len(counts) < 2:
+            raise BadInput(f'factor {k} is constant; leave it out')
+        if counts.min() < EXAMPLES:
+            raise BadInput(f'factor {k} has a value with only {counts.min()} examples; give at '
+                           f'least {EXAMPLES} of each')
+    return codes, np.stack([np.unique(v, return_inverse=True)[1] for v in factors.T], 1)
+
+
+def unit(scores) -> float:
+    """The mean, without what rounding adds to [0, 1]."""
+    return float(np.clip(np.mean(scores), 0, 1))
+
+
+def gap(scores: np.ndarray) -> np.ndarray:
+    """The best less the second best of the dimensions, (d, f) -> (f,)."""
+    second, best = np.sort(scores, 0)[-2:]
+    return best - second
+
+
+# Scores of mutual information
+
+
+def entropy(labels: np.ndarray) -> float:
+    """The Shannon entropy in nats of integers (n,), with their frequencies for chances."""
+    p = np.unique(labels, return_counts=True)[1] / len(labels)
+    return float(-(p * np.log(p)).sum())
+
+
+def discrete(codes: np.ndarray, bins: int) -> np.ndarray:
+    """Each dimension in `bins` intervals of equal width between its ends; 0 where it is constant.
+
+    Raises BadInput for fewer than two bins.
+    """
+    if bins < 2:
+        raise BadInput(f'there must be at least 2 bins, not {bins}')
+    width = np.ptp(codes, 0)
+    part = (codes - codes.min(0)) / np.where(width > 0, width, 1)
+    return np.minimum((part * bins).astype(int), bins - 1)
+
+
+def information(codes: np.ndarray, factors: np.ndarray, bins: int) -> np.ndarray:
+    """The mutual information I(z_j; v_k) (d, f) in nats of discretised codes and factors."""
+    found = [[entropy(z) + entropy(v) - entropy(bins * v + z) for v in factors.T]
+             for z in discrete(codes, bins).T]
+    return np.maximum(found, 0)
+
+
+def mig(codes, factors, bins: int = 20) -> float:
+    """Mutual information gap: the mean over factors of (I(z_j; v) - I(z_i; v)) / H(v), where z_j
+    tells most of v and z_i second most (Chen et al. 2018)."""
+    codes, factors = checked(codes, factors)
+    return unit(gap(information(codes, factors, bins)) / [entropy(v) for v in factors.T])
+
+
+def modularity(codes, factors, bins: int = 20) -> float:
+    """The mean over dimensions of 1 - sum_(k != best) I(z; v_k)^2 / ((f - 1) I(z; v_best)^2), for
+    two factors or more (Ridgeway & Mozer 2018).
+
+    A constant dimension is left out; 0 where none is left.  One of mere noise is not near 0: of
+    finite examples its information is not 0 either, and most on the factor of most values.
+    """
+    squares = information(*checked(codes, factors, least=2), bins) ** 2
+    squares = squares[squares.max(1) > 1e-20]  # less is rounding
+    best = squares.max(1)
+    others = (squares.sum(1) - best) / (squares.shape[1] - 1)
+    return unit(1 - others / best) if len(best) else 0.
+
+
+# Scores of prediction: what is fitted to one half of the examples is measured on the other
+
+
+def halves(n: int, seed: int) -> list[np.ndarray]:
+    return np.array_split(np.random.default_rng(seed).permutation(n), 2)
+
+
+def sap(codes, factors, seed: int = 0) -> float:
+    """Separated attribute predictability: the mean over factors of how much better the best single
+    dimension predicts it than the second best (Kumar et al. 2018).
+
+    A factor is predicted by thresholds on the dimension, as the paper does it for discrete ones:
+    one less than it has values, set by a decision tree, since linear classifiers of one dimension
+    find only the two outermost of many values.  The balanced accuracy counts from chance, 0, to
+    perfection, 1; the paper's, from chance, could not leave a gap of 1.
+    """
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.tree import DecisionTreeClassifier
+    codes, factors = checked(codes, factors)
+    train, test = halves(len(codes), seed)
+
+    def accuracy(z, v):
+        tree = DecisionTreeClassifier(max_leaf_nodes=v.max() + 1, class_weight='balanced',
+                                      random_state=seed)
+        predicted = tree.fit(z[train, None], v[train]).predict(z[test, None])
+        return max(0., balanced_accuracy_score(v[test], predicted, adjusted=True))
+
+    return unit(gap(np.array([[accuracy(z, v) for v in factors.T] for z in codes.T])))
+
+
+def concentration(weights: np.ndarray) -> np.ndarray:
+    """1 - H(p) / log m of rows (r, m) of weights scaled to chances p; 0 for a row of zeros."""
+    total, m = weights.sum(1, keepdims=True), weights.shape[1]
+    p = np.where(total > 0, weights / np.where(total > 0, total, 1), 1 / m)
+    return 1 + (p * np.log(np.where(p > 0, p, 1))).sum(1) / np.log(m)
+
+
+def dci(codes, factors, seed: int = 0, trees: int = 20) -> dict[str, float]:
+    """disentanglement, completeness and informativeness, for two factors or more (Eastwood &
+    Williams 2018).
+
+    From the importances (d, f) of the dimensions to a random forest for each factor:
+    disentanglement is 1 less the entropy of a dimension's share in the factors, in the mean over
+    dimensions weighted by importance; completeness that of the dimensions' shares in a factor, in
+    the mean over factors; informativeness the mean accuracy of the forests, chance to 1.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+    codes, factors = checked(codes, factors, least=2)
+    train, test = halves(len(codes), seed)
+    importances, accuracies = [], []
+    for v in factors.T:
+        # a split that may not use the right dimension, or that parts a handful, credits wrong ones
+        forest = RandomForestClassifier(trees, max_features=None, min_samples_leaf=10,
+                                        random_state=seed).fit(codes[train], v[train])
+        importances.append(forest.feature_importances_)
+        accuracies.append(forest.score(codes[test], v[test]))
+    importance = np.stack(importances, 1)
+    share = importance.sum(1) / max(importance.sum(), 1e-12)
+    return dict(disentanglement=unit(share @ concentration(importance)),
+                completeness=unit(concentration(importance.T)),
+                informativeness=unit(accuracies))
+
+
+# Scores of interventions: represent maps values of the factors, integers (m, f) that count from 0,
+# to codes (m, d), all m at once; sizes is the number of values of each factor
+
+
+def agreeing(which: np.ndarray, count: int, sizes: Sequence[int], chance) -> np.ndarray:
+    """Random values (len(which), count, f); the `count` agree in the factor `which`."""
+    values = chance.integers(sizes, size=(len(which), count, len(sizes)))
+    rows = np.arange(len(which))
+    values[rows, :, which] = values[rows, 0, which][:, None]
+    return values
+
+
+def encoded(represent: Callable, values: np.ndarray) -> np.ndarray:
+    """The codes (.., d) of values (.., f).  Raises BadInput for what are none."""
+    rows = values.reshape(-1, values.shape[-1])
+    codes = np.asarray(represent(rows), np.float64)
+    if codes.ndim != 2 or len(codes) != len(rows) or not np.isfinite(codes).all():
+        raise BadInput(f'represent must give finite codes ({len(rows)}, d) for values of shape '
+                       f'{rows.shape}, not {codes.shape}')
+    return codes.reshape(*values.shape[:-1], -1)
+
+
+def votes_for(sizes: Sequence[int], votes: int, chance) -> np.ndarray:
+    """A random factor for each vote.  Raises BadInput for too few votes or a constant factor."""
+    if len(sizes) < 2 or min(sizes) < 2:
+        raise BadInput(f'sizes must be two or more, each at least 2, not {tuple(sizes)}')
+    if votes < 2 * EXAMPLES * len(sizes):
+        raise BadInput(f'{len(sizes)} factors need at least {2 * EXAMPLES * len(sizes)} votes, '
+                       f'not {votes}')
+    return chance.integers(len(sizes), size=votes)
+
+
+def beta_vae(represent: Callable, sizes: Sequence[int], seed: int = 0, votes: int = 1000,
+             pairs: int = 64) -> float:
+    """The accuracy of a linear classifier that tells, from the mean |z_1 - z_2| of pairs, which
+    factor the two of every pair have in common (Higgins et al. 2017).
+
+    Logistic regression of standardised differences, fitted to one half of the votes and measured
+    on the other; chance is 1/f.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    sizes, chance, half = list(sizes), np.random.default_rng(seed), votes // 2
+    which = votes_for(sizes, votes, chance)
+    codes = encoded(represent, agreeing(np.repeat(which, pairs), 2, sizes, chance))
+    x = abs(codes[:, 0] - codes[:, 1]).reshape(votes, pairs, -1).mean(1)
+    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    return unit(linear.fit(x[:half], which[:half]).score(x[half:], which[half:]))
+
+
+def factor_vae(represent: Callable, sizes: Sequence[int], seed: int = 0, votes: int = 1600,
+               count: int = 64, collapsed: float = 1e-3) -> float:
+    """The accuracy of a majority vote that tells, from the dimension that varies least (over its
+    variance at large), which factor `count` examples have in common (Kim & Mnih 2018).
+
+    Half of the votes are for learning.  Dimensions with less than `collapsed` of the largest
+    variance are ignored; chance, where all vote alike, is about 1/f.
+    """
+    sizes, chance, half = list(sizes), np.random.default_rng(seed), votes // 2
+    which = votes_for(sizes, votes, chance)
+    codes = encoded(represent, agreeing(which, count, sizes, chance))
+    total = codes.var((0, 1))  # the factor in common is any, so all are examples at random
+    active = total > collapsed * total.max()
+    within = np.where(active, codes.var(1) / np.where(active, total, 1), np.inf)
+    least = within.argmin(1)
+    table = np.zeros((codes.shape[2], len(sizes)))
+    np.add.at(table, (least[:half], which[:half]), 1)
+    return unit(table.argmax(1)[least[half:]] == which[half:])

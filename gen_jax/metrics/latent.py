@@ -1,0 +1,47 @@
+"""What the codes hold: units in use, mutual information, and labels that can be read off them."""
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax import densities, losses
+from gen_jax.types import Array
+
+
+def active_units(mean: np.ndarray, least: float = .01) -> int:
+    """How many dimensions of the posterior means (n, d) vary over the data by a variance above
+    `least` (Burda et al. 2015)."""
+    return int((np.var(mean, axis=0) > least).sum())
+
+
+def information(mean: Array, logvar: Array, key: Array) -> dict[str, Array]:
+    """The KL of diagonal posteriors (n, d), from one code of each example, as two parts in nats.
+
+    mutual_information, I(x; z) = E log q(z | x) - log q(z), at most log n; and aggregate_kl,
+    KL(q(z) || N(0, I)) = E log q(z) - log p(z), where q(z) = 1/n sum_i q(z | x_i) over these
+    examples (Hoffman & Johnson 2016).
+    """
+    z = losses.reparameterise(key, mean, logvar)
+
+    def aggregate(z):  # exactly: posteriors may be so narrow that squares must not be expanded
+        return jax.nn.logsumexp(densities.normal(z, mean, logvar)) - jnp.log(len(mean))
+
+    log_q = lax.map(aggregate, z, batch_size=20)
+    return dict(mutual_information=(densities.normal(z, mean, logvar) - log_q).mean(),
+                aggregate_kl=(log_q - densities.normal(z)).mean())
+
+
+def readable(train: np.ndarray, label: np.ndarray, test: np.ndarray,
+             truth: np.ndarray) -> dict[str, float]:
+    """Accuracy on test codes (m, d) of a logistic regression, probe_accuracy, and of five nearest
+    neighbours, knn_accuracy, that learn from training codes (n, d); both standardised."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    found = {}
+    for name, by in dict(probe=LogisticRegression(max_iter=1000),
+                         knn=KNeighborsClassifier(5)).items():
+        fitted = make_pipeline(StandardScaler(), by).fit(train, label)
+        found[f'{name}_accuracy'] = float(fitted.score(test, truth))
+    return found

@@ -1,0 +1,198 @@
+"""What the VAEs share: encoder, posterior, prior, decoder and likelihood of one player."""
+from typing import Callable, NamedTuple, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from gen_jax import densities, losses, nets
+from gen_jax.densities import Likelihood, Posterior, Prior
+from gen_jax.types import Array, BadInput, Batch, Density, State, Tree
+
+
+class Drawn(NamedTuple):
+    """Of a batch and k codes for each example, k the first axis where it is not 1: codes z, log
+    q(z | x), log p(z) and nll = -log p(x | z), each (n,); kl (n, d) in closed form, None where
+    there is none; and the player's new buffers."""
+    z: Array
+    log_q: Array
+    log_p: Array
+    nll: Array
+    kl: Array | None
+    buffers: Tree
+
+    def divergence(self) -> Array:
+        """KL(q(z | x) || p(z)) of each example, or its estimate from the code drawn."""
+        return self.log_q - self.log_p if self.kl is None else self.kl.sum(-1)
+
+    def log_weight(self) -> Array:
+        """log p(x, z) - log q(z | x)."""
+        return self.log_p - self.nll - self.log_q
+
+
+class Variational(NamedTuple):
+    """A latent variable model as one player's: its parameters are those of encoder and decoder,
+    and of posterior, prior and scale where these have any."""
+    player: str
+    encoder: nets.Net
+    decoder: nets.Net
+    posterior: Posterior
+    prior: Prior
+    likelihood: Likelihood
+    shape: tuple[int, ...]
+    latent: int
+    labels: int
+    plain: bool
+
+    def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
+        keys = jax.random.split(key, 4)
+        z = jnp.zeros((1, self.latent))
+        made = dict(encoder=self.encoder.init(keys[0], self.told(batch.x, batch)),
+                    decoder=self.decoder.init(keys[1], self.told(z, batch, slice(1))))
+        for name, parts in dict(posterior=(self.posterior.init(keys[2]), {}),
+                                prior=(self.prior.init(keys[3], batch), {}),
+                                scale=self.likelihood.init()).items():
+            if any(parts):
+                made[name] = parts
+        return {n: p for n, (p, _) in made.items()}, {n: b for n, (_, b) in made.items()}
+
+    def told(self, x: Array, batch: Batch, rows=slice(None)):
+        """What a net sees: x, with the label where there are labels to be told."""
+        return (x, batch.label[rows]) if self.labels else x
+
+    def of(self, state: State, part: str) -> tuple[Tree, Tree]:
+        own = state.params[self.player], state.buffers[self.player]
+        return tuple(tree.get(part, {}) for tree in own)
+
+    def read(self, state: State, batch: Batch) -> tuple[Array, Tree]:
+        """The encoder's output, and its new buffers."""
+        return self.encoder.train(*self.of(state, 'encoder'), self.told(batch.x, batch))
+
+    def draw(self, state: State, code: Array, key: Array) -> tuple[Array, Array]:
+        """A code z drawn from q, and log q(z | x)."""
+        return self.posterior.sample(self.of(state, 'posterior')[0], code, key)
+
+    def write(self, state: State, z: Array, batch: Batch) -> tuple[Array, dict[str, Tree]]:
+        """-log p(x | z), and new buffers of decoder and scale."""
+        y, made = self.decoder.train(*self.of(state, 'decoder'), self.told(z, batch))
+        y = self._outputs(y)
+        params, kept = self.of(state, 'scale')
+        new = dict(decoder=made)
+        if 'scale' in state.buffers[self.player]:
+            new['scale'] = self.likelihood.keep(kept, y, batch.x)
+        return self.likelihood.nll(params, new.get('scale', kept), y, batch.x), new
+
+    def log_prior(self, state: State, z: Array) -> Array:
+        return self.prior.log_prob(self.of(state, 'prior')[0], z, self._infer(state))
+
+    def train(self, state: State, batch: Batch, key: Array, k: int = 1) -> Drawn:
+        """What a loss is made of."""
+        code, seen = self.read(state, batch)
+        many, examples = jax.tree.map(lambda a: jnp.tile(a, (k, *(1,) * (a.ndim - 1))),
+                                      (code, batch))
+        z, log_q = self.draw(state, many, key)
+        nll, made = self.write(state, z, examples)
+        found = z, log_q, self.log_prior(state, z), nll
+        if k > 1:
+            found = jax.tree.map(lambda a: a.reshape(k, -1, *a.shape[1:]), found)
+        return Drawn(*found, self._kl(code), state.buffers[self.player] | made | dict(encoder=seen))
+
+    def test(self, state: State, batch: Batch, key: Array) -> Drawn:
+        """The same as in evaluation."""
+        z, log_q = self._posterior(state, batch, key)
+        log_x, log_p = self._joint(state, batch, z)
+        return Drawn(z, log_q, log_p, -log_x, self._kl(self._code(state, batch)), {})
+
+    def evaluate(self, state: State, batch: Batch, key: Array) -> dict[str, Array]:
+        """elbo, recon and kl (n,) in nats, and kl_unit (n, d) where there is a closed form."""
+        drawn = self.test(state, batch, key)
+        kl = drawn.divergence()
+        found = dict(elbo=-(drawn.nll + kl), recon=drawn.nll, kl=kl)
+        return found if drawn.kl is None else found | dict(kl_unit=drawn.kl)
+
+    def maps(self) -> dict[str, Callable]:
+        """The fields of Model but those that a loss decides."""
+        moments = self.posterior.moments
+        density = Density(
+            self._posterior, self._joint,
+            lambda state, batch, key: self._prior(state, key, len(batch.x)), self._observe,
+            moments and (lambda state, batch: moments(self._code(state, batch))))
+        maps = dict(decode=self._decode, prior=self._sample, density=density)
+        if self.labels:
+            return maps | dict(show=self._show)
+        return maps | dict(encode=lambda state, x: self._centre(state, Batch(x)))
+
+    def _code(self, state, batch):
+        return self.encoder.apply(*self.of(state, 'encoder'), self.told(batch.x, batch))
+
+    def _infer(self, state):
+        return lambda x: self.posterior.moments(self._code(state, Batch(x)))
+
+    def _kl(self, code):
+        return losses.gaussian_kl(*self.posterior.moments(code)) if self.plain else None
+
+    def _outputs(self, y):
+        m = self.likelihood.outputs
+        return y if m == 1 else y.reshape(len(y), *self.shape, m)
+
+    def _posterior(self, state, batch, key):
+        return self.draw(state, self._code(state, batch), key)
+
+    def _centre(self, state, batch):
+        return self.posterior.centre(self.of(state, 'posterior')[0], self._code(state, batch))
+
+    def _output(self, state, seen):
+        return self._outputs(self.decoder.apply(*self.of(state, 'decoder'), seen))
+
+    def _joint(self, state, batch, z):
+        y = self._output(state, self.told(z, batch))
+        return -self.likelihood.nll(*self.of(state, 'scale'), y, batch.x), self.log_prior(state, z)
+
+    def _observe(self, state, batch, z, key):
+        y = self._output(state, self.told(z, batch))
+        return self.likelihood.sample(*self.of(state, 'scale'), y, key)
+
+    def _decode(self, state, z):
+        return self.likelihood.mean(self._output(state, z))
+
+    def _prior(self, state, key, n):
+        return self.prior.sample(self.of(state, 'prior')[0], key, n, self._infer(state))
+
+    def _sample(self, state, key, n):
+        z = self._prior(state, key, n)
+        return (z, jnp.arange(n) % self.labels) if self.labels else z
+
+    def _show(self, state, batch, key):
+        """Reconstructions, and the codes with every label."""
+        z = self._centre(state, batch)
+        named = {f'as {i}': self._decode(state, (z, jnp.full(len(z), i)))
+                 for i in range(self.labels)}
+        return {'test data': batch.x, 'reconstructions': self._decode(state, (z, batch.label)),
+                **named}
+
+
+def variational(player: str, example: Batch, latent: int, *, kind: str = 'mlp',
+                width: Sequence[int] = (400,), norm: str = 'none', act: str = 'relu',
+                likelihood: str = 'bernoulli', scale: str = 'fixed', sigma: float = 1.,
+                levels: int = 256, posterior: str = 'diagonal', prior: str = 'normal',
+                components: int = 500, flows: int = 4, labels: int = 0) -> Variational:
+    """The nets of `kind` for examples such as these, see nets, and the densities called so, see
+    densities.  labels: so many are told to encoder and decoder.  Raises BadInput for what does not
+    fit."""
+    x = example.x
+    q = densities.posterior(posterior, latent, flows)
+    p = densities.prior(prior, latent, components)
+    if prior == 'vamp' and not q.moments:
+        raise BadInput(f"prior 'vamp' mixes posteriors that are diagonal, not {posterior!r}")
+    if prior == 'vamp' and labels:
+        raise BadInput("prior 'vamp' has no labels for its pseudo-inputs; use prior normal")
+    link = nets.link(x, kind, likelihood == 'bernoulli')
+    seen = densities.likelihood(likelihood, x, link, scale=scale, sigma=sigma, levels=levels)
+    hyper = dict(kind=kind, norm=norm, act=act)
+    shape = x.shape[1:]
+    encoder = nets.encoder((*shape[:-1], shape[-1] + labels), q.outputs, width=width, **hyper)
+    start, output = (x, link) if seen.start is None else (seen.start, nets.identity)
+    decoder = nets.decoder(start, latent + labels, width=width[::-1], output=output, **hyper)
+    if labels:
+        encoder, decoder = (nets.conditioned(net, labels) for net in (encoder, decoder))
+    return Variational(player, encoder, decoder, q, p, seen, shape, latent, labels,
+                       plain=posterior == 'diagonal' and prior == 'normal')

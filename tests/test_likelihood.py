@@ -1,0 +1,194 @@
+"""The measures of evaluation against models whose likelihood has a closed form."""
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from gen_jax import loop
+from gen_jax.metrics import latent, likelihood
+from gen_jax.models import iwae, vae
+from gen_jax.types import Batch
+
+D, LATENT, SIGMA = 6, 3, .6
+LINEAR = dict(kind='linear', likelihood='gaussian', latent=LATENT, width=(1,))
+
+
+def data(n=64, seed=0):
+    """Examples around a plane of two dimensions."""
+    chance, plane = np.random.default_rng(seed), np.random.default_rng(42).normal(size=(2, D))
+    x = chance.normal(size=(n, 2)) @ plane + SIGMA * chance.normal(size=(n, D))
+    return Batch(jnp.float32(x))
+
+
+@functools.cache
+def linear():
+    """A linear VAE, not yet at its best, and the exact log p(x) of examples."""
+    model, state = trained(vae, data(1000, 9), 150, sigma=SIGMA, rate=1e-2, **LINEAR)
+    return model, state, lambda x: exact(model, state, x, SIGMA)
+
+
+def exact(model, state, x, sigma):
+    base = np.asarray(model.decode(state, jnp.zeros((1, LATENT))), float)[0]
+    w = np.asarray(model.decode(state, jnp.eye(LATENT)), float) - base
+    return stats.multivariate_normal(base, w.T @ w + sigma ** 2 * np.eye(D)).logpdf(
+        np.asarray(x, float))
+
+
+def test_importance_sampling_finds_the_exact_likelihood():
+    model, state, truth = linear()
+    found = jax.jit(likelihood.nll(model.density, 20_000))(state, data(), jax.random.key(1))
+    np.testing.assert_allclose(-found, truth(data().x), atol=.4)
+    assert abs(-found - truth(data().x)).mean() < .02
+
+
+def test_bound_is_monotone_in_k_and_below_the_likelihood():
+    model, state, truth = linear()
+    keys = jax.random.split(jax.random.key(2), 100)
+    found = [float(-jax.jit(jax.vmap(likelihood.nll(model.density, k), (None, None, 0)))(
+        state, data(), keys).mean()) for k in (1, 2, 5, 13, 50)]
+    elbo = model.evaluate(state, data(), keys[0])['elbo'].mean()
+    assert found[0] == pytest.approx(float(elbo), abs=.3)
+    assert (np.diff(found) > 0).all() and found[-1] < truth(data().x).mean() + .01
+
+
+def test_annealing_encloses_the_exact_likelihood():
+    model, state, truth = linear()
+    run = jax.jit(likelihood.bounds(model.density, chains=8, steps=200, leaps=5))
+    found = run(state, data(), jax.random.key(3))
+    nll = -truth(data().x)
+    assert abs(found['nll_ais'] - nll).mean() < .25
+    assert abs((found['nll_ais'] - nll).mean()) < .06
+    gap = (found['nll_simulated_upper'] - found['nll_simulated_lower']).mean()
+    assert -.05 < gap < .1
+
+
+def test_reverse_annealing_bounds_from_the_other_side():
+    model, state, truth = linear()
+    batch, keys = data(512), jax.random.split(jax.random.key(4), 3)
+    z = model.density.prior(state, batch, keys[0])
+    x = model.density.observe(state, batch, z, keys[1])
+    few = dict(steps=12, leaps=3)  # so few that the bounds are loose
+    back = jax.jit(likelihood.ais(model.density, reverse=True, **few))(
+        state, Batch(x), z, keys[2])
+    forward = jax.jit(likelihood.ais(model.density, **few))(
+        state, Batch(x), model.density.prior(state, batch, keys[1]), keys[2])
+    middle = truth(x).mean()
+    assert forward.mean() < middle - .05 < middle + .05 < -back.mean()
+
+
+def test_observed_examples_have_the_models_distribution():
+    model, state, truth = linear()
+    batch = data(20_000)
+    z = model.density.prior(state, batch, jax.random.key(5))
+    x = model.density.observe(state, batch, z, jax.random.key(6))
+    assert float(truth(x).mean()) == pytest.approx(truth(model.density.observe(
+        state, batch, model.density.prior(state, batch, jax.random.key(7)),
+        jax.random.key(8))).mean(), abs=.1)
+    w = np.asarray(model.decode(state, jnp.eye(LATENT))
+                   - model.decode(state, jnp.zeros((1, LATENT))))
+    np.testing.assert_allclose(np.cov(x.T), w.T @ w + SIGMA ** 2 * np.eye(D), atol=.15)
+
+
+def trained(module, batch, epochs, **hyper):
+    model = module.make(batch, **hyper)
+    state = model.init(jax.random.key(0), batch)
+    run = jax.jit(loop.training(model, lambda b, key: b, len(batch.x), 500, len(batch.x) // 500))
+    for _ in range(epochs):
+        state, _, bad = run(state, batch, jax.random.key(1))
+        assert int(bad) == -1
+    return model, state
+
+
+def test_linear_vae_is_probabilistic_pca():
+    """Lucas et al. 2019: the best ELBO is the likelihood of pPCA, Tipping & Bishop 1999, and a
+    unit is in use for each eigenvalue of the covariance above sigma^2."""
+    chance = np.random.default_rng(0)
+    values = np.array([4., 2., 1., .2, .1, .05])  # the data's eigenvalues; sigma^2 = .5
+    turn = np.linalg.qr(chance.normal(size=(D, D)))[0]
+    x = chance.normal(size=(2000, D))
+    x = (x - x.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T, bias=True))).T
+    x = x * values ** .5 @ turn.T
+    sigma2, kept = .5, 3
+    variance = np.where(values > sigma2, values, sigma2)
+    truth = -.5 * (D * np.log(2 * np.pi) + np.log(variance).sum() + (values / variance).sum())
+    batch = Batch(jnp.float32(x))
+    model, state = trained(vae, batch, 400, latent=5, kind='linear', likelihood='gaussian',
+                           sigma=sigma2 ** .5, width=(1,), rate=5e-3)
+    found = np.mean([model.evaluate(state, batch, key)['elbo'].mean()
+                     for key in jax.random.split(jax.random.key(2), 20)])
+    assert found == pytest.approx(truth, abs=.05) and found < truth + .02
+    mean, _ = model.density.moments(state, batch)
+    assert latent.active_units(np.asarray(mean)) == kept
+
+
+@pytest.mark.parametrize('k', [1, 5])
+def test_doubly_reparameterised_gradient_has_the_mean_of_the_plain_one(k):
+    """Tucker et al. 2019; and near the optimum less variance."""
+    batch, keys = data(8), jax.random.split(jax.random.key(1), 4000)
+    found = {}
+    for gradient in iwae.GRADIENTS:
+        model = iwae.make(batch, k=k, gradient=gradient, sigma=SIGMA, rate=1., **LINEAR)
+        state = model.init(jax.random.key(0), batch)._replace(params=linear()[1].params)
+
+        @jax.jit
+        @jax.vmap
+        def moment(key, model=model, state=state):  # of Adam, a tenth of the gradient
+            after, _ = model.step(state, batch, key)
+            return jax.tree.map(lambda a: 10 * a, after.opt['vae'][0].mu)
+        found[gradient] = moment(keys)
+    for part in 'encoder', 'decoder':
+        plain, doubly = (np.concatenate([np.reshape(a, (4000, -1)) for a in jax.tree.leaves(
+            found[g][part])], 1) for g in iwae.GRADIENTS)
+        error = np.sqrt((plain.var(0) + doubly.var(0)) / 4000)
+        assert (abs(plain.mean(0) - doubly.mean(0)) < 5 * error + 1e-4).all(), part
+        if part == 'encoder':
+            assert doubly.var(0).sum() < plain.var(0).sum()
+        else:
+            np.testing.assert_allclose(plain, doubly, rtol=1e-3, atol=1e-3)
+
+
+def test_iwae_of_one_code_is_the_elbo():
+    batch = data(8)
+    model = iwae.make(batch, k=1, sigma=SIGMA, **LINEAR)
+    state = model.init(jax.random.key(0), batch)
+    found = jax.jit(model.evaluate)(state, batch, jax.random.key(1))
+    drawn = jax.vmap(lambda key: model.density.posterior(state, batch, key))(
+        jax.random.split(jax.random.key(1), 1))
+    z, log_q = jax.tree.map(lambda a: a[0], drawn)
+    truth = sum(model.density.joint(state, batch, z)) - log_q
+    np.testing.assert_allclose(found['iwae'], truth, rtol=1e-5)
+    assert (found['elbo'] == -found['recon'] - found['kl']).all()
+
+
+def test_information_of_codes_that_tell_all_and_nothing():
+    n = 400
+    apart = jnp.arange(n)[:, None] * jnp.ones((1, 2))
+    found = latent.information(apart, jnp.full((n, 2), -12.), jax.random.key(0))
+    assert float(found['mutual_information']) == pytest.approx(np.log(n), abs=1e-3)
+    same = latent.information(jnp.full((n, 2), 1.), jnp.full((n, 2), -1.), jax.random.key(0))
+    assert float(same['mutual_information']) == pytest.approx(0, abs=1e-5)
+    kl = 2 * .5 * (1 + np.exp(-1) - 1 + 1)
+    assert float(same['aggregate_kl']) == pytest.approx(kl, abs=.2)
+
+
+def test_information_and_aggregate_kl_are_the_kl():
+    """Hoffman & Johnson 2016: their sum is the mean KL, up to the noise of the codes drawn."""
+    mean, logvar = jax.random.normal(jax.random.key(0), (2, 3000, 2))
+    found = latent.information(mean, logvar - 2, jax.random.key(1))
+    kl = .5 * (mean ** 2 + jnp.exp(logvar - 2) - 1 - logvar + 2).sum(1).mean()
+    assert float(sum(found.values())) == pytest.approx(float(kl), rel=.03)
+
+
+def test_active_units_vary_by_more_than_a_hundredth():
+    x = np.random.default_rng(0).normal(size=(5000, 4)) * [1, .2, .05, 0] + [0, 0, 9, 9]
+    assert latent.active_units(x) == 2
+
+
+def test_collection_gives_every_row_in_its_place():
+    rows = loop.collection(lambda state, batch, key: dict(x=batch.x * state), lambda b, key: b,
+                           11, 4)
+    found = jax.jit(rows)(3., Batch(jnp.arange(11.)), jax.random.key(0))
+    np.testing.assert_array_equal(found['x'], 3 * np.arange(11))
