@@ -18,6 +18,7 @@ from gen_jax import record, train
 from gen_jax.types import BadInput
 
 ROOT = Path(__file__).parents[1]
+MAY_DIFFER = 'workdir', 'data_dir', 'epochs', 'rows', 'seed'  # between commands on one workdir
 
 
 class Study:
@@ -29,7 +30,7 @@ class Study:
         self.workdir = Path(flags.workdir or f'runs/{name}-{flags.dataset.replace(":", "-")}{size}')
         self.figure = self.workdir / f'{name}.png'
         self.ours = json.dumps({k: v for k, v in vars(flags).items()
-                                if k not in ('workdir', 'data_dir')})
+                                if k not in MAY_DIFFER})
         theirs = self.workdir / 'study.json'
         if theirs.exists() and theirs.read_text() != self.ours:
             raise BadInput(f'{self.workdir} holds this experiment with other flags '
@@ -47,9 +48,10 @@ class Study:
         return config
 
     def run(self, label: str, config: ConfigDict) -> tuple[train.Run, train.State]:
-        """The trained run of a config; trained here unless it has been, and kept under `label`."""
+        """The trained run of a config; trained here unless it has been for so many epochs, and kept
+        under `label`."""
         folder = self.workdir / label
-        if not (folder / 'summary.json').exists():
+        if train.summary(folder).get('epochs', 0) < config.epochs:
             self.say(f'training {label}')
             train.train(config, folder)
         return train.load(folder, config)

@@ -311,17 +311,50 @@ def test_text_given_is_written_beside_its_reconstruction(run_main, tmp_path):
 # What is done with a run
 
 
-def test_evaluate_gives_the_metrics_of_the_end_again(run_main, copied):
+def test_evaluate_gives_the_metrics_of_the_end_again_and_those_asked_for(run_main, copied):
     workdir = copied('vae')
     before = json.loads((workdir / 'summary.json').read_text())
-    result = run_main(*config('vae'), f'--workdir={workdir}', '--mode=evaluate')
+    result = run_main(*config('vae'), f'--workdir={workdir}', '--mode=evaluate',
+                      '--config.eval.metrics=nll,units,probe', '--config.eval.k=50')
     assert result.code == 0, result
     assert f'step {EPOCHS * STEPS}, 359 test examples' in result.out
-    for name in METRICS['vae']:
-        shown = float(re.search(fr'^test/{name} +(\S+)$', result.out, re.MULTILINE)[1])
-        assert shown == pytest.approx(before['metrics'][f'test/{name}'], abs=1e-4)
     after = json.loads((workdir / 'summary.json').read_text())
-    assert after == before
+    found = after.pop('metrics')
+    assert before.pop('metrics').items() <= found.items() and after == before
+    for name in *METRICS['vae'], 'nll', 'nll_se', 'active_units', 'knn_accuracy':
+        shown = float(re.search(fr'^test/{name} +(\S+)$', result.out, re.MULTILINE)[1])
+        assert shown == pytest.approx(found[f'test/{name}'], abs=1e-4)
+    assert found['test/nll'] < -found['test/elbo'] and 'test/mutual_information' not in found
+
+
+@pytest.mark.parametrize('name', ['vae', 'ae', 'gan'])
+def test_evaluate_measures_by_itself_all_that_fits(run_main, copied, name):
+    result = run_main(*config(name), f'--workdir={copied(name)}', '--mode=evaluate',
+                      '--config.eval.k=20')
+    assert (result.code, result.err) == (0, ''), result
+    for metric, models in dict(nll=['vae'], mutual_information=['vae'], active_units=['vae', 'ae'],
+                               probe_accuracy=['vae', 'ae'], mig=[]).items():
+        assert (f'test/{metric} ' in result.out) == (name in models), metric
+
+
+@pytest.mark.parametrize('name, flag, said', [
+    ('vae', 'metrics=nil', ['nil', "did you mean 'nll'"]), ('vae', 'metrics=mig', ['mig', 'factors']),
+    ('ae', 'metrics=units,nll', ['nll', 'a density', 'leave it out']),
+    ('vae', 'k=0', ['eval.k', 'at least 1'])])
+def test_measure_that_cannot_be_is_refused(run_main, copied, name, flag, said):
+    workdir = copied(name)
+    before = snapshot(workdir)
+    one_line(run_main(*config(name), f'--workdir={workdir}', '--mode=evaluate',
+                      f'--config.eval.{flag}'), *said)
+    assert snapshot(workdir) == before
+
+
+def test_levels_that_the_data_has_not_are_refused(run_main, tmp_path):
+    for dataset, said in ('breast_cancer', 'data in [0, 1]'), ('digits', '30 values'):
+        one_line(run_main(f'--config=configs/vae.py:{dataset}', f'--workdir={tmp_path}/run',
+                          '--config.model.likelihood=categorical', '--config.model.levels=30'),
+                 'categorical', said)
+    assert not (tmp_path / 'run').exists()
 
 
 def test_evaluate_can_use_the_best_checkpoint(run_main, copied):

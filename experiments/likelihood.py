@@ -1,0 +1,88 @@
+"""Published likelihoods of VAEs: ours beside the paper's, with the command and the epochs of each.
+
+    python experiments/likelihood.py --dataset=mnist --data_dir=DIR [--rows=vae,iwae5] [--epochs=N]
+
+Burda et al. 2015, table 1: MNIST with its pixels drawn anew as bits whenever seen, nets of two
+layers of 200 tanh units, 50 latent dimensions, Adam, batches of 20, eight stages of 3^i epochs at
+1e-3 * 10^(-i/7): 3280 epochs.  `ladder` has a second stochastic layer of 50 dimensions behind 100.
+Tomczak & Welling 2018: static bits, gated layers of 300, 40 dimensions, against the VampPrior (its
+88.56 of a standard prior is quoted from memory, unverified).  `small`: 784-400-20, ten epochs.
+
+--epochs stops earlier and goes on from there with a larger number; a row says how far it got, and
+one that got less far than its paper is no reproduction.  nll: -log p(x) of the test data in nats,
+5,000 importance samples each, and its standard error over examples.  On digits, the default, the
+same models run with less to show that they do; there is no published number.
+"""
+from study import Study, start
+
+from gen_jax import metrics, record, train
+from gen_jax.types import BadInput
+
+BURDA = {'model.width': (200, 200), 'model.latent': 50, 'model.act': 'tanh', 'model.stage': 3000,
+         'data.binarize': 'dynamic', 'batch': 20}
+LADDER = {'model.width': (200, 200), 'model.latent': 50, 'model.below': 100, 'model.stage': 3000,
+          'data.binarize': 'dynamic', 'batch': 20}
+GATED = {'model.width': (300, 300), 'model.latent': 40, 'model.act': 'gated', 'model.rate': 5e-4,
+         'model.schedule': 'linear', 'model.warmup': 50_000, 'data.binarize': 'static',
+         'batch': 100}
+# name: model, what differs from its config, epochs, the published nll
+ROWS = dict(
+    small=('vae', {'data.binarize': 'dynamic'}, 10, None),
+    vae=('vae', BURDA, 3280, 86.76),
+    iwae5=('iwae', BURDA | {'model.k': 5}, 3280, 85.54),
+    iwae50=('iwae', BURDA | {'model.k': 50}, 3280, 84.78),
+    ladder1=('ladder', LADDER | {'model.k': 1}, 3280, 85.33),
+    ladder50=('ladder', LADDER | {'model.k': 50}, 3280, 82.90),
+    normal=('vae', GATED, 2000, 88.56),
+    vamp=('vae', GATED | {'model.prior': 'vamp', 'model.components': 500}, 2000, 85.57))
+
+
+def measured(study: Study, name: str) -> dict:
+    """The row of a run; it is trained on where it has not come to its end."""
+    model, changed, full, published = ROWS[name]
+    quick, epochs = study.flags.quick, study.flags.epochs or full
+    changed = dict(changed) | {'seed': study.flags.seed}
+    if study.flags.dataset == 'digits' and 'model.stage' in changed:
+        changed['model.stage'] = 70
+    config = study.config(model, **changed)
+    config.epochs = min(epochs, 2 if quick else full)
+    config.eval.every, config.eval.k = min(10, config.epochs), 100 if quick else 5000
+    run, state = study.run(f'{name}-{study.flags.seed}', config)
+    found = study.point(f'{name}-{study.flags.seed}-{config.epochs}', lambda: {
+        **metrics.nll(train.subject(run, state)), 'elbo': train.evaluator(run)(state)['test/elbo']})
+    folder = study.workdir / f'{name}-{study.flags.seed}'
+    return dict(row=name, published=published if study.flags.dataset == 'mnist' else None,
+                nll=found['nll'], se=found['nll_se'], elbo=found['elbo'],
+                epochs=f'{config.epochs} of {full}', seed=study.flags.seed,
+                seconds=train.summary(folder)['seconds'])
+
+
+def draw(study: Study, table: list[dict]) -> None:
+    """Test ELBO over epochs, and the nll at the end."""
+    fig = record.figure(7, 4.2)
+    axes = fig.subplots()
+    for i, row in enumerate(table):
+        lines = record.read_lines(study.workdir / f'{row["row"]}-{row["seed"]}' / 'metrics.jsonl')
+        known = [(line['epoch'], line['test/elbo']) for line in lines if 'test/elbo' in line]
+        axes.plot(*zip(*known), color=f'C{i}', label=f'{row["row"]}: nll {row["nll"]:.2f}', lw=1.2)
+    axes.set(xscale='log', xlabel='epoch', ylabel='ELBO of test data, nats')
+    low = min(row['elbo'] for row in table)
+    axes.set_ylim(1.15 * low, max(row['elbo'] for row in table) - .03 * low)
+    axes.legend(frameon=False)
+    fig.savefig(study.figure, dpi=200)
+
+
+def main(study: Study) -> None:
+    names = study.flags.rows.split(',') if study.flags.rows else list(ROWS)
+    if unknown := [n for n in names if n not in ROWS]:
+        raise BadInput(f'unknown row {unknown[0]!r}; there are {", ".join(ROWS)}')
+    table = [measured(study, name) for name in names]
+    draw(study, table)
+    study.table(table, 'nll in nats: ' + ', '.join(
+        f'{r["row"]} {r["nll"]:.2f}' + (f', published {r["published"]}' if r['published'] else '')
+        + f' ({r["epochs"]} epochs)' for r in table), digits=5)
+
+
+if __name__ == '__main__':
+    start(main, __doc__, 'likelihood', rows=('', 'which, with commas; all where empty'),
+          epochs=(0, 'at most; 0 for all'), seed=(0, 'of every run'))
