@@ -47,14 +47,19 @@ def measured(study: Study, name: str) -> dict:
     config = study.config(model, **changed)
     config.epochs = min(epochs, 2 if quick else full)
     config.eval.every, config.eval.k = min(10, config.epochs), 100 if quick else 5000
-    run, state = study.run(f'{name}-{study.flags.seed}', config)
-    found = study.point(f'{name}-{study.flags.seed}-{config.epochs}', lambda: {
-        **metrics.nll(train.subject(run, state)), 'elbo': train.evaluator(run)(state)['test/elbo']})
-    folder = study.workdir / f'{name}-{study.flags.seed}'
+    label = f'{name}-{study.flags.seed}'
+
+    def measure():
+        run, state = study.run(label, config)
+        return dict(elbo=train.evaluator(run)(state)['test/elbo'],
+                    seconds=train.summary(study.workdir / label)['seconds'],
+                    **metrics.nll(train.subject(run, state)))
+
+    found = study.point(f'{label}-{config.epochs}', measure)
     return dict(row=name, published=published if study.flags.dataset == 'mnist' else None,
                 nll=found['nll'], se=found['nll_se'], elbo=found['elbo'],
                 epochs=f'{config.epochs} of {full}', seed=study.flags.seed,
-                seconds=train.summary(folder)['seconds'])
+                seconds=found['seconds'])
 
 
 def draw(study: Study, table: list[dict]) -> None:

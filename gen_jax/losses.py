@@ -15,29 +15,48 @@ from gen_jax.types import Array, BadInput
 LOG_2PI = float(np.log(2 * np.pi))
 
 
+def flat(x: Array) -> Array:
+    """Examples as vectors (n, d).  Losses are computed on these: of images, XLA on CPU takes ten
+    times as long to sum over the pixels of an element-wise function."""
+    return x.reshape(len(x), -1)
+
+
 def per_example(x: Array) -> Array:
     """Sum over all axes but the first."""
-    return x.sum(tuple(range(1, x.ndim)))
+    return flat(x).sum(1)
+
+
+@jax.custom_jvp
+def softplus(x: Array) -> Array:
+    """log(1 + exp(x)), in a third of the time of JAX's on CPU; its derivative is the sigmoid."""
+    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+@softplus.defjvp
+def _(primals, tangents):
+    return softplus(*primals), jax.nn.sigmoid(primals[0]) * tangents[0]
 
 
 def bernoulli_nll(logits: Array, x: Array) -> Array:
     """-log Bernoulli(x; sigmoid(logits)); the cross-entropy for x between 0 and 1."""
-    return per_example(jax.nn.softplus(logits) - x * logits)
+    logits, x = flat(logits), flat(x)
+    return (softplus(logits) - x * logits).sum(1)
 
 
 def gaussian_nll(mean: Array, x: Array, logvar: Array | float = 0.) -> Array:
     """-log N(x; mean, exp(logvar)); logvar broadcasts against x."""
-    return .5 * per_example((x - mean) ** 2 * jnp.exp(-logvar) + logvar + LOG_2PI)
+    mean, x, logvar = (flat(a) for a in jnp.broadcast_arrays(mean, x, logvar))
+    return .5 * ((x - mean) ** 2 * jnp.exp(-logvar) + logvar + LOG_2PI).sum(1)
 
 
 def squared_error(y: Array, x: Array) -> Array:
     """Squared distance of y from x, summed (not averaged) over the dimensions of an example."""
-    return per_example((x - y) ** 2)
+    return ((flat(x) - flat(y)) ** 2).sum(1)
 
 
 def absolute_error(y: Array, x: Array) -> Array:
     """Distance of y from x in the 1-norm, summed over the dimensions of an example."""
-    return per_example(jnp.abs(x - y))
+    return jnp.abs(flat(x) - flat(y)).sum(1)
 
 
 def ssim(y: Array, x: Array, size: int = 11, sigma: float = 1.5) -> Array:
@@ -171,12 +190,12 @@ def critic_loss(real: Array, fake: Array) -> Array:
 
     -log D(x) - log(1 - D(G(z))), Goodfellow et al. 2014.
     """
-    return jax.nn.softplus(-real) + jax.nn.softplus(fake)
+    return softplus(-real) + softplus(fake)
 
 
 def non_saturating(fake: Array) -> Array:
     """The generator's loss -log D(G(z)) from the critic's logits (n,), Goodfellow et al. 2014."""
-    return jax.nn.softplus(-fake)
+    return softplus(-fake)
 
 
 def beta_of_weight(weight: float, size: int, likelihood: str = 'bernoulli') -> float:

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import ROOT, Result, snapshot
 
-EXPERIMENTS = ['pca', 'reduce', 'latent', 'transfer']
+EXPERIMENTS = ['pca', 'reduce', 'latent', 'transfer', 'likelihood', 'latent_size', 'disentangle']
 
 
 @pytest.fixture
@@ -59,7 +59,28 @@ def check_reduce(rows):
     assert (numbers(rows, 'seconds') > 0).all()
 
 
-CHECKS = dict(pca=check_pca, reduce=check_reduce)
+def check_likelihood(rows):
+    assert (numbers(rows, 'nll') < -numbers(rows, 'elbo')).all()  # of many codes, not of one
+    assert (numbers(rows, 'nll') > 10).all() and (numbers(rows, 'nll') < 45).all()
+    assert all(row['published'] == '' for row in rows)  # is of another data set
+
+
+def check_latent_size(rows):
+    assert [row['latent'] for row in rows] == ['2', '5', '10', '20', '40']
+    assert numbers(rows, 'nll')[2] < numbers(rows, 'nll')[0] - 1
+    assert (numbers(rows, 'units') <= numbers(rows, 'latent')).all()
+    np.testing.assert_allclose(numbers(rows, 'elbo'),
+                               -numbers(rows, 'recon') - numbers(rows, 'kl'), rtol=1e-4)
+
+
+def check_disentangle(rows):
+    assert len({row['model'] for row in rows}) == 4
+    for score in 'mig', 'modularity':
+        assert ((numbers(rows, score) >= 0) & (numbers(rows, score) <= 1)).all()
+
+
+CHECKS = dict(pca=check_pca, reduce=check_reduce, likelihood=check_likelihood,
+              latent_size=check_latent_size, disentangle=check_disentangle)
 
 
 @pytest.mark.parametrize('name', EXPERIMENTS)

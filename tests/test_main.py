@@ -338,7 +338,8 @@ def test_evaluate_measures_by_itself_all_that_fits(run_main, copied, name):
 
 
 @pytest.mark.parametrize('name, flag, said', [
-    ('vae', 'metrics=nil', ['nil', "did you mean 'nll'"]), ('vae', 'metrics=mig', ['mig', 'factors']),
+    ('vae', 'metrics=nil', ['nil', "did you mean 'nll'"]),
+    ('vae', 'metrics=mig', ['mig', 'factors']),
     ('ae', 'metrics=units,nll', ['nll', 'a density', 'leave it out']),
     ('vae', 'k=0', ['eval.k', 'at least 1'])])
 def test_measure_that_cannot_be_is_refused(run_main, copied, name, flag, said):
