@@ -59,7 +59,7 @@ def likelihood(name: str, x: Array, link: Callable, *, scale: str = 'fixed', sig
     """The likelihood called `name` for examples such as x (n, *shape).
 
     bernoulli: on logits, data in [0, 1] only.  gaussian: around link(y), one standard deviation for
-    all dimensions: sigma (scale `fixed`), learned (`learned`), or `optimal`, that of the batch's
+    all dimensions: sigma (scale `fixed`), learned from the data's own on (`learned`), or `optimal`, that of the batch's
     own error, whose running mean is kept for evaluation (Rybkin et al. 2021).  categorical: a
     softmax over `levels` values in [0, 1], for each dimension.  logistic_mixture: so many
     `components`, discretised to `levels` (Salimans et al. 2017), each dimension by itself.
@@ -71,7 +71,7 @@ def likelihood(name: str, x: Array, link: Callable, *, scale: str = 'fixed', sig
     if name == 'gaussian':
         if isinstance(sigma, (int, float)) and sigma <= 0:
             raise BadInput(f'sigma must be positive, not {sigma}')
-        return _gaussian(link, scale, sigma)
+        return _gaussian(x, link, scale, sigma)
     if name == 'bernoulli':
         losses.require_unit(x, 'likelihood bernoulli')
         plain = Likelihood(1, None, lambda: ({}, {}), lambda p, b, y, x: losses.bernoulli_nll(y, x),
@@ -87,8 +87,9 @@ def likelihood(name: str, x: Array, link: Callable, *, scale: str = 'fixed', sig
     return (_categorical if name == 'categorical' else _logistic)(x, levels, components)
 
 
-def _gaussian(link, scale, sigma) -> Likelihood:
-    start = 2 * jnp.log(jnp.float32(sigma))
+def _gaussian(x, link, scale, sigma) -> Likelihood:
+    # one to be found starts at the data's own, as a larger one would teach the codes to say nothing
+    start = 2 * jnp.log(jnp.float32(sigma)) if scale == 'fixed' else jnp.log(x.var() + 1e-6)
 
     def init():
         return (dict(logvar=start) if scale == 'learned' else {},

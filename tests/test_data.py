@@ -288,7 +288,7 @@ def test_photos_of_a_size_that_cannot_be_are_refused(size):
 
 @pytest.mark.parametrize('name', ['digits', 'breast_cancer', 'mnist'])
 def test_size_of_a_set_that_has_one_is_refused(name):
-    with pytest.raises(BadInput, match=f'{name} has one size.*faces, photos, text'):
+    with pytest.raises(BadInput, match=f'{name} has one size.*faces, photos, sprites, text'):
         data.load(name, size=16)
 
 
