@@ -59,10 +59,10 @@ def likelihood(name: str, x: Array, link: Callable, *, scale: str = 'fixed', sig
     """The likelihood called `name` for examples such as x (n, *shape).
 
     bernoulli: on logits, data in [0, 1] only.  gaussian: around link(y), one standard deviation for
-    all dimensions: sigma (scale `fixed`), learned from the data's own on (`learned`), or `optimal`, that of the batch's
-    own error, whose running mean is kept for evaluation (Rybkin et al. 2021).  categorical: a
-    softmax over `levels` values in [0, 1], for each dimension.  logistic_mixture: so many
-    `components`, discretised to `levels` (Salimans et al. 2017), each dimension by itself.
+    all dimensions: sigma (scale `fixed`), learned from the data's own on (`learned`), or `optimal`,
+    that of the batch's own error, whose running mean is kept for evaluation (Rybkin et al. 2021).
+    categorical: a softmax over `levels` values in [0, 1], for each dimension.  logistic_mixture: so
+    many `components`, discretised to `levels` (Salimans et al. 2017), each dimension by itself.
     Raises BadInput for another name, or what does not fit the data.
     """
     for what, value, known in ('likelihood', name, LIKELIHOODS), ('scale', scale, SCALES):
