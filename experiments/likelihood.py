@@ -56,24 +56,27 @@ def measured(study: Study, name: str) -> dict:
                     **metrics.nll(train.subject(run, state)))
 
     found = study.point(f'{label}-{config.epochs}', measure)
-    return dict(row=name, published=published if study.flags.dataset == 'mnist' else None,
+    return dict(row=name, published=published if study.flags.dataset == 'mnist' else '',
                 nll=found['nll'], se=found['nll_se'], elbo=found['elbo'],
                 epochs=f'{config.epochs} of {full}', seed=study.flags.seed,
                 seconds=found['seconds'])
 
 
 def draw(study: Study, table: list[dict]) -> None:
-    """Test ELBO over epochs, and the nll at the end."""
-    fig = record.figure(7, 4.2)
-    axes = fig.subplots()
+    """Nll at the end beside the published one, and the test ELBO over epochs."""
+    fig = record.figure(9, 4)
+    left, right = fig.subplots(1, 2)
     for i, row in enumerate(table):
+        left.errorbar(row['nll'], i, xerr=row['se'], fmt='o', ms=5, color=f'C{i}')
+        if row['published']:
+            left.plot(row['published'], i, 'x', color='k')
         lines = record.read_lines(study.workdir / f'{row["row"]}-{row["seed"]}' / 'metrics.jsonl')
         known = [(line['epoch'], line['test/elbo']) for line in lines if 'test/elbo' in line]
-        axes.plot(*zip(*known), color=f'C{i}', label=f'{row["row"]}: nll {row["nll"]:.2f}', lw=1.2)
-    axes.set(xscale='log', xlabel='epoch', ylabel='ELBO of test data, nats')
-    low = min(row['elbo'] for row in table)
-    axes.set_ylim(1.15 * low, max(row['elbo'] for row in table) - .03 * low)
-    axes.legend(frameon=False)
+        right.plot(*zip(*known), 'o-', ms=3, lw=1.2, color=f'C{i}')
+    left.set_yticks(range(len(table)), [f'{r["row"]}\n{r["epochs"]}' for r in table], fontsize=8)
+    left.invert_yaxis()
+    left.set(xlabel='nll of test data, nats; x: published after all epochs')
+    right.set(xscale='log', xlabel='epoch', ylabel='ELBO of test data, nats')
     fig.savefig(study.figure, dpi=200)
 
 

@@ -17,11 +17,11 @@ import jax
 from ml_collections import ConfigDict, config_dict
 import numpy as np
 
-from gen_jax import checkpoint, data, loop, metrics, models, parallel, record
+from gen_jax import checkpoint, data, loop, metrics, models, parallel, record, samplers
 from gen_jax.types import Array, BadInput, Batch, Model, State
 
 MODES = 'train', 'evaluate', 'sample', 'reconstruct'
-FREE = 'epochs', 'eval', 'data.dir'  # may differ between two commands on one workdir
+FREE = 'epochs', 'eval', 'data.dir', 'sampler'  # may differ between two commands on one workdir
 
 
 def defaults(model: str, dataset: str, **changed) -> ConfigDict:
@@ -42,6 +42,7 @@ def defaults(model: str, dataset: str, **changed) -> ConfigDict:
         parallel='jit',   # or shard_map, pmap
         scan=0,           # steps in one compiled call; 0: a whole epoch
         init='',          # a trained run's workdir, whose encoder to start from
+        sampler='prior',  # for --mode=sample; or gmm, aggregate, flow, twostage
         data=dict(name=dataset, dir=config_dict.placeholder(str), binarize='none', identities=(),
                   limit=0, size=0),
         model=dict(name=model, **hyper),
@@ -85,6 +86,10 @@ def prepare(config: ConfigDict) -> Run:
         raise BadInput(f'scan must be 0 (an epoch a call) or a number of steps, not {config.scan}')
     if config.eval.checkpoint not in ('latest', 'best'):
         raise BadInput(f'eval.checkpoint is latest or best, not {config.eval.checkpoint!r}')
+    if config.sampler not in samplers.SAMPLERS:
+        raise BadInput(f'unknown sampler {config.sampler!r}'
+                       f'{near(config.sampler, samplers.SAMPLERS)}; '
+                       f'there are {", ".join(samplers.SAMPLERS)}')
     module = find(config.model.name)
     hyper = {k: v for k, v in config.model.items() if k != 'name'}
     known = set(inspect.signature(module.make).parameters)
@@ -352,26 +357,38 @@ def draw(run: Run, state: State, workdir: Path, only: str | None = None) -> list
     """Samples and reconstructions as pictures or text, as far as the model has them."""
     n, files = run.config.eval.samples, []
     columns = max(1, round(n ** .5))
-    if run.model.prior and only != 'reconstruct':
-        def made(state, key):
-            return run.model.decode(state, run.model.prior(state, key, n))
-        made = jax.jit(made)(state, jax.random.fold_in(run.key, 1))
-        parts = {'samples': made}
-        if made.ndim < 3:
+    sampler = run.config.sampler if only == 'sample' else 'prior'
+    if only == 'sample' or run.model.prior and only != 'reconstruct':
+        title = 'samples' if sampler == 'prior' else f'samples-{sampler}'
+        parts = {title: samples(run, state, sampler, n)}
+        if parts[title].ndim < 3 and not run.data.read:
             parts = {'test data': run.data.test.x[:n], **parts}
-        files.append(record.pictures(workdir / 'images' / 'samples.png', parts, columns))
+        files.append(filed(run, workdir, title, parts, columns))
     if can_reconstruct(run.model) and only != 'sample':
         batch = tested(run.data, n, run.key)
         if run.config.eval.text:
             batch = Batch(jax.numpy.asarray(run.data.write(run.config.eval.text))[None])
-        parts = shown(run, state, batch)
-        if run.data.read:
-            lines = {title: [run.data.read(x) for x in part] for title, part in parts.items()}
-            files.append(record.texts(workdir / 'reconstructions.txt', lines))
-        else:
-            file = workdir / 'images' / 'reconstructions.png'
-            files.append(record.pictures(file, parts, columns))
+        files.append(filed(run, workdir, 'reconstructions', shown(run, state, batch), columns))
     return files
+
+
+def filed(run: Run, workdir: Path, name: str, parts: dict[str, Array], columns: int) -> Path:
+    """The file in which examples are kept: text, or a picture."""
+    if run.data.read:
+        lines = {title: [run.data.read(x) for x in part] for title, part in parts.items()}
+        return record.texts(workdir / f'{name}.txt', lines)
+    return record.pictures(workdir / 'images' / f'{name}.png', parts, columns)
+
+
+def samples(run: Run, state: State, sampler: str, n: int) -> Array:
+    """n decoded codes of the model's prior, or of a density fitted to its codes."""
+    key = jax.random.fold_in(run.key, 1)
+    if sampler == 'prior':
+        z = jax.jit(run.model.prior, static_argnums=2)(state, key, n)
+    else:
+        codes = subject(run, state).collect(samplers.codes(run.model), 'train', None)
+        z = samplers.fit(sampler, codes, jax.random.fold_in(run.key, 2))(key, n)
+    return jax.jit(run.model.decode)(state, z)
 
 
 def shown(run: Run, state: State, batch: Batch) -> dict[str, Array]:
@@ -399,8 +416,9 @@ def reconstructions(model: Model, state: State, batch: Batch, key: Array) -> dic
 def use(config: ConfigDict, workdir: Path, mode: str) -> None:
     """What is done with a trained run: evaluate, sample or reconstruct."""
     run, state = load(workdir, config)
-    if mode == 'sample' and not run.model.prior:
-        raise BadInput(f'model {config.model.name} has no prior to sample')
+    if mode == 'sample':
+        samplers.require(config.sampler, config.model.name, run.model, state,
+                         tested(run.data, 1, run.key))
     if mode == 'reconstruct' and not can_reconstruct(run.model):
         lacking = 'decoder' if run.model.encode else 'encoder'
         raise BadInput(f'model {config.model.name} has no {lacking} to reconstruct with')

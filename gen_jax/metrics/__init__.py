@@ -37,6 +37,10 @@ def nll(s: Subject) -> dict[str, float]:
 
 
 def ais(s: Subject) -> dict[str, float]:
+    code = jax.eval_shape(s.model.density.prior, s.state, jax.tree.map(
+        lambda a: a[:1], s.data.test), s.key)
+    if not all(jnp.issubdtype(a.dtype, jnp.floating) for a in jax.tree.leaves(code)):
+        raise BadInput('metric ais needs codes of real numbers, but these are discrete; use nll')
     found = s.collect(likelihood.bounds(s.model.density), 'test', ANNEALED)
     return {name: float(value.mean()) for name, value in found.items()} | dict(
         nll_ais_se=float(found['nll_ais'].std() / len(found['nll_ais']) ** .5))

@@ -1,0 +1,90 @@
+"""The importance weighted autoencoder of two stochastic layers (Burda et al. 2015)."""
+from typing import Sequence
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from gen_jax import densities, losses, nets
+from gen_jax.densities import Posterior, Prior
+from gen_jax.game import game
+from gen_jax.types import BadInput, Batch, Model, Player
+from gen_jax.variational import variational
+
+
+def make(example: Batch, *, axis: str | None = None, latent: int = 50, below: int = 100,
+         k: int = 5, likelihood: str = 'bernoulli', scale: str = 'fixed', sigma: float = 1.,
+         levels: int = 256, kind: str = 'mlp', width: Sequence[int] = (200, 200),
+         above: Sequence[int] = (100, 100), act: str = 'tanh', rate: float = 1e-3,
+         stage: int = 0) -> Model:
+    """Maximises log 1/k sum_i p(x, z_i) / q(z_i | x), nats per example, of codes z = dict(z1, z2).
+
+    q draws z1 given x, and z2 given z1; p draws z2 from N(0, I), z1 given z2, and x given z1; all
+    Gaussians diagonal.  latent: size of z2; below: of z1.  width: of the nets between x and z1,
+    which are of `kind`; above: of the dense ones between z1 and z2.  The defaults are Burda's.
+    Other hyper-parameters: as of the VAE in vae.
+    Metrics: loss = -iwae; iwae, the bound of k codes; in evaluation also elbo, recon = -log p(x|z1)
+    and kl = log q(z|x) - log p(z), of one code.  Raises BadInput for k below 1, or what does not
+    fit the data.
+    """
+    for name, value in dict(k=k, latent=latent, below=below).items():
+        if value < 1:
+            raise BadInput(f'{name} must be at least 1, not {value}')
+    up = nets.encoder((below,), 2 * latent, width=above, act=act)
+    down = nets.encoder((latent,), 2 * below, width=above[::-1], act=act)
+    model = variational('vae', example, below, likelihood=likelihood, scale=scale, sigma=sigma,
+                        levels=levels, kind=kind, width=width, act=act)
+    first = model.posterior
+
+    def moments(net, params, z):
+        mean, logvar = jnp.split(net.apply(params, {}, z), 2, axis=-1)
+        return mean, losses.bound(logvar)
+
+    def draw(params, code, key):
+        keys = jax.random.split(key)
+        z1, log_q = first.sample({}, code, keys[0])
+        q = moments(up, params, z1)
+        z2 = losses.reparameterise(keys[1], *q)
+        return dict(z1=z1, z2=z2), log_q + densities.normal(z2, *q)
+
+    def centre(params, code):
+        z1 = first.centre({}, code)
+        return dict(z1=z1, z2=moments(up, params, z1)[0])
+
+    def log_prior(params, z, infer):
+        p = moments(down, params, z['z2'])
+        return densities.normal(z['z1'], *p) + densities.normal(z['z2'])
+
+    def sample(params, key, n, infer):
+        keys = jax.random.split(key)
+        z2 = jax.random.normal(keys[0], (n, latent))
+        return dict(z1=losses.reparameterise(keys[1], *moments(down, params, z2)), z2=z2)
+
+    def of_z1(f):
+        return lambda params, buffers, z: f(params, buffers, z['z1'])
+
+    net = model.decoder
+    model = model._replace(
+        posterior=Posterior(first.outputs, lambda key: up.init(key, jnp.zeros((1, below)))[0],
+                            draw, centre),
+        prior=Prior(lambda key, batch: down.init(key, jnp.zeros((1, latent)))[0], log_prior,
+                    sample),
+        decoder=net._replace(apply=of_z1(net.apply), train=of_z1(net.train)), plain=False)
+
+    def bound(log_w):
+        return jax.nn.logsumexp(log_w, axis=0) - jnp.log(k)
+
+    def objective(state, batch, key):
+        drawn = model.train(state, batch, key, k)
+        value = bound(drawn.log_weight().reshape(k, -1)).mean()
+        return -value, dict(loss=-value, iwae=value), drawn.buffers
+
+    def evaluate(state, batch, key):
+        keys = jax.random.split(key, k)
+        found = bound(lax.map(lambda key: model.test(state, batch, key).log_weight(), keys))
+        return dict(loss=-found, iwae=found) | model.evaluate(state, batch, keys[0])
+
+    adam = optax.adam(losses.staged(rate, stage), eps=1e-4 if stage else 1e-8)
+    return game({'vae': Player(model.init, objective, adam)}, axis=axis, evaluate=evaluate,
+                **model.maps())

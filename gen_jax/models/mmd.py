@@ -1,0 +1,80 @@
+"""InfoVAE and the Wasserstein autoencoder: q(z) and p(z) by their maximum mean discrepancy (Zhao et
+al. 2017, Tolstikhin et al. 2018)."""
+from typing import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gen_jax.game import game
+from gen_jax.types import Array, BadInput, Batch, Model, Player
+from gen_jax.variational import variational
+
+KERNELS = 'rbf', 'imq'
+
+
+def make(example: Batch, *, axis: str | None = None, latent: int = 10, alpha: float = 1.,
+         weight: float = 1000., kernel: str = 'imq', deterministic: bool = False,
+         likelihood: str = 'bernoulli', scale: str = 'fixed', sigma: float = 1., levels: int = 256,
+         kind: str = 'mlp', width: Sequence[int] = (400,), act: str = 'relu',
+         rate: float = 1e-3) -> Model:
+    """Minimises recon + (1 - alpha) KL(q(z|x) || p(z)) + (alpha + weight - 1) MMD^2(q(z), p(z)).
+
+    Nats per example; p = N(0, I); weight: Zhao's lambda.  kernel: see gram.  deterministic: the
+    code is the encoder's mean, without a KL: the Wasserstein autoencoder, whose cost is recon, half
+    the squared error with likelihood gaussian.  Other hyper-parameters: as of the VAE in vae.
+    Metrics: loss, recon, mmd, the estimate of the batch without bias, see discrepancy; and where
+    not deterministic kl, elbo = -(recon + kl), and in evaluation kl_unit.
+    Raises BadInput for an unknown kernel, or what does not fit the data.
+    """
+    if kernel not in KERNELS:
+        raise BadInput(f'unknown kernel {kernel!r}; choose one of {", ".join(KERNELS)}')
+    model = variational('vae', example, latent, likelihood=likelihood, scale=scale, sigma=sigma,
+                        levels=levels, kind=kind, width=width, act=act)
+    maps, q = model.maps(), model.posterior
+    if deterministic:
+        maps |= dict(density=None)
+        model = model._replace(posterior=q._replace(
+            sample=lambda params, code, key: (q.centre(params, code), jnp.zeros(len(code)))))
+
+    def terms(drawn, key):
+        """Each (n,)."""
+        mmd = discrepancy(kernel, drawn.z, jax.random.normal(key, drawn.z.shape))
+        loss = drawn.nll + (alpha + weight - 1) * mmd
+        if deterministic:
+            return dict(loss=loss, recon=drawn.nll, mmd=mmd)
+        kl = drawn.divergence()
+        return dict(loss=loss + (1 - alpha) * kl, elbo=-(drawn.nll + kl), recon=drawn.nll, kl=kl,
+                    mmd=mmd)
+
+    def objective(state, batch, key):
+        keys = jax.random.split(key)
+        drawn = model.train(state, batch, keys[0])
+        metrics = {k: v.mean() for k, v in terms(drawn, keys[1]).items()}
+        return metrics['loss'], metrics, drawn.buffers
+
+    def evaluate(state, batch, key):
+        keys = jax.random.split(key)
+        drawn = model.test(state, batch, keys[0])
+        return terms(drawn, keys[1]) | ({} if deterministic else dict(kl_unit=drawn.kl))
+
+    return game({'vae': Player(model.init, objective, optax.adam(rate))}, axis=axis,
+                evaluate=evaluate, **maps)
+
+
+def gram(kernel: str, a: Array, b: Array) -> Array:
+    """k(a_i, b_j), (n, m), of codes (n, d) and (m, d), in the scale of N(0, I), whose points are a
+    squared distance of c = 2 d apart: `rbf`, exp(-|a - b|^2 / c); `imq`, c / (c + |a - b|^2)."""
+    c = 2 * a.shape[-1]
+    square = ((a[:, None] - b) ** 2).sum(-1)
+    return jnp.exp(-square / c) if kernel == 'rbf' else c / (c + square)
+
+
+def discrepancy(kernel: str, z: Array, other: Array) -> Array:
+    """MMD^2 of the distributions of two samples (n, d), by example: (n,), of mean MMD^2 without
+    bias, at times below 0: k(z, z') + k(y, y') - k(z, y') - k(y, z') over all pairs of others
+    (Gretton et al. 2012, lemma 6)."""
+    n = len(z)
+    both, cross = gram(kernel, z, z) + gram(kernel, other, other), gram(kernel, z, other)
+    return ((both - cross - cross.T) * (1 - np.eye(n))).sum(1) / max(n - 1, 1)
