@@ -29,6 +29,9 @@ CASES = dict(
     contractive=dict(name='contractive', width=(16,), latent=4, probes=2),
     rae=dict(name='rae', width=(16,), latent=4, smooth='spectral'),
     deepfake=dict(name='deepfake', width=(4, 3), latent=5, norm='batch', identities=(3, 5)),
+    factor=dict(name='factor', width=(16,), latent=4, critic=(8,)),
+    vq=dict(name='vq', width=(4,), latent=3, codes=8, units=8),
+    ladder=dict(name='ladder', width=(16,), latent=3, below=4, k=2),
     classifier_frozen=dict(name='classifier', encoder='frozen', init='vae_batch_dynamic'),
     classifier_tuned=dict(name='classifier', encoder='tuned', head=(8,), init='ae'))
 
