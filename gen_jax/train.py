@@ -425,11 +425,12 @@ def use(config: ConfigDict, workdir: Path, mode: str) -> None:
     if mode != 'evaluate':
         print('pictures: ' + ', '.join(str(p) for p in draw(run, state, workdir, only=mode)))
         return
-    names = metrics.chosen(re.findall(r'\w+', config.eval.metrics), run.model, run.data)
+    looked_at = subject(run, state)
+    names = metrics.chosen(re.findall(r'\w+', config.eval.metrics), looked_at)
     print(f'step {int(state.step)}, {len(run.data.test.x)} test examples')
     report(workdir, evaluator(run)(state))
     for name in names:
-        found = metrics.MEASURES[name][1](subject(run, state))
+        found = metrics.MEASURES[name][1](looked_at)
         report(workdir, {f'test/{k}': float(v) for k, v in found.items()})
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gen_jax import loop
+from gen_jax import loop, metrics, train
 from gen_jax.metrics import latent, likelihood
 from gen_jax.models import iwae, vae
-from gen_jax.types import Batch
+from gen_jax.types import BadInput, Batch
 
 D, LATENT, SIGMA = 6, 3, .6
 LINEAR = dict(kind='linear', likelihood='gaussian', latent=LATENT, width=(1,))
@@ -192,3 +192,25 @@ def test_collection_gives_every_row_in_its_place():
                            11, 4)
     found = jax.jit(rows)(3., Batch(jnp.arange(11.)), jax.random.key(0))
     np.testing.assert_array_equal(found['x'], 3 * np.arange(11))
+
+
+@pytest.mark.parametrize('name, dataset, fits', [
+    ('vae', 'digits', {'nll', 'units', 'information', 'probe'}), ('gan', 'digits', set()),
+    ('ae', 'digits', {'units', 'probe'}), ('ladder', 'digits', {'nll', 'units', 'probe'}),
+    ('vq', 'digits', {'nll'}), ('cvae', 'digits', {'nll', 'units', 'information', 'probe'}),
+    ('mmd', 'sprites', {'nll', 'units', 'information', 'probe', 'mig', 'modularity', 'sap', 'dci',
+                        'beta_vae', 'factor_vae'})])
+def test_what_a_model_can_be_measured_by(name, dataset, fits):
+    config = train.defaults(name, dataset, width=(4,))
+    config.eval.best, config.data.size = '', 8 if dataset == 'sprites' else 0
+    run = train.prepare(config)
+    subject = train.subject(run, run.state)
+    assert set(metrics.chosen([], subject)) == fits
+    if name == 'ladder':  # whose code is two vectors
+        assert metrics.codes(subject, 'test').shape == (359, 150)
+    for metric in metrics.MEASURES:
+        if metric in fits or metric == 'ais' and {'nll', 'units'} <= fits:
+            assert metrics.chosen([metric], subject) == [metric]
+        else:
+            with pytest.raises(BadInput, match=f'metric {metric} needs'):
+                metrics.chosen([metric], subject)

@@ -37,10 +37,6 @@ def nll(s: Subject) -> dict[str, float]:
 
 
 def ais(s: Subject) -> dict[str, float]:
-    code = jax.eval_shape(s.model.density.prior, s.state, jax.tree.map(
-        lambda a: a[:1], s.data.test), s.key)
-    if not all(jnp.issubdtype(a.dtype, jnp.floating) for a in jax.tree.leaves(code)):
-        raise BadInput('metric ais needs codes of real numbers, but these are discrete; use nll')
     found = s.collect(likelihood.bounds(s.model.density), 'test', ANNEALED)
     return {name: float(value.mean()) for name, value in found.items()} | dict(
         nll_ais_se=float(found['nll_ais'].std() / len(found['nll_ais']) ** .5))
@@ -62,15 +58,17 @@ def probe(s: Subject) -> dict[str, float]:
 
 
 def codes(s: Subject, split: str) -> np.ndarray:
-    """Posterior means, or else what the encoder gives, (n, d)."""
-    found = s.collect(encoder(s.model), split, MOST)
-    return np.asarray(found).reshape(len(found), -1)
+    """Posterior means, or else what the encoder gives, as vectors (n, d)."""
+    return np.asarray(s.collect(encoder(s.model), split, MOST))
 
 
 def encoder(model: Model) -> Callable:
-    if model.density and model.density.moments:
-        return lambda state, batch, key: model.density.moments(state, batch)[0]
-    return lambda state, batch, key: model.encode(state, batch.x)
+    def run(state, batch, key):
+        if model.density and model.density.moments:
+            return model.density.moments(state, batch)[0]
+        parts = jax.tree.leaves(model.encode(state, batch.x))
+        return jnp.concatenate([a.reshape(len(a), -1) for a in parts], axis=1)
+    return run
 
 
 def on_factors(measure: Callable) -> Callable:
@@ -114,24 +112,30 @@ def represent(s: Subject) -> Callable[[np.ndarray], np.ndarray]:
 
 
 MEASURES = dict(
-    nll=('a density', nll), ais=('a density', ais), units=('codes', units),
-    information=('a diagonal posterior', information), probe=('codes and labels', probe),
-    **{m.__name__: ('codes and factors', on_factors(m))
+    nll=('a density', nll), ais=('a density of real codes', ais), units=('real codes', units),
+    information=('a diagonal posterior', information), probe=('real codes and labels', probe),
+    **{m.__name__: ('real codes and factors', on_factors(m))
        for m in (disentangle.mig, disentangle.modularity, disentangle.sap, disentangle.dci)},
-    **{m.__name__: ('codes and factors', on_sampling(m))
+    **{m.__name__: ('real codes and factors', on_sampling(m))
        for m in (disentangle.beta_vae, disentangle.factor_vae)})
 SLOW = 'ais',  # of the default, which is all that fits
 
 
-def has(model: Model, data, need: str) -> bool:
-    coded = bool(model.density and model.density.moments or model.encode)
-    return {'a density': bool(model.density),
-            'a diagonal posterior': bool(model.density and model.density.moments),
-            'codes': coded, 'codes and labels': coded and data.test.label is not None,
-            'codes and factors': coded and bool(data.factors)}[need]
+def has(s: Subject, need: str) -> bool:
+    density = s.model.density
+    coded = bool(density and density.moments or s.model.encode)
+    if coded:  # by numbers, of which means and distances make sense
+        one = s.data.prepare(jax.tree.map(lambda a: jnp.asarray(a[:1]), s.data.test), s.key)
+        coded = jnp.issubdtype(jax.eval_shape(encoder(s.model), s.state, one, s.key).dtype,
+                               jnp.floating)
+    return {'a density': bool(density), 'a density of real codes': bool(density) and (
+                coded or not s.model.encode),
+            'a diagonal posterior': bool(density and density.moments),
+            'real codes': coded, 'real codes and labels': coded and s.data.test.label is not None,
+            'real codes and factors': coded and bool(s.data.factors)}[need]
 
 
-def chosen(names: list[str], model: Model, data) -> list[str]:
+def chosen(names: list[str], s: Subject) -> list[str]:
     """The measures of these names, or without any all that fit but the slow ones.
 
     Raises BadInput for an unknown one, or one that the model or the data set has no use for.
@@ -141,10 +145,10 @@ def chosen(names: list[str], model: Model, data) -> list[str]:
             close = difflib.get_close_matches(name, MEASURES, 1, cutoff=.4)
             raise BadInput(f'unknown metric {name!r}' + (f', did you mean {close[0]!r}' if close
                            else '') + f'; there are {", ".join(MEASURES)}')
-        if not has(model, data, MEASURES[name][0]):
-            what = 'data set' if MEASURES[name][0].endswith('factors') else 'model'
-            raise BadInput(f'metric {name} needs {MEASURES[name][0]}, which this {what} has not; '
+        need = MEASURES[name][0]
+        if not has(s, need):
+            what = 'data set' if need.endswith('factors') and has(s, 'real codes') else 'model'
+            raise BadInput(f'metric {name} needs {need}, which this {what} has not; '
                            'leave it out of eval.metrics')
-    fit = [name for name, (need, _) in MEASURES.items()
-           if has(model, data, need) and name not in SLOW]
+    fit = [name for name, (need, _) in MEASURES.items() if has(s, need) and name not in SLOW]
     return names or fit
