@@ -11,7 +11,9 @@ comparison.  Every classifier gets the same number of updates, however many labe
 Each seed draws other labelled images, another start and another order; the encoders are trained
 once.  The table has means over seeds and standard deviations (sd), the figure both.
 
-Expect little on digits: with 100 labels 0.91 from scratch, 0.88 to 0.90 frozen and 0.89 to 0.91
+On mnist, with 100 labels and tuned: 0.76 from scratch and after an AE or denoising or contractive
+one, 0.79 after a VAE; with 1,000, 0.90 from scratch, 0.90 (contractive) to 0.92 (VAE).  Frozen
+codes of 32 dimensions are below scratch throughout.  Expect little on digits: with 100 labels 0.91 from scratch, 0.88 to 0.90 frozen and 0.89 to 0.91
 tuned, denoising the best of them; with all of them 0.98 from scratch, 0.93 to 0.97 frozen, and 0.97
 to 0.98 tuned.
 """
@@ -101,7 +103,7 @@ def draw(study: Study, table: list[dict]) -> None:
                           label=title, color=f'C{i - 1}' if i else '.5', ls='-' if i else '--',
                           marker='o', ms=3, lw=1.2, capsize=2)
         axes.set(xscale='log', xlabel='labelled images', title=f'{mode} encoder')
-        axes.set_xticks(counts, [f'{n:,}' for n in counts])
+        axes.set_xticks(counts, [f'{n:,}' for n in counts], rotation=30)
         axes.xaxis.set_minor_locator(NullLocator())
         axes.grid(axis='y', lw=.4, color='.85')
     panels[0].set_ylabel('accuracy on test data')
