@@ -13,7 +13,9 @@ once.  The table has means over seeds and standard deviations (sd), the figure b
 
 On mnist, with 100 labels and tuned: 0.76 from scratch and after an AE or denoising or contractive
 one, 0.79 after a VAE; with 1,000, 0.90 from scratch, 0.90 (contractive) to 0.92 (VAE).  Frozen
-codes of 32 dimensions are below scratch throughout.  Expect little on digits: with 100 labels 0.91 from scratch, 0.88 to 0.90 frozen and 0.89 to 0.91
+codes of 32 dimensions are below scratch throughout.
+
+Expect little on digits: with 100 labels 0.91 from scratch, 0.88 to 0.90 frozen and 0.89 to 0.91
 tuned, denoising the best of them; with all of them 0.98 from scratch, 0.93 to 0.97 frozen, and 0.97
 to 0.98 tuned.
 """
