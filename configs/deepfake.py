@@ -14,5 +14,6 @@ from gen_jax.train import defaults
 
 def get_config(dataset='faces'):
     config = defaults('deepfake', dataset)
-    config.epochs, config.eval.best, config.eval.samples = 20, 'test/error', 16
+    config.epochs = 20 if dataset == 'faces' else 5
+    config.eval.best, config.eval.samples = 'test/error', 16
     return config

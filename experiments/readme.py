@@ -5,7 +5,7 @@
 A FOLDER is a run's workdir or an experiment's.  For every run, experiments/results/FOLDER.json is
 written (command, commit, seed, hardware, summary), for every experiment FOLDER.json and FOLDER.csv,
 and its figure goes to docs/; then README's tables from all the files there.  docs/mnist.png shows
-the runs that are on mnist, docs/MODEL.png the runs of colorize and deepfake.
+the VAE and the GAN on mnist, docs/MODEL.png the runs of PICTURED.
 """
 import argparse
 import json
@@ -23,13 +23,17 @@ from gen_jax import record, train
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / 'experiments' / 'results'
-SHOWN = dict(ae=['mse'], vae=['elbo', 'recon', 'kl'], gan=['accuracy_real', 'accuracy_fake'],
+BOUND = ['elbo', 'recon', 'kl', 'nll', 'nll_se']
+SHOWN = dict(ae=['mse'], vae=BOUND, cvae=BOUND, iwae=['iwae', 'elbo', 'nll', 'nll_se'],
+             ladder=['iwae', 'elbo', 'nll', 'nll_se'], tcvae=['elbo', 'mi', 'tc', 'dimwise', 'nll'],
+             factor=['elbo', 'tc', 'nll'], mmd=['recon', 'kl', 'mmd', 'nll'],
+             vq=['elbo', 'recon', 'prior_nll', 'perplexity'], gan=['accuracy_real', 'accuracy_fake'],
              denoising=['noisy_psnr', 'psnr', 'noisy_ssim', 'ssim'],
              colorize=['grey_chroma_psnr', 'chroma_psnr', 'gain'],
              contractive=['mse', 'jacobian'], sparse=['mse', 'active'], rae=['mse', 'size'],
              deepfake=['copy_psnr', 'swap_psnr', 'psnr'], classifier=['accuracy'],
              text=['accuracy', 'accuracy_forced'])
-PICTURED = 'colorize', 'deepfake'
+PICTURED = {'colorize-photos': 'colorize', 'deepfake-faces': 'deepfake', 'cvae-mnist': 'cvae'}
 
 
 def processor() -> str:
@@ -65,7 +69,7 @@ def result(folder: Path) -> dict:
     if (folder / 'study.json').exists():
         made = folder / f'{folder.name.split("-")[0]}.csv'
         return train.summary(folder) | circumstances(made)
-    config = ConfigDict(json.loads((folder / 'config.json').read_text()))
+    config = ConfigDict(train.stored_config(folder))
     return dict(command=command(config), seed=config.seed) | circumstances(
         folder / 'summary.json') | train.summary(folder)
 
@@ -119,8 +123,8 @@ def main():
     for folder in a.folders:
         keep(folder)
         model, _, dataset = folder.name.partition('-')
-        if model in PICTURED:
-            shutil.copy(folder / 'images' / 'reconstructions.png', ROOT / 'docs' / f'{model}.png')
+        if picture := PICTURED.get(folder.name):
+            shutil.copy(folder / 'images' / 'reconstructions.png', ROOT / 'docs' / f'{picture}.png')
         if dataset == 'mnist' and model in ('vae', 'gan'):
             families[model] = folder
     before, _, rest = (ROOT / 'README.md').read_text().partition('<!-- results -->\n')
