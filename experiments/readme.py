@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 import platform
 import runpy
+import shlex
 import shutil
 import subprocess
 
@@ -25,8 +26,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / 'experiments' / 'results'
 BOUND = ['elbo', 'recon', 'kl', 'nll', 'nll_se']
 SHOWN = dict(ae=['mse'], vae=BOUND, cvae=BOUND, iwae=['iwae', 'elbo', 'nll', 'nll_se'],
-             ladder=['iwae', 'elbo', 'nll', 'nll_se'], tcvae=['elbo', 'mi', 'tc', 'dimwise', 'nll'],
-             factor=['elbo', 'tc', 'nll'], mmd=['recon', 'kl', 'mmd', 'nll'],
+             ladder=['iwae', 'elbo', 'nll', 'nll_se'], factor=['elbo', 'tc', 'nll'],
+             tcvae=['elbo', 'mi', 'tc', 'dimwise', 'nll'], mmd=['recon', 'kl', 'mmd', 'nll'],
              vq=['elbo', 'recon', 'prior_nll', 'perplexity'], gan=['accuracy_real', 'accuracy_fake'],
              denoising=['noisy_psnr', 'psnr', 'noisy_ssim', 'ssim'],
              colorize=['grey_chroma_psnr', 'chroma_psnr', 'gain'],
@@ -59,8 +60,8 @@ def command(config: ConfigDict) -> str:
     theirs = train.leaves(json.loads(given(dataset).to_json()))
     ours = train.leaves(json.loads(config.to_json()))
     assert ours.keys() == theirs.keys(), 'this run was made by another version; make it again'
-    changed = ' '.join(f'--config.{k}={v}' for k, v in ours.items()
-                       if v != theirs[k] and k != 'data.dir')
+    changed = ' '.join(shlex.quote(f'--config.{k}={tuple(v) if isinstance(v, list) else v}')
+                       for k, v in ours.items() if v != theirs[k] and k != 'data.dir')
     return f'python -m gen_jax.main --config=configs/{name}.py{source} {changed}'.strip()
 
 
