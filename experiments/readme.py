@@ -27,7 +27,7 @@ RESULTS = ROOT / 'experiments' / 'results'
 BOUND = ['elbo', 'recon', 'kl', 'nll', 'nll_se']
 SHOWN = dict(ae=['mse'], vae=BOUND, cvae=BOUND, iwae=['iwae', 'elbo', 'nll', 'nll_se'],
              ladder=['iwae', 'elbo', 'nll', 'nll_se'], factor=['elbo', 'tc', 'nll'],
-             tcvae=['elbo', 'mi', 'tc', 'dimwise', 'nll'], mmd=['recon', 'kl', 'mmd', 'nll'],
+             tcvae=['elbo', 'mi', 'tc', 'nll'], mmd=['recon', 'kl', 'mmd', 'nll'],
              vq=['elbo', 'recon', 'prior_nll', 'perplexity'], gan=['accuracy_real', 'accuracy_fake'],
              denoising=['noisy_psnr', 'psnr', 'noisy_ssim', 'ssim'],
              colorize=['grey_chroma_psnr', 'chroma_psnr', 'gain'],
