@@ -28,7 +28,8 @@ BOUND = ['elbo', 'recon', 'kl', 'nll', 'nll_se']
 SHOWN = dict(ae=['mse'], vae=BOUND, cvae=BOUND, iwae=['iwae', 'elbo', 'nll', 'nll_se'],
              ladder=['iwae', 'elbo', 'nll', 'nll_se'], factor=['elbo', 'tc', 'nll'],
              tcvae=['elbo', 'mi', 'tc', 'nll'], mmd=['recon', 'kl', 'mmd', 'nll'],
-             vq=['elbo', 'recon', 'prior_nll', 'perplexity'], gan=['accuracy_real', 'accuracy_fake'],
+             vq=['elbo', 'recon', 'prior_nll', 'perplexity'],
+             gan=['accuracy_real', 'accuracy_fake'],
              denoising=['noisy_psnr', 'psnr', 'noisy_ssim', 'ssim'],
              colorize=['grey_chroma_psnr', 'chroma_psnr', 'gain'],
              contractive=['mse', 'jacobian'], sparse=['mse', 'active'], rae=['mse', 'size'],
@@ -94,7 +95,8 @@ def tables() -> str:
             continue
         tested = {k.replace('_', ' '): r['metrics'].get(f'test/{k}') for k in SHOWN[r['model']]}
         tested = ', '.join(f'{k} {v:.4g}' for k, v in tested.items() if v is not None)
-        runs.append(f'| `{r["command"]}` | {r["epochs"]} | {r["seconds"]:.0f} s | {tested} |')
+        took = f'{r["seconds"]:.0f} s' if r['seconds'] else '(interrupted)'
+        runs.append(f'| `{r["command"]}` | {r["epochs"]} | {took} | {tested} |')
     note = f'Seed 0, {r["hardware"]}; experiments/results/ holds each in full. elbo, recon and ' \
            'kl are nats per example, mse is the mean over dimensions, psnr and gain are dB. ' \
            'Other programs ran beside, so the times are too long rather than too short.'

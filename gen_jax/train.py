@@ -298,7 +298,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     state = checkpoint.restore(workdir / 'checkpoints', run.state)
     saves = checkpoint.manager(workdir / 'checkpoints', best=config.eval.best)
     epoch = 0 if state is None else int(state.step) // run.per_epoch
-    if epoch >= config.epochs and (workdir / 'summary.json').exists():
+    if min(epoch, summary(workdir).get('epochs', 0)) >= config.epochs:
         print(f'this run is finished: {epoch} epochs, see {workdir}/summary.json; '
               'for more, raise --config.epochs')
         return
@@ -306,11 +306,20 @@ def train(config: ConfigDict, workdir: Path) -> None:
         state = run.state
     else:
         print(f'going on after epoch {epoch}')
-    before = summary(workdir) if epoch else {}
+    spent = summary(workdir).get('seconds', 0.) if epoch else 0.
     log = record.Record(workdir, int(state.step))
     progress = record.Progress(config.epochs, epoch)
     trainer, evaluate = Trainer(run), evaluator(run)
     measured = {}
+
+    def summarise(epoch):
+        seconds, examples = spent + trainer.seconds, int(state.step) * config.batch
+        record.write_json(workdir / 'summary.json', dict(
+            model=config.model.name, dataset=config.data.name, epochs=epoch, steps=int(state.step),
+            seconds=seconds, compile_seconds=trainer.compile_seconds,
+            examples_per_second=examples / seconds if seconds else 0.,
+            metrics=named_at_end(log.lines) | (measured or evaluate(state))))
+
     while epoch < config.epochs:
         try:
             state, named = trainer.epoch(state)
@@ -322,21 +331,18 @@ def train(config: ConfigDict, workdir: Path) -> None:
             raise BadInput(f'the loss is not finite at step {e}; {kept}; '
                            'try a lower --config.model.rate') from None
         epoch += 1
-        if epoch % config.eval.every == 0 or epoch == config.epochs:
+        due = epoch % config.eval.every == 0 or epoch == config.epochs
+        if due:
             measured = evaluate(state)
             named |= measured
             checkpoint.save(saves, state, measured)
         log.metrics(int(state.step), epoch, named)
+        if due and epoch < config.epochs:  # so that a run that is killed knows its time
+            summarise(epoch)
         done = epoch - progress.done
         progress(epoch, named, done * run.per_epoch * config.batch / trainer.seconds)
     saves.wait_until_finished()
-    seconds = before.get('seconds', 0.) + trainer.seconds
-    examples = int(state.step) * config.batch
-    record.write_json(workdir / 'summary.json', dict(
-        model=config.model.name, dataset=config.data.name, epochs=epoch, steps=int(state.step),
-        seconds=seconds, compile_seconds=trainer.compile_seconds,
-        examples_per_second=examples / seconds if seconds else 0.,
-        metrics=named_at_end(log.lines) | (measured or evaluate(state))))
+    summarise(epoch)
     curves = record.curves(workdir / 'images' / 'curves.png', log.lines)
     drawn = [curves, *draw(run, state, workdir)]
     log.close()
