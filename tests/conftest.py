@@ -1,4 +1,5 @@
 """What several test files share: the command line as a user runs it, and where MNIST is."""
+import gc
 import os
 from pathlib import Path
 import subprocess
@@ -47,6 +48,15 @@ def compiled_once(tmp_path_factory):
         compilation_cache.reset_cache()
         if values is options:
             yield
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compiled_no_longer():
+    """Lets go of a file's programs when it is done: XLA maps each into memory several times,
+    and of maps Linux gives a process 65,530, beyond which it crashes."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope='session')
