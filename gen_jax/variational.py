@@ -2,6 +2,7 @@
 from typing import Callable, NamedTuple, Sequence
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from gen_jax import densities, losses, nets
@@ -27,6 +28,10 @@ class Drawn(NamedTuple):
     def log_weight(self) -> Array:
         """log p(x, z) - log q(z | x)."""
         return self.log_p - self.nll - self.log_q
+
+    def bound(self, k: int) -> Array:
+        """log 1/k sum_i p(x, z_i) / q(z_i | x), of an example's k codes (Burda et al. 2015)."""
+        return jax.nn.logsumexp(self.log_weight().reshape(k, -1), axis=0) - jnp.log(k)
 
 
 class Variational(NamedTuple):
@@ -108,6 +113,12 @@ class Variational(NamedTuple):
         kl = drawn.divergence()
         found = dict(elbo=-(drawn.nll + kl), recon=drawn.nll, kl=kl)
         return found if drawn.kl is None else found | dict(kl_unit=drawn.kl)
+
+    def weighted(self, state: State, batch: Batch, key: Array, k: int) -> dict[str, Array]:
+        """iwae (n,), the bound of k codes, and loss = -iwae; with what evaluate gives."""
+        keys = jax.random.split(key, k)
+        found = lax.map(lambda key: self.test(state, batch, key)._replace(kl=None), keys).bound(k)
+        return dict(loss=-found, iwae=found) | self.evaluate(state, batch, keys[0])
 
     def maps(self) -> dict[str, Callable]:
         """The fields of Model but those that a loss decides."""

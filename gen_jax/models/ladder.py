@@ -2,7 +2,6 @@
 from typing import Sequence
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import optax
 
@@ -72,18 +71,13 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 50, below: in
                     sample),
         decoder=net._replace(apply=of_z1(net.apply), train=of_z1(net.train)), plain=False)
 
-    def bound(log_w):
-        return jax.nn.logsumexp(log_w, axis=0) - jnp.log(k)
-
     def objective(state, batch, key):
         drawn = model.train(state, batch, key, k)
-        value = bound(drawn.log_weight().reshape(k, -1)).mean()
+        value = drawn.bound(k).mean()
         return -value, dict(loss=-value, iwae=value), drawn.buffers
 
     def evaluate(state, batch, key):
-        keys = jax.random.split(key, k)
-        found = bound(lax.map(lambda key: model.test(state, batch, key).log_weight(), keys))
-        return dict(loss=-found, iwae=found) | model.evaluate(state, batch, keys[0])
+        return model.weighted(state, batch, key, k)
 
     adam = optax.adam(losses.staged(rate, stage), eps=1e-4 if stage else 1e-8)
     return game({'vae': Player(model.init, objective, adam)}, axis=axis, evaluate=evaluate,
