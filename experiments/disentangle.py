@@ -11,7 +11,7 @@ modularity, sap, dci, beta_vae, factor_vae: see gen_jax.metrics.disentangle.  Me
 import numpy as np
 from study import Study, start
 
-from gen_jax import metrics, record, train
+from gen_jax import data, metrics, record, train
 from gen_jax.types import BadInput
 
 MODELS = {'VAE': ('vae', {}), 'beta 4': ('vae', {'model.beta': 4.}),
@@ -23,7 +23,7 @@ FULL = 50
 def measured(study: Study, title: str, seed: int) -> dict:
     name, changed = MODELS[title]
     quick, epochs = study.flags.quick, study.flags.epochs or FULL
-    config = study.config(name, 'sprites', seed=seed, batch=512 if quick else 2048, **changed, **{
+    config = study.config(name, seed=seed, batch=512 if quick else 2048, **changed, **{
         'model.latent': 10, 'model.width': (64,) if quick else (1200, 1200)})
     config.epochs, config.data.limit = (1, 20_000) if quick else (epochs, 0)
     config.eval.every = 1
@@ -53,6 +53,8 @@ def draw(study: Study, table: list[dict]) -> None:
 def main(study: Study) -> None:
     if study.flags.seeds < 1:
         raise BadInput(f'--seeds must be at least 1, not {study.flags.seeds}')
+    if not data.load(study.flags.dataset, dir=study.flags.data_dir).factors:
+        raise BadInput(f'the factors of {study.flags.dataset} are not known; use sprites')
     seeds, table = 1 if study.flags.quick else study.flags.seeds, []
     for title in MODELS:
         points = [measured(study, title, seed) for seed in range(seeds)]

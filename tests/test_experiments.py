@@ -127,3 +127,13 @@ def test_pca_refuses_codes_that_it_cannot_compare(experiment, codes, said, tmp_p
 def test_reduce_refuses_data_without_three_labels(experiment, tmp_path):
     result = experiment('reduce', '--dataset=breast_cancer', f'--workdir={tmp_path / "work"}')
     refused(result, 'reduce', 'breast_cancer has 2 labels')
+
+
+def test_disentangle_refuses_data_without_factors(experiment, tmp_path):
+    result = experiment('disentangle', '--dataset=digits', f'--workdir={tmp_path / "work"}')
+    refused(result, 'disentangle', 'factors of digits', 'use sprites')
+
+
+def test_likelihood_refuses_a_row_that_is_not_there(experiment, tmp_path):
+    result = experiment('likelihood', '--rows=vae,iwae9', f'--workdir={tmp_path / "work"}')
+    refused(result, 'likelihood', "'iwae9'", 'iwae50')
