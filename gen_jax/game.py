@@ -6,16 +6,22 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from gen_jax.types import Array, Batch, Model, Player, State
+from gen_jax.types import Array, BadInput, Batch, Model, Player, State
 
 
-def game(players: dict[str, Player], *, axis: str | None = None, **maps) -> Model:
-    """The Model in which `players` move in the order given, each seeing the moves before its own.
+def game(players: dict[str, Player], *, axis: str | None = None, order: str = 'alternating',
+         **maps) -> Model:
+    """The Model in which `players` move in the order given, each seeing the moves before its own;
+    with order `simultaneous` none sees another's move of the same step.
 
-    `axis` names the mapped axis of shard_map or pmap, over which gradients, metrics and buffers
-    are averaged; `maps` are the remaining fields of Model.  This is the only place that
-    differentiates for training and the only one with a collective.
+    Where there are several, metrics `gradient_NAME` are the norms of their gradients.  `axis` names
+    the mapped axis of shard_map or pmap, over which gradients, metrics and buffers are averaged;
+    `maps` are the remaining fields of Model.  This is the only place that differentiates for
+    training and the only one with a collective.  Raises BadInput for another order.
     """
+    if order not in ('alternating', 'simultaneous'):
+        raise BadInput(f'unknown order {order!r}; choose alternating or simultaneous')
+
     def init(key: Array, batch: Batch) -> State:
         made = {name: player.init(jax.random.fold_in(key, i), batch)
                 for i, (name, player) in enumerate(players.items())}
@@ -39,6 +45,8 @@ def game(players: dict[str, Player], *, axis: str | None = None, **maps) -> Mode
             return value, rest
 
         grads, (metrics, buffers) = mean(jax.grad(loss, has_aux=True)(state.params[name]))
+        if len(players) > 1:  # 0 on the steps it only watches: so the mean is that of its moves
+            metrics = metrics | {f'gradient_{name}': optax.global_norm(grads) * player.every}
         updates, opt = player.optimiser.update(grads, state.opt[name], state.params[name])
         params = optax.apply_updates(state.params[name], updates)
         average = state.average
@@ -50,18 +58,21 @@ def game(players: dict[str, Player], *, axis: str | None = None, **maps) -> Mode
                               buffers=state.buffers | ({name: buffers} if buffers else {})), metrics
 
     def watch(name: str, state: State, batch: Batch, key: Array):
-        return state, mean(players[name].loss(state, batch, key)[1])
+        metrics = mean(players[name].loss(state, batch, key)[1])
+        return state, metrics | ({f'gradient_{name}': jnp.zeros(())} if len(players) > 1 else {})
 
     def step(state: State, batch: Batch, key: Array):
-        metrics = {}
+        metrics, before = {}, state
         for i, (name, player) in enumerate(players.items()):
-            args = state, batch, jax.random.fold_in(key, i)
+            args = before if order == 'simultaneous' else state, batch, jax.random.fold_in(key, i)
             if player.every == 1:
-                state, said = move(name, *args)
+                moved, said = move(name, *args)
             else:
-                state, said = lax.cond(state.step % player.every == 0,
+                moved, said = lax.cond(state.step % player.every == 0,
                                        functools.partial(move, name),
                                        functools.partial(watch, name), *args)
+            state = State(state.step, *(ours | {k: v for k, v in theirs.items() if k == name}
+                                        for ours, theirs in zip(state[1:], moved[1:])))
             metrics |= said
         return state._replace(step=state.step + 1), metrics
 

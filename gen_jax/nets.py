@@ -17,7 +17,7 @@ from gen_jax import losses, ops
 from gen_jax.types import Array, BadInput, Batch, State, Tree
 
 KINDS = 'mlp', 'conv', 'residual', 'recurrent', 'linear'
-NORMS = 'none', 'group', 'batch', 'spectral'
+NORMS = 'none', 'batch', 'group', 'layer', 'instance', 'spectral'
 ACTS = dict(relu=nn.relu, tanh=nn.tanh, gated=nn.glu)  # gated: half of the outputs gates the rest
 
 
@@ -32,7 +32,7 @@ class Net(NamedTuple):
 def net(module: nn.Module) -> Net:
     """A Flax module, called as module(x, train), as a Net."""
     def init(key, x):
-        variables = module.init(key, x[:1], False)
+        variables = module.init(key, jax.tree.map(lambda a: a[:1], x), False)
         return variables['params'], variables.get('batch_stats', {})
 
     def apply(params, buffers, x):
@@ -58,6 +58,31 @@ class Convolve(nn.Module):
         return self.op(x, self.param('kernel', nn.initializers.lecun_normal(), shape))
 
 
+class Norm(nn.Module):
+    """Batch, group, layer or instance normalisation with a gain and a bias of each channel; of each
+    label and channel where there are labels (conditional batch normalisation, Dumoulin et al.
+    2017)."""
+    norm: str
+    labels: int = 0
+
+    @nn.compact
+    def __call__(self, x, train, label=None):
+        channels = x.shape[-1]
+        plain = dict(use_scale=not self.labels, use_bias=not self.labels)
+        if self.norm == 'batch':
+            x = nn.BatchNorm(use_running_average=not train, momentum=.9, **plain)(x)
+        else:  # at least two channels in a group: of one alone nothing would be left
+            groups = dict(group=math.gcd(channels, channels // 2, 8), layer=1, instance=channels)
+            x = nn.GroupNorm(num_groups=groups[self.norm], **plain)(x)
+        if not self.labels:
+            return x
+        gain, bias = (nn.Embed(self.labels, channels, embedding_init=start, name=name)(label)
+                      .reshape(-1, *(1,) * (x.ndim - 2), channels)
+                      for name, start in (('gain', nn.initializers.ones),
+                                          ('shift', nn.initializers.zeros)))
+        return x * gain + bias
+
+
 class Block(nn.Module):
     """Linear map, normalisation, max-pooling where asked for, bias, activation.
 
@@ -69,20 +94,16 @@ class Block(nn.Module):
     act: Callable[[Array], Array] = nn.relu
     pool: bool = False
     bias: Any = nn.initializers.zeros
+    labels: int = 0
 
     @nn.compact
-    def __call__(self, x, train):
+    def __call__(self, x, train, label=None):
         if self.norm == 'spectral':
             x = nn.SpectralNorm(self.linear())(x, update_stats=train)
         else:
             x = self.linear()(x)
-        if self.norm == 'batch':
-            x = nn.BatchNorm(use_running_average=not train, momentum=.9)(x)
-        elif self.norm == 'group':
-            channels = x.shape[-1]  # at least two in a group: of one alone nothing would be left
-            x = nn.GroupNorm(num_groups=math.gcd(channels, channels // 2, 8))(x)
-        if self.norm in ('batch', 'group'):
-            x = self.act(x)
+        if self.norm not in ('none', 'spectral'):
+            x = self.act(Norm(self.norm, self.labels)(x, train, label))
             return ops.max_pool(x) if self.pool else x
         x = ops.max_pool(x) if self.pool else x
         return self.act(x + self.param('bias', self.bias, x.shape[-1:]))
@@ -103,6 +124,61 @@ class Residual(nn.Module):
         if x.shape[-1] != self.width:
             x = Convolve(ops.conv, 1, self.width)(x)
         return self.act(x + y)
+
+
+class Prepared(nn.Module):
+    """Normalisation and activation alone."""
+    norm: str
+    act: Callable[[Array], Array]
+    labels: int = 0
+
+    @nn.compact
+    def __call__(self, x, train, label=None):
+        if self.norm not in ('none', 'spectral'):
+            x = Norm(self.norm, self.labels)(x, train, label)
+        return self.act(x)
+
+
+class Resample(nn.Module):
+    """A residual block as of SNGAN (Miyato et al. 2018): normalisation and activation come before
+    each of its two 3x3 convolutions, and images leave it half or twice as large.
+
+    change: `down` (average pooling), `up` (nearest) or `none`; raw: whether images come in as they
+    are, not to be normalised or cut off.
+    """
+    width: int
+    change: str
+    norm: str = 'none'
+    act: Callable[[Array], Array] = nn.relu
+    labels: int = 0
+    raw: bool = False
+
+    @nn.compact
+    def __call__(self, x, train, label=None):
+        spectral = 'spectral' if self.norm == 'spectral' else 'none'
+
+        def ready(x):
+            return Prepared(self.norm, self.act, self.labels)(x, train, label)
+
+        def conv(x, op, size):
+            return Block(convolve(op, size, self.width), spectral, identity)(x, train)
+
+        larger = self.change == 'up'
+        y = conv(x if self.raw else ready(x), ops.upsample_conv if larger else ops.conv, 3)
+        y = conv(ready(y), ops.conv, 3)
+        if self.change != 'none' or x.shape[-1] != self.width:
+            x = conv(x, ops.conv, 1)  # pooling and copying commute with it
+        if self.change == 'down':
+            return mean_pool(x + y)
+        return (x.repeat(2, 1).repeat(2, 2) if larger else x) + y
+
+
+class Total(nn.Module):
+    """The sum over an image's places, (n, h, w, c) -> (n, c), after an activation."""
+    act: Callable[[Array], Array]
+
+    def __call__(self, x, train):
+        return self.act(x).sum((1, 2))
 
 
 class Read(nn.Module):
@@ -174,13 +250,23 @@ def strided(x, kernel):
     return ops.conv(x, kernel, stride=2)
 
 
+def mean_pool(x):
+    """The mean of each 2 x 2 block, the last row and column doubled where their number is odd:
+    (n, h, w, c) -> (n, ceil(h/2), ceil(w/2), c)."""
+    n, h, w, c = x.shape
+    x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode='edge')
+    return x.reshape(n, -(-h // 2), 2, -(-w // 2), 2, c).mean((2, 4))
+
+
 class Layers(nn.Module):
-    """Modules called as module(x, train), one after the other."""
+    """Modules called as module(x, train), one after the other; of a pair (x, label), those with
+    labels see the label too."""
     blocks: Sequence[nn.Module]
 
     def __call__(self, x, train):
+        x, *label = x if isinstance(x, tuple) else (x,)
         for block in self.blocks:
-            x = block(x, train)
+            x = block(x, train, *(label if getattr(block, 'labels', 0) else ()))
         return x
 
 
@@ -198,8 +284,9 @@ def encoder(shape: Sequence[int], out: int | None, *, kind: str = 'mlp', width: 
 
     mlp: dense layers of `width`.  linear: none; `width` has no meaning.  conv: 3x3 convolutions of
     `width`, each followed by 2x2 max-pooling (down='pool'), or 4x4 convolutions of stride 2
-    (down='stride', as in DCGAN).  residual: per width a residual block and pooling.  recurrent:
-    gated recurrent units, a layer per width.
+    (down='stride', as in DCGAN).  residual: per width a residual block and pooling; with
+    down='stride' SNGAN's blocks, and the sum over places at the end.  recurrent: gated recurrent
+    units, a layer per width.
     act: a function, or one of ACTS, of which `gated` is for mlp alone.
     Raises BadInput for an unknown kind or norm, an empty code, or a kind that the shape is not for.
     """
@@ -211,6 +298,9 @@ def encoder(shape: Sequence[int], out: int | None, *, kind: str = 'mlp', width: 
         blocks = [Reshape((-1,)), *(Block(dense(w, act), norm, act) for w in width)]
     elif kind == 'recurrent':
         blocks = [Reshape(_rows(shape)), Read(tuple(width))]
+    elif kind == 'residual' and down == 'stride':
+        blocks = [Resample(w, 'down', norm, act, raw=not i) for i, w in enumerate(width)]
+        blocks += [Resample(width[-1], 'none', norm, act), Total(act)]
     elif kind == 'residual':
         blocks = [b for w in width for b in (Residual(w, norm, act), Pool())]
     elif down == 'pool':
@@ -226,22 +316,26 @@ def encoder(shape: Sequence[int], out: int | None, *, kind: str = 'mlp', width: 
 
 def decoder(example: Array, latent: int | None, *, kind: str = 'mlp', width: Sequence[int],
             norm: str = 'none', up: str = 'nearest', output: Callable | None = None,
-            act: Callable | str = 'relu') -> Net:
+            act: Callable | str = 'relu', labels: int = 0) -> Net:
     """codes (n, latent) -> examples (n, *shape) before `output`, by default link(example, kind).
 
     mlp, linear, recurrent: the encoder's layers the other way round.  conv: a dense layer to the
     coarsest image (none where latent is None: the code is that image), then per width nearest
     upsampling and a 3x3 convolution, after one 3x3 convolution of width[0] (up='nearest', the
     survey's), or transposed 4x4 convolutions of stride 2 (up='transpose', as in DCGAN).  residual:
-    per width a residual block and nearest upsampling.  The output's bias starts where the constant
-    output that fits `example` best lies: without it a ReLU net with a sigmoid often paints black
-    for ever.
+    per width a residual block and nearest upsampling; with up='transpose' SNGAN's blocks.  The
+    output's bias starts where the constant output that fits `example` best lies: without it a ReLU
+    net with a sigmoid often paints black for ever.
+    labels: of pairs (code, label) each normalisation has gain and bias of the label.
     """
     if not jnp.issubdtype(example.dtype, jnp.floating):
         raise BadInput('this model is for images and vectors, but the data set holds text; '
                        'use --config=configs/text.py')
     shape = tuple(example.shape[1:])
     _check(shape, latent, kind, norm, width)
+    if labels and norm in ('none', 'spectral'):
+        raise BadInput(f'labels are told to normalisations, of which norm {norm!r} has none; '
+                       "use norm 'batch', 'group' or 'layer'")
     act = _act(act, kind)
     plain = 'spectral' if norm == 'spectral' else 'none'
 
@@ -250,7 +344,8 @@ def decoder(example: Array, latent: int | None, *, kind: str = 'mlp', width: Seq
         return Block(linear, plain, identity, bias=lambda key, size: start.reshape(size))
 
     if kind in ('mlp', 'linear'):
-        blocks = [Block(dense(w, act), norm, act) for w in (width if kind == 'mlp' else ())]
+        blocks = [Block(dense(w, act), norm, act, labels=labels)
+                  for w in (width if kind == 'mlp' else ())]
         return net(Layers([*blocks, last(dense(math.prod(shape)), example.mean(0)),
                            Reshape(shape)]))
     if kind == 'recurrent':
@@ -262,14 +357,22 @@ def decoder(example: Array, latent: int | None, *, kind: str = 'mlp', width: Seq
     for _ in width:
         sizes.append(tuple(-(-s // 2) for s in sizes[-1]))
     coarse = *sizes[-1], width[0]
+    if kind == 'residual' and up == 'transpose':
+        blocks = [Block(lambda: DenseImage(coarse), 'none', identity)]
+        for w, size in zip((*width[1:], width[-1]), sizes[-2::-1]):
+            blocks += [Resample(w, 'up', norm, act, labels), Crop(size)]
+        return net(Layers([*blocks, Prepared(norm, act, labels),
+                           last(convolve(ops.conv, 3, shape[-1]), example.mean((0, 1, 2)))]))
     op, k = (ops.upsample_conv, 3) if up == 'nearest' else (ops.conv_transpose, 4)
-    blocks = [] if latent is None else [Block(lambda: DenseImage(coarse), norm, act)]
+    blocks = []
+    if latent is not None:
+        blocks += [Block(lambda: DenseImage(coarse), norm, act, labels=labels)]
     if kind == 'residual':
         blocks += [Residual(width[0], norm, act)]
     elif up == 'nearest':
         blocks += [Block(convolve(ops.conv, 3, width[0]), norm, act)]
     for w, size in zip(width[1:], sizes[-2:0:-1]):
-        blocks += [Block(convolve(op, k, w), norm, act), Crop(size)]
+        blocks += [Block(convolve(op, k, w), norm, act, labels=labels), Crop(size)]
         blocks += [Residual(w, norm, act)] if kind == 'residual' else []
     return net(Layers([*blocks, last(convolve(op, k, shape[-1]), example.mean((0, 1, 2))),
                        Crop(shape[:2])]))
@@ -282,6 +385,26 @@ def after(net: Net, act: Callable[[Array], Array]) -> Net:
         return act(y), new
 
     return Net(net.init, lambda *args: act(net.apply(*args)), train)
+
+
+def chain(first: Net, second: Net) -> Net:
+    """The second net after the first, their parameters dict(first=.., second=..)."""
+    def init(key, x):
+        keys = jax.random.split(key)
+        ours = first.init(keys[0], x)
+        theirs = second.init(keys[1], first.apply(*ours, x[:1]))
+        return tuple(dict(first=a, second=b) for a, b in zip(ours, theirs))
+
+    def apply(params, buffers, x):
+        y = first.apply(params['first'], buffers['first'], x)
+        return second.apply(params['second'], buffers['second'], y)
+
+    def train(params, buffers, x):
+        y, seen = first.train(params['first'], buffers['first'], x)
+        y, made = second.train(params['second'], buffers['second'], y)
+        return y, dict(first=seen, second=made)
+
+    return Net(init, apply, train)
 
 
 def shared(net: Net) -> Net:
@@ -517,6 +640,8 @@ def _check(shape, code, kind, norm, width):
     if kind == 'recurrent' and len(shape) < 2:
         raise BadInput(f"kind 'recurrent' needs sequences (t, f) or images, but an example here "
                        f"has shape {tuple(shape)}; use kind='mlp'")
+    if norm == 'instance' and kind not in ('conv', 'residual'):
+        raise BadInput(f"norm 'instance' is for images, not for kind {kind!r}; use norm 'layer'")
     if kind == 'recurrent' and norm != 'none':
         raise BadInput(f"kind 'recurrent' has no norm {norm!r}; use norm='none'")
 

@@ -32,7 +32,7 @@ def defaults(model: str, dataset: str, **changed) -> ConfigDict:
     make = find(model).make
     hyper = {}
     for name, p in inspect.signature(make).parameters.items():
-        if name not in ('example', 'axis', 'source', 'size'):
+        if name not in ('example', 'axis', 'source', 'size', 'batch'):
             hyper[name] = changed.pop(name, p.default)
             if hyper[name] is None:  # a typed hole, so that the command line can fill it
                 hyper[name] = config_dict.placeholder(typing.get_args(p.annotation)[0])
@@ -114,6 +114,8 @@ def prepare(config: ConfigDict) -> Run:
         raise BadInput(f'model {config.model.name} cannot start from another run; leave init empty')
     if 'size' in known:
         hyper['size'] = size
+    if 'batch' in known:  # as one call of the step sees it
+        hyper['batch'] = config.batch // (jax.device_count() if layout.axis else 1)
     model = module.make(example, axis=layout.axis, **hyper)
     state = layout.place(jax.jit(model.init)(key, example))
     found = jax.eval_shape(model.evaluate, state, tested(dataset, 1, key), key)
@@ -368,7 +370,7 @@ def draw(run: Run, state: State, workdir: Path, only: str | None = None) -> list
         title = 'samples' if sampler == 'prior' else f'samples-{sampler}'
         parts = {title: samples(run, state, sampler, n)}
         if parts[title].ndim < 3 and not run.data.read:
-            parts = {'test data': run.data.test.x[:n], **parts}
+            parts = {'test data': tested(run.data, n, run.key).x, **parts}
         files.append(filed(run, workdir, title, parts, columns))
     if can_reconstruct(run.model) and only != 'sample':
         batch = tested(run.data, n, run.key)

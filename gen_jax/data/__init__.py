@@ -1,8 +1,9 @@
 """name -> a Dataset: arrays as they are stored, and `prepare`, what is done to them on the device.
 
-Embedded are `digits`, `breast_cancer` and `photos` (scikit-learn's), `faces` and `sprites` (drawn)
-and `text` (Python's own documentation); any other name is a TFDS image set.  `rows:NAME` reads
-images row by row, as sequences (h, w * c).
+Embedded are `digits`, `breast_cancer` and `photos` (scikit-learn's), `faces` and `sprites` (drawn),
+`ring`, `grid` and `spiral` (points) and `text` (Python's own documentation); any other name is a
+TFDS image set.  `rows:NAME` reads images row by row, as sequences (h, w * c); `stacked:NAME` shows
+three of them, drawn anew whenever seen, as the colours of one (Metz et al. 2017).
 """
 from typing import Callable, NamedTuple
 
@@ -10,26 +11,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.data import sprites, text
+from gen_jax.data import points, sprites, text
 from gen_jax.types import Array, BadInput, Batch
 
 BINARIZE = 'none', 'dynamic', 'static'
 IMAGES, VECTORS, TEXT = 'images', 'real vectors', 'text'
-PLACES = 'places in a grid, drawn as binary pictures when seen'
+PLACES = 'what is drawn when seen'
 
 
 class Dataset(NamedTuple):
     """train and test: Batches of stored arrays, uint8 for images (n, h, w, c), float32 for vectors,
-    int32 for characters (n, t) and for places (n,) in a grid of factors; prepare: (stored batch,
-    key) -> Batch as models see it, images as float32 in [0, 1], a traced function; read: characters
-    -> str, and write, its inverse, where examples are text; factors: name -> number of values, in
-    the order of the grid, whose places are those of np.ravel_multi_index."""
+    int32 for characters (n, t) and for what is drawn when seen (n,); prepare: (stored batch, key)
+    -> Batch as models see it, images as float32 in [0, 1], a traced function; read: characters ->
+    str, and write, its inverse, where examples are text; factors: name -> number of values, in the
+    order of the grid, whose places are those of np.ravel_multi_index; mixture: the density of
+    points, where it is known."""
     train: Batch
     test: Batch
     prepare: Callable[[Batch, Array], Batch]
     read: Callable[[Array], str] | None = None
     write: Callable[[str], np.ndarray] | None = None
     factors: dict[str, int] | None = None
+    mixture: points.Mixture | None = None
 
 
 def load(name: str, *, dir: str | None = None, binarize: str = 'none', identities=(),
@@ -46,8 +49,8 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
     if binarize not in BINARIZE:
         raise BadInput(f'unknown data.binarize {binarize!r}; choose one of {", ".join(BINARIZE)}')
     kind, _, name = name.rpartition(':')
-    if kind not in ('', 'rows'):
-        raise BadInput(f'unknown view {kind!r} of {name}; there is rows:{name}')
+    if kind not in ('', 'rows', 'stacked'):
+        raise BadInput(f'unknown view {kind!r} of {name}; there are rows:{name} and stacked:{name}')
     train, test = read(name, dir, size)
     if identities:
         train, test = (keep(b, identities, name) for b in (train, test))
@@ -55,14 +58,22 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
         train = balanced(train, limit, name)
     held = holding(train.x)
     if held != IMAGES and (kind or binarize != 'none'):
-        raise BadInput(f'{"rows:" if kind else f"data.binarize={binarize}"} needs images, but '
+        raise BadInput(f'{f"{kind}:" if kind else f"data.binarize={binarize}"} needs images, but '
                        f'{name} holds {held}')
+    if kind == 'stacked':
+        if train.x.shape[-1] != 1:
+            raise BadInput(f'stacked: needs grey images, which {name} does not hold')
+        train, test = (Batch(b.x) for b in (train, test))
     if binarize == 'static':
         train, test = (b._replace(x=coin_flips(b.x, seed)) for seed, b in enumerate((train, test)))
 
     def prepare(batch: Batch, key: Array) -> Batch:
-        if held == PLACES:
+        if held == PLACES and name == 'sprites':
             return batch._replace(x=sprites.draw(batch.x, size or 64))
+        if held == PLACES:
+            return batch._replace(x=points.draw(name, batch.x, key))
+        if kind == 'stacked':
+            batch = Batch(stacked(batch.x, jax.random.fold_in(key, 1)))
         if held != IMAGES:
             return batch
         x, swapped = jax.tree.map(lambda a: a.astype(jnp.float32) / 255, (batch.x, batch.swapped))
@@ -74,7 +85,15 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
 
     if held == TEXT:
         return Dataset(train, test, prepare, text.text, lambda s: text.ids(s, train.x.shape[1]))
-    return Dataset(train, test, prepare, factors=dict(sprites.FACTORS) if held == PLACES else None)
+    return Dataset(train, test, prepare, mixture=points.MIXTURES.get(name),
+                   factors=dict(sprites.FACTORS) if name == 'sprites' else None)
+
+
+def stacked(x: Array, key: Array) -> Array:
+    """Images (n, h, w, 1) as the first colour of images (n, h, w, 3), whose others are two more of
+    them."""
+    more = [jax.random.permutation(k, x) for k in jax.random.split(key)]
+    return jnp.concatenate([x, *more], -1)
 
 
 def holding(x) -> str:

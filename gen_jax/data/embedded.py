@@ -1,6 +1,9 @@
 """Data sets that need no download: scikit-learn's own, and those that gen_jax makes."""
+import functools
+
 import numpy as np
 
+from gen_jax.data import points
 from gen_jax.data.faces import faces
 from gen_jax.data.sprites import sprites
 from gen_jax.data.text import text_set
@@ -49,5 +52,6 @@ def split(x, label):
     return Batch(x[~test], label[~test]), Batch(x[test], label[test])
 
 
-SETS = dict(digits=digits, breast_cancer=breast_cancer)
+SETS = dict(digits=digits, breast_cancer=breast_cancer,
+            **{name: functools.partial(points.points, name) for name in points.NAMES})
 SIZED = dict(photos=photos, faces=lambda size=64: faces(size=size), sprites=sprites, text=text_set)

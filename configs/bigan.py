@@ -1,0 +1,15 @@
+"""BiGAN (Donahue et al. 2017), or adversarially learned inference (Dumoulin et al. 2017).
+
+    python -m gen_jax.main --config=configs/bigan.py:mnist
+"""
+from gen_jax.train import defaults
+
+
+def get_config(dataset='digits'):
+    config = defaults('bigan', dataset, kind='mlp', width=(256, 256), latent=10, critic_norm='none',
+                      loss='relativistic', penalty='r1', weight=.1, rate=1e-3)
+    config.epochs = 300 if dataset == 'digits' else 10
+    config.eval.best = ''  # the losses of a game have no lowest that would be best
+    if dataset == 'digits':
+        config.eval.every = 10
+    return config

@@ -1,0 +1,403 @@
+"""What the GANs share: the losses of the game, the penalties on a critic, and the critic's view.
+
+A loss, a penalty and a normalisation combine freely: each is a function of its own.
+"""
+from typing import Callable, NamedTuple, Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gen_jax import losses, nets
+from gen_jax.types import Array, BadInput, Batch, State, Tree
+
+PENALTIES = ('none', 'gradient', 'onesided', 'dragan', 'r1', 'r2', 'r1r2', 'clip')
+AUGMENTS = 'colour', 'translation', 'cutout'
+CONDITIONS = 'none', 'concat', 'projection', 'auxiliary'
+
+
+class Loss(NamedTuple):
+    """critic, generator: (real, fake) -> (n,), what each minimises, of the critic's logits (n,);
+    middle: (real, fake) -> the logit above which an example counts as judged real."""
+    critic: Callable[[Array, Array], Array]
+    generator: Callable[[Array, Array], Array]
+    middle: Callable[[Array, Array], Array | float] = lambda real, fake: 0.
+
+
+def relu(x: Array) -> Array:
+    return jnp.maximum(x, 0)
+
+
+def mean_of_all(real: Array, fake: Array) -> Array:
+    return (real.mean() + fake.mean()) / 2
+
+
+def average_pair(real: Array, fake: Array) -> Array:
+    """RaGAN's critic: each logit against the mean of the other side (Jolicoeur-Martineau 2019)."""
+    return losses.softplus(fake.mean() - real) + losses.softplus(fake - real.mean())
+
+
+LOSSES = dict(
+    # Goodfellow et al. 2014: the value of the game itself, and what they train with
+    minimax=Loss(losses.critic_loss, lambda real, fake: -losses.softplus(fake)),
+    nonsaturating=Loss(losses.critic_loss, lambda real, fake: losses.non_saturating(fake)),
+    # Mao et al. 2017, targets 1 and 0
+    least_squares=Loss(lambda real, fake: ((real - 1) ** 2 + fake ** 2) / 2,
+                       lambda real, fake: (fake - 1) ** 2 / 2, lambda real, fake: .5),
+    # Lim & Ye 2017, Miyato et al. 2018
+    hinge=Loss(lambda real, fake: relu(1 - real) + relu(1 + fake), lambda real, fake: -fake),
+    # Arjovsky et al. 2017; a constant more or less in the logits means nothing
+    wasserstein=Loss(lambda real, fake: fake - real, lambda real, fake: -fake, mean_of_all),
+    # Jolicoeur-Martineau 2019: the i-th real example against the i-th generated; and averages
+    relativistic=Loss(lambda real, fake: losses.softplus(fake - real),
+                      lambda real, fake: losses.softplus(real - fake), mean_of_all),
+    relativistic_average=Loss(average_pair, lambda real, fake: average_pair(fake, real),
+                              mean_of_all))
+
+
+def adversary(name: str, smooth: float = 0.) -> Loss:
+    """The loss called `name`; for the critic, real examples have the target 1 - smooth (one-sided
+    label smoothing, Salimans et al. 2016).
+
+    Raises BadInput for another name, or for smoothing where the loss has no targets.
+    """
+    if name not in LOSSES:
+        raise BadInput(f'unknown loss {name!r}; choose one of {", ".join(LOSSES)}')
+    loss = LOSSES[name]
+    if name in ('minimax', 'nonsaturating'):
+        return loss._replace(critic=lambda real, fake: losses.critic_loss(real, fake)
+                             + smooth * real)
+    if name == 'least_squares':
+        return loss._replace(
+            critic=lambda real, fake: ((real - 1 + smooth) ** 2 + fake ** 2) / 2)
+    if wanted(smooth):
+        raise BadInput(f'loss {name!r} has no targets to smooth; leave smooth 0, or use loss '
+                       'minimax, nonsaturating or least_squares')
+    return loss
+
+
+def wanted(value) -> bool:
+    """Whether a number is asked for at all: not 0, or one that a sweep traces."""
+    return isinstance(value, jax.core.Tracer) or bool(value)
+
+
+def slope(critic: Callable[[Array], Array], x: Array) -> Array:
+    """Squared norm (n,) of the gradient of the critic's logit at each example of x (n, ...), over
+    all axes of the example; for critics that treat the examples of a batch alone."""
+    return losses.per_example(jax.grad(lambda x: critic(x).sum())(x) ** 2)
+
+
+def charge(name: str, loss: str, norm: str, cut: float = .01) -> Callable:
+    """(critic, real, fake, key) -> (n,), what a critic, x (n, ...) -> logits (n,), is to be
+    charged, times a weight.
+
+    gradient: (|slope| - 1)^2 on straight lines between real and generated examples (Gulrajani et
+    al. 2017); onesided: of slopes above 1 alone (Petzka et al. 2018); dragan: at real examples
+    with noise of half their standard deviation (Kodali et al. 2017); r1, r2: slope^2 / 2 at real
+    or at generated examples (Mescheder et al. 2018), r1r2: both.  none and clip, where the
+    critic's weights are cut off at -cut and cut after each move (Arjovsky et al. 2017), charge
+    nothing.  Raises BadInput for another name, for clip with a loss other than wasserstein, and
+    where batch normalisation makes an example's slope that of the whole batch.
+    """
+    if name not in PENALTIES:
+        raise BadInput(f'unknown penalty {name!r}; choose one of {", ".join(PENALTIES)}')
+    if name == 'clip' and loss != 'wasserstein':
+        raise BadInput(f'penalty clip is defined for loss wasserstein, not for {loss}; '
+                       'use penalty r1')
+    if name == 'clip' and not cut > 0:
+        raise BadInput(f'penalty clip cuts weights off at a positive number, not {cut}')
+    if name not in ('none', 'clip') and norm == 'batch':
+        raise BadInput(f'penalty {name} needs a gradient of each example alone, which batch '
+                       "normalisation mixes; use critic_norm 'layer', 'group', 'spectral' or "
+                       "'none'")
+
+    def distance(critic, x):  # the root has no slope of its own at 0
+        return jnp.sqrt(slope(critic, x) + 1e-12)
+
+    def gradient(critic, real, fake, key):
+        share = jax.random.uniform(key, (len(real), *(1,) * (real.ndim - 1)))
+        return distance(critic, share * real + (1 - share) * fake) - 1
+
+    def dragan(critic, real, fake, key):
+        noise = .5 * real.std() * jax.random.normal(key, real.shape)
+        return (distance(critic, real + noise) - 1) ** 2
+
+    r1 = lambda critic, real, fake, key: slope(critic, real) / 2
+    r2 = lambda critic, real, fake, key: slope(critic, fake) / 2
+    known = dict(gradient=lambda *args: gradient(*args) ** 2,
+                 onesided=lambda *args: relu(gradient(*args)) ** 2, dragan=dragan, r1=r1, r2=r2,
+                 r1r2=lambda *args: r1(*args) + r2(*args))
+    return known.get(name, lambda critic, real, fake, key: jnp.zeros(len(real)))
+
+
+def clipped(cut: float) -> optax.GradientTransformation:
+    """Parameters stay within -cut and cut."""
+    return optax.stateless(lambda updates, params: jax.tree.map(
+        lambda u, p: jnp.clip(p + u, -cut, cut) - p, updates, params))
+
+
+def augmentation(names: Sequence[str], shape: Sequence[int]) -> Callable[[Array, Array], Array]:
+    """(x, key) -> x changed at random, differentiably, real and generated examples alike (Zhao et
+    al. 2020).
+
+    colour: brightness, saturation (of three channels) and contrast; translation: by up to an
+    eighth, zeros come in; cutout: a square of half the size becomes 0.  Raises BadInput for
+    another name, or for examples that are no images.
+    """
+    if unknown := [n for n in names if n not in AUGMENTS]:
+        raise BadInput(f'unknown augment {unknown[0]!r}; choose of {", ".join(AUGMENTS)}')
+    if names and len(shape) != 3:
+        raise BadInput(f'augment needs images (h, w, c), but an example here has shape '
+                       f'{tuple(shape)}; leave it empty')
+
+    def uniform(key, n, low, high):
+        return jax.random.uniform(key, (n, 1, 1, 1), minval=low, maxval=high)
+
+    def colour(x, key):
+        keys = jax.random.split(key, 3)
+        x = x + uniform(keys[0], len(x), -.5, .5)
+        grey = x.mean(3, keepdims=True)
+        x = grey + uniform(keys[1], len(x), 0, 2) * (x - grey)
+        mean = x.mean((1, 2, 3), keepdims=True)
+        return mean + uniform(keys[2], len(x), .5, 1.5) * (x - mean)
+
+    def within(size, n, key, width):
+        """Which places of an axis a window covers that lies anywhere on it, (n, size)."""
+        first = jax.random.randint(key, (n, 1), -(width // 2), size - width // 2 + 1)
+        return (jnp.arange(size) >= first) & (jnp.arange(size) < first + width)
+
+    def moved(size, n, key):
+        """Matrices (n, size, size) that move an axis."""
+        by = jax.random.randint(key, (n, 1, 1), -(size // 8), size // 8 + 1)
+        place = jnp.arange(size)
+        return (place[:, None] + by == place).astype(jnp.float32)
+
+    def translation(x, key):
+        keys = jax.random.split(key)
+        rows, columns = (moved(s, len(x), k) for s, k in zip(x.shape[1:3], keys))
+        return jnp.einsum('nih,njw,nhwc->nijc', rows, columns, x)
+
+    def cutout(x, key):
+        keys = jax.random.split(key)
+        rows, columns = (within(s, len(x), k, -(-s // 2)) for s, k in zip(x.shape[1:3], keys))
+        return jnp.where((rows[:, :, None] & columns[:, None])[..., None], 0, x)
+
+    known = dict(colour=colour, translation=translation, cutout=cutout)
+
+    def change(x, key):
+        for i, name in enumerate(names):
+            x = known[name](x, jax.random.fold_in(key, i))
+        return x
+
+    return change
+
+
+def packed(x: Array, pack: int) -> Array:
+    """Examples (n, ..., c) as packs (n / pack, ..., pack * c) (PacGAN, Lin et al. 2018)."""
+    x = x.reshape(-1, pack, *x.shape[1:])
+    return jnp.concatenate([x[:, i] for i in range(pack)], -1)
+
+
+class Critic(NamedTuple):
+    """The player who tells real from generated examples: its net, and how it is played against.
+
+    view: (x, key, step) -> x as the net sees it; pack: so many examples are judged at once; read:
+    (outputs, label) -> logits (n,); classes: whether the outputs after the first are logits of
+    labels, which critic and generator have to agree with.
+    """
+    player: str
+    net: nets.Net
+    loss: Loss
+    penalty: Callable
+    charged: bool
+    weight: float
+    view: Callable[[Array, Array, Array], Array]
+    pack: int
+    condition: str
+    cut: float | None
+
+    def init(self, key: Array, x: Array, label: Array | None) -> tuple[Tree, Tree]:
+        x = jnp.concatenate([x] * self.pack, -1)
+        return self.net.init(key, self._told(x, label))
+
+    def adam(self, rate: float, b1: float, b2: float = .999) -> optax.GradientTransformation:
+        """Its optimiser, which keeps its parameters within -cut and cut where these are given."""
+        found = optax.adam(rate, b1=b1, b2=b2)
+        return found if self.cut is None else optax.chain(found, clipped(self.cut))
+
+    def move(self, state: State, real: Batch, fake: Batch, key: Array):
+        """What Player.loss returns, of examples (n, ...) real and generated, which stand still."""
+        keys = jax.random.split(key, 3)
+        buffers = state.buffers[self.player]
+        seen = self._seen(state, losses.stop(fake), keys[0]), self._seen(state, real, keys[1])
+        y_fake, buffers = self._judge(state, buffers, seen[0])
+        y_real, buffers = self._judge(state, buffers, seen[1])
+        logits = self.logits(y_real, real.label), self.logits(y_fake, fake.label)
+        value = self.loss.critic(*logits).mean()
+        metrics = dict(critic_loss=value) | self._shares(*logits)
+        if self.charged:
+            def alone(x):
+                y = self._judge(state, buffers, seen[1]._replace(x=x))[0]
+                return self.logits(y, real.label)
+            due = self.penalty(alone, seen[1].x, seen[0].x, keys[2]).mean()
+            value, metrics = value + self.weight * due, metrics | dict(penalty=due)
+        told = self._told_apart(y_real, real.label) + self._told_apart(y_fake, fake.label)
+        if self.condition == 'auxiliary':
+            metrics |= dict(label_real=losses.accuracy(y_real[:, 1:], real.label).mean(),
+                            label_fake=losses.accuracy(y_fake[:, 1:], fake.label).mean())
+        return value + told, metrics, buffers
+
+    def against(self, state: State, real: Batch, fake: Batch, key: Array) -> Array:
+        """What the generated examples are to lose; the critic stands still."""
+        keys, buffers = jax.random.split(key), state.buffers[self.player]
+        y_fake = self._judge(state, buffers, self._seen(state, fake, keys[0]))[0]
+        y_real = self._judge(state, buffers, self._seen(state, real, keys[1]))[0]
+        value = self.loss.generator(self.logits(y_real, real.label),
+                                    self.logits(y_fake, fake.label)).mean()
+        return value + self._told_apart(y_fake, fake.label)
+
+    def exchanged(self, state: State, real: Batch, fake: Batch, key: Array) -> Array:
+        """What one who makes both sides is to lose: the critic's loss with the sides exchanged."""
+        seen = (self._seen(state, side, k) for side, k in zip((fake, real), jax.random.split(key)))
+        logits = (self.logits(self._judge(state, state.buffers[self.player], side)[0], side.label)
+                  for side in seen)
+        return self.loss.critic(*logits).mean()
+
+    def score(self, state: State, batch: Batch) -> Array:
+        """Logits (n,) of examples as they are; a pack is an example and those after it."""
+        x = jnp.concatenate([jnp.roll(batch.x, -i, 0) for i in range(self.pack)], -1)
+        y = self.net.apply(state.params[self.player], state.buffers[self.player],
+                           self._told(x, batch.label))
+        return self.logits(y, batch.label)
+
+    def evaluate(self, state: State, real: Batch, fake: Batch) -> dict[str, Array]:
+        """critic_loss, generator_loss, accuracy_real, accuracy_fake; and spread_real, spread_fake,
+        the squared distance of an example from the next."""
+        logits = self.score(state, real), self.score(state, fake)
+        middle = self.loss.middle(*logits)
+        apart = lambda x: losses.squared_error(x, jnp.roll(x, -1, 0))
+        return dict(critic_loss=self.loss.critic(*logits),
+                    generator_loss=self.loss.generator(*logits),
+                    accuracy_real=(logits[0] > middle).astype(jnp.float32),
+                    accuracy_fake=(logits[1] < middle).astype(jnp.float32),
+                    spread_real=apart(real.x), spread_fake=apart(fake.x))
+
+    def logits(self, y: Array, label: Array | None) -> Array:
+        """Logits (n,) of being real, of the net's outputs."""
+        if self.condition == 'projection':  # its embeddings are the last layer's columns
+            return y[:, 0] + jnp.take_along_axis(y[:, 1:], label[:, None], 1)[:, 0]
+        return y[:, 0]
+
+    def _seen(self, state, batch, key):
+        return batch._replace(x=packed(self.view(batch.x, key, state.step), self.pack))
+
+    def _judge(self, state, buffers, batch):
+        return self.net.train(state.params[self.player], buffers,
+                              self._told(batch.x, batch.label))
+
+    def _told(self, x, label):
+        return (x, label[:len(x)]) if self.condition == 'concat' else x
+
+    def _told_apart(self, y, label):
+        """Cross-entropy of the labels (Odena et al. 2017)."""
+        if self.condition != 'auxiliary':
+            return 0.
+        return optax.softmax_cross_entropy_with_integer_labels(y[:, 1:], label).mean()
+
+    def _shares(self, real, fake):
+        middle = self.loss.middle(real, fake)
+        return dict(accuracy_real=jnp.mean(real > middle), accuracy_fake=jnp.mean(fake < middle))
+
+
+def critic(player: str, shape: Sequence[int], *, loss: str = 'nonsaturating', smooth: float = 0.,
+           penalty: str = 'none', weight: float = 10., cut: float = .01, kind: str = 'mlp',
+           width: Sequence[int] = (256,), norm: str = 'none', condition: str = 'none',
+           labels: int = 0, augment: str = '', noise: float = 0., noise_steps: int = 0,
+           pack: int = 1, batch: int = 0, net: nets.Net | None = None) -> Critic:
+    """The critic of examples (n, *shape).
+
+    loss, smooth: see `adversary`; penalty, cut: see `charge`, times weight; kind, width, norm: of
+    its net, see nets.encoder, or `net` itself.
+    condition: how it is told labels: concat, as indicators behind the last axis (Mirza & Osindero
+    2014); projection (Miyato & Koyama 2018); auxiliary: it has to name them (Odena et al. 2017).
+    augment: names of `augmentation`, with commas; noise: standard deviation of the normal noise on
+    whatever it sees (Sonderby et al. 2017), falling to 0 over noise_steps where these are given.
+    pack: so many examples are judged together; of a step's batch, whose size is `batch`.
+    Raises BadInput for what does not fit.
+    """
+    names = [n.strip() for n in augment.split(',') if n.strip()]
+    change = augmentation(names, shape)
+    if condition not in CONDITIONS:
+        raise BadInput(f'unknown condition {condition!r}; choose one of {", ".join(CONDITIONS)}')
+    if pack < 1 or batch % pack:
+        raise BadInput(f'pack {pack} does not divide the batch of {batch}; '
+                       'use a batch that is a multiple of it')
+    if pack > 1 and condition != 'none':
+        raise BadInput(f'a pack of {pack} examples has no one label; use condition none or pack 1')
+    if net is None:
+        seen = *shape[:-1], shape[-1] * pack + (labels if condition == 'concat' else 0)
+        out = 1 + labels if condition in ('projection', 'auxiliary') else 1
+        net = nets.encoder(seen, out, kind=kind, width=width, norm=norm, down='stride',
+                           act=nets.leaky)
+        net = nets.conditioned(net, labels) if condition == 'concat' else net
+
+    def view(x, key, step):
+        keys = jax.random.split(key)
+        x = change(x, keys[0])
+        if not wanted(noise):
+            return x
+        left = jnp.maximum(1 - step / noise_steps, 0) if noise_steps else 1.
+        return x + noise * left * jax.random.normal(keys[1], x.shape)
+
+    return Critic(player, net, adversary(loss, smooth), charge(
+        penalty, loss, norm, cut), penalty not in ('none', 'clip'), weight, view, pack,
+        condition, cut if penalty == 'clip' else None)
+
+
+class Generator(NamedTuple):
+    """The player who makes examples of codes, or of pairs (code, label) where labels are told."""
+    player: str
+    net: nets.Net
+    link: Callable[[Array], Array]
+    latent: int
+    told: bool
+
+    def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
+        z = jnp.zeros((1, self.latent))
+        return self.net.init(key, (z, batch.label[:1]) if self.told else z)
+
+    def make(self, state: State, z: Array, label: Array | None = None) -> tuple[Batch, Tree]:
+        """Examples with their labels, as in training, and the player's new buffers."""
+        y, buffers = self.net.train(state.params[self.player], state.buffers[self.player],
+                                    (z, label) if self.told else z)
+        return Batch(self.link(y), label), buffers
+
+    def decode(self, state: State, z: Tree) -> Array:
+        return self.link(self.net.apply(state.smooth(self.player), state.buffers[self.player], z))
+
+
+def generator(player: str, example: Array, latent: int, *, kind: str, width: Sequence[int],
+              norm: str, told: str = 'concat', labels: int = 0) -> Generator:
+    """The generator of examples such as these; `width` is the critic's, and reversed.
+
+    told: how the labels reach it, where there are any: concat, as indicators behind the code, or
+    norm, as the gains and biases of its normalisations.  Raises BadInput for what does not fit.
+    """
+    if told not in ('concat', 'norm'):
+        raise BadInput(f'unknown told {told!r}; choose concat or norm')
+    if latent < 1:
+        raise BadInput(f'latent must be at least 1, not {latent}')
+    by_norm = labels if told == 'norm' else 0
+    net = nets.decoder(example, latent, kind=kind, width=width[::-1], norm=norm, up='transpose',
+                       labels=by_norm)
+    net = nets.conditioned(net, labels) if labels and not by_norm else net
+    return Generator(player, net, nets.link(example, kind), latent, bool(labels))
+
+
+def labels(example: Batch) -> int:
+    """How many labels there are.  Raises BadInput unless there are two."""
+    found = 0 if example.label is None else int(example.label.max()) + 1
+    if found < 2:
+        raise BadInput(f'this model is conditional: it needs examples of at least two labels, but '
+                       f'finds {found}; use condition none')
+    return found

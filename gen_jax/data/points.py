@@ -1,0 +1,44 @@
+"""Points in the plane, drawn anew whenever they are seen: where a GAN's modes can be counted."""
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax.types import Array, Batch
+
+NAMES = 'ring', 'grid', 'spiral'
+TRAIN, TEST = 100_000, 10_000
+ANGLES = 2 * np.pi * np.arange(8) / 8
+
+
+class Mixture(NamedTuple):
+    """Equally likely round Gaussians: centres (m, 2), standard deviation sigma."""
+    centres: np.ndarray
+    sigma: float
+
+
+# the two of PacGAN (Lin et al. 2018), as in Srivastava et al. 2017
+MIXTURES = dict(
+    ring=Mixture(np.float32([np.cos(ANGLES), np.sin(ANGLES)]).T, .01),
+    grid=Mixture(np.float32([(a, b) for a in range(-4, 5, 2) for b in range(-4, 5, 2)]), .05))
+
+
+def draw(name: str, mode: Array, key: Array) -> Array:
+    """Points (n, 2) of these modes (n,): of a mixture's Gaussians, or for `spiral` of its arms."""
+    keys = jax.random.split(key)
+    noise = jax.random.normal(keys[0], (len(mode), 2))
+    if name in MIXTURES:
+        centres, sigma = MIXTURES[name]
+        return jnp.asarray(centres)[mode] + sigma * noise
+    turn = 3 * jnp.pi * jnp.sqrt(jax.random.uniform(keys[1], (len(mode), 1)))
+    angle = turn + jnp.pi * mode[:, None]
+    return turn / 8 * jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], 1) + .02 * noise
+
+
+def points(name: str) -> tuple[Batch, Batch]:
+    """(train, test) of a set: x and label are the modes int32 (n,), equally many, shuffled."""
+    modes = len(MIXTURES[name].centres) if name in MIXTURES else 2
+    chance = np.random.default_rng(0)
+    drawn = [chance.permutation(n).astype(np.int32) % modes for n in (TRAIN, TEST)]
+    return tuple(Batch(mode, mode) for mode in drawn)

@@ -1,0 +1,197 @@
+"""How near samples are to data, in features of both, and how many of the data's modes they have.
+
+Features are real, (n, d) and (m, d), of as many examples as there are; labels integers (n,).
+BadInput is raised for what does not fit together, for too few examples, and for what is not finite.
+"""
+from typing import Iterator
+
+import numpy as np
+
+from gen_jax.types import BadInput
+
+BLOCK = 2 ** 22  # numbers (32 MB) in a block of pairs; two or three are held at once
+
+
+def features(x, y, least: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64 matrices of the same width, with at least so many rows."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not x.shape[1]:
+        raise BadInput('features (n, d) and (m, d) must be of the same width d, not of shapes '
+                       f'{x.shape} and {y.shape}')
+    if min(len(x), len(y)) < least:
+        raise BadInput(f'there must be at least {least} of each, not {len(x)} and {len(y)}')
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise BadInput('features must be finite')
+    return x, y
+
+
+def products(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Pairs (rows, x[rows] @ y.T) that take x (n, d) in turn, y (m, d) as a whole."""
+    step = max(1, BLOCK // len(y))
+    for start in range(0, len(x), step):
+        rows = slice(start, min(start + step, len(x)))
+        yield rows, x[rows] @ y.T
+
+
+# Distances of distributions
+
+
+def frechet(x, y) -> float:
+    """The squared Frechet distance |m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2)) of Gaussians
+    fitted to features (Dowson & Landau 1982; Heusel et al. 2017: the FID, of Inception's).
+
+    In the features' unit squared, and biased upwards by about 1/n.  With S = R'R, the trace of the
+    root is the sum of the singular values of R_x R_y', so that fewer examples than dimensions,
+    whose S has no full rank, give neither complex numbers nor the square roots of rounding.
+    """
+    x, y = features(x, y)
+    root_x, root_y = (np.linalg.qr((a - a.mean(0)) / (len(a) - 1) ** .5, mode='r') for a in (x, y))
+    found = ((x.mean(0) - y.mean(0)) ** 2).sum() + (root_x ** 2).sum() + (root_y ** 2).sum()
+    return float(max(0., found - 2 * np.linalg.norm(root_x @ root_y.T, 'nuc')))
+
+
+def discrepancy(x, y) -> float:
+    """The squared maximum mean discrepancy of the kernel (x'y / d + 1)^3, unbiased, so that it may
+    be negative (Gretton et al. 2012): the mean over pairs of different x, and of different y, less
+    twice that over pairs of an x and a y."""
+    x, y = features(x, y)
+    d = x.shape[1]
+
+    def total(x, y):
+        linear = (found / d + 1 for _, found in products(x, y))
+        return sum(np.vdot(k * k, k) for k in linear)
+
+    def within(x):
+        return (total(x, x) - (((x ** 2).sum(1) / d + 1) ** 3).sum()) / (len(x) * (len(x) - 1))
+
+    return float(within(x) + within(y) - 2 * total(x, y) / (len(x) * len(y)))
+
+
+def kernel(x, y, seed: int = 0, subsets: int = 100, size: int = 1000) -> dict[str, float]:
+    """The mean `discrepancy` of random subsets of x and y (Binkowski et al. 2018: the KID, of
+    Inception's features), and its standard error kernel_se.
+
+    A subset has `size` different examples, or half of the fewer of x and y where that is less: what
+    subsets of all would tell is not how far another x and y would differ.  The error is that of the
+    jackknife that leaves all but a subset out (Shao & Wu 1989) and that of so few subsets; it is
+    too large rather than too small where x and y are alike, or not as many.  x and y should share
+    no example.  Raises BadInput for fewer than 4 examples of each, 2 subsets or 2 in a subset.
+    """
+    x, y = features(x, y, least=4)
+    if subsets < 2 or size < 2:
+        raise BadInput(f'there must be at least 2 subsets of 2 examples, not {subsets} of {size}')
+    fewer = min(len(x), len(y))
+    size, chance = min(size, fewer // 2), np.random.default_rng(seed)
+    found = [discrepancy(*(a[chance.choice(len(a), size, replace=False)] for a in (x, y)))
+             for _ in range(subsets)]
+    error = np.std(found, ddof=1) * (size / (fewer - size) + 1 / subsets) ** .5
+    return dict(kernel=float(np.mean(found)), kernel_se=float(error))
+
+
+# Manifolds of nearest neighbours
+
+
+def squares(x: np.ndarray, y: np.ndarray, slack: float = 0.) -> Iterator[tuple[slice, np.ndarray]]:
+    """Pairs (rows, |x[rows] - y|^2), less `slack` of |x|^2 + |y|^2."""
+    of_x, of_y = ((1 - slack) * (a ** 2).sum(1) for a in (x, y))
+    for rows, found in products(x, y):
+        found *= -2
+        found += of_x[rows, None]
+        found += of_y
+        yield rows, found
+
+
+def radii(x: np.ndarray, k: int) -> np.ndarray:
+    """The squared distance (n,) of each to the k-th nearest of the others."""
+    nearest = []
+    for rows, found in squares(x, x):
+        found[np.arange(len(found)), np.arange(rows.start, rows.stop)] = np.inf
+        found.partition(k - 1, axis=1)
+        nearest.append(found[:, k - 1].copy())  # not a view, which would keep the block
+    return np.concatenate(nearest)
+
+
+def neighbours(real, fake, k: int = 5) -> dict[str, float]:
+    """What balls around examples, each out to the k-th nearest of its own kind, tell of the others.
+
+    precision is the share of fakes in the ball of any real one, recall the share of real ones in
+    that of any fake (Kynkaanniemi et al. 2019).  density is the mean number of real balls that a
+    fake is in over k, which may exceed 1, and coverage the share of real balls with a fake in them
+    (Naeem et al. 2020).  The border belongs to a ball.  Raises BadInput unless 0 < k < n, m.
+    """
+    real, fake = features(real, fake)
+    if not 0 < k < min(len(real), len(fake)):
+        raise BadInput(f'k must be above 0 and below the number of examples, {len(real)} real and '
+                       f'{len(fake)} fake, not {k}')
+    centre = real.mean(0)  # near 0, products round less
+    real, fake = real - centre, fake - centre
+    of_real, of_fake = radii(real, k), radii(fake, k)
+    recalled, covered = np.zeros((2, len(real)), bool)
+    inside = precise = 0
+    for rows, found in squares(fake, real, slack=1e-12):  # rounding hides no tie
+        recalled |= (found <= of_fake[rows, None]).any(0)
+        in_ball = found <= of_real
+        covered |= in_ball.any(0)
+        precise += in_ball.any(1).sum()
+        inside += in_ball.sum()
+    return dict(precision=float(precise / len(fake)), recall=float(recalled.mean()),
+                density=float(inside / (k * len(fake))), coverage=float(covered.mean()))
+
+
+# Modes
+
+
+def divergence(counts: np.ndarray, others: np.ndarray) -> float:
+    """KL(p || q) in nats of the distributions that counts (m,) are in proportion to; 0 log 0 = 0,
+    and q is to be nowhere 0 where p is not."""
+    p, q = counts / counts.sum(), others / others.sum()
+    seen = p > 0
+    return float((p[seen] * np.log(p[seen] / q[seen])).sum())
+
+
+def modes(x, centres, sigma: float) -> dict[str, float]:
+    """How samples (n, d) are spread over the components of a mixture of Gaussians, of equal weight,
+    with centres (m, d) and standard deviation sigma.
+
+    A sample is of high_quality, a share of all, within 3 sigma of its nearest centre; modes is the
+    number of centres that are nearest to at least one such sample, as VEEGAN (Srivastava et al.
+    2017) and PacGAN (Lin et al. 2018) count.  kl is KL(samples || uniform) in nats over the nearest
+    centres of those of high quality; where there is none it is its greatest value, log m.
+    """
+    x, centres = features(x, centres, least=1)
+    if not 0 < sigma < np.inf:
+        raise BadInput(f'sigma must be above 0 and finite, not {sigma}')
+    distance = np.stack([np.linalg.norm(x - c, axis=1) for c in centres], 1)
+    good, m = distance.min(1) <= 3 * sigma, len(centres)
+    counts = np.bincount(distance.argmin(1)[good], minlength=m)
+    return dict(modes=int((counts > 0).sum()), high_quality=float(good.mean()),
+                kl=divergence(counts, np.ones(m)) if good.any() else float(np.log(m)))
+
+
+def counted(label, number: int) -> np.ndarray:
+    """How often each of `number` labels occurs."""
+    label = np.asarray(label)
+    if label.ndim != 1 or not len(label) or label.dtype.kind not in 'iu':
+        raise BadInput(f'labels must be integers (n,), one or more, not {label.dtype} of shape '
+                       f'{label.shape}')
+    if label.min() < 0 or label.max() >= number:
+        raise BadInput(f'labels must be from 0 to {number - 1}, not from {label.min()} to '
+                       f'{label.max()}')
+    return np.bincount(label.astype(int), minlength=number)
+
+
+def classes(label, number: int, reference=None) -> dict[str, float]:
+    """modes, how many of `number` classes occur among labels (n,) predicted for samples, and kl,
+    KL(samples || reference) in nats of the labels' distributions (Metz et al. 2017, on stacked
+    MNIST, with 1000); the reference is that of labels (m,), or uniform.
+
+    Raises BadInput where samples have a label that the reference lacks, since kl is then infinite,
+    and a count made up for it would decide its value.
+    """
+    counts = counted(label, number)
+    others = np.ones(number) if reference is None else counted(reference, number)
+    lacking = ((counts > 0) & (others == 0)).sum()
+    if lacking:
+        raise BadInput(f'samples have {lacking} labels that the reference lacks, so that kl is '
+                       'infinite; give more of it, or None for a uniform one')
+    return dict(modes=int((counts > 0).sum()), kl=divergence(counts, others))

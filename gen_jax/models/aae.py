@@ -1,0 +1,91 @@
+"""The adversarial autoencoder: a critic makes the codes normal (Makhzani et al. 2016)."""
+from typing import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gen_jax import adversarial, losses, nets
+from gen_jax.game import game
+from gen_jax.types import Batch, Model, Player
+
+
+def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int = 10,
+         adversary: float = 1., labelled: bool = False, error: str = 'cross_entropy',
+         loss: str = 'nonsaturating', penalty: str = 'none', weight: float = 10.,
+         critic: Sequence[int] = (256, 256), kind: str = 'mlp', width: Sequence[int] = (400,),
+         norm: str = 'none', rate: float = 1e-3, critic_rate: float = 1e-3,
+         b1: float = .5) -> Model:
+    """The autoencoder minimises its error, nats per example, + adversary * the generator's loss of
+    its codes; the critic tells them from draws of N(0, I).
+
+    labelled: the decoder is told the label, so that the code keeps what is not in it.  error: see
+    losses.reconstruction; critic: widths of its dense layers; loss, penalty, weight: as of the GAN
+    in gan; kind, width, norm: of encoder and decoder, see nets.
+    Metrics: loss, the error; critic_loss, generator_loss, accuracy_real (of draws), accuracy_fake
+    (of codes); in evaluation also mse, psnr, ssim, spread_real and spread_fake of draws and codes.
+    Raises BadInput for what does not fit.
+    """
+    labels = adversarial.labels(example) if labelled else 0
+    coder = nets.coder('ae', example.x, latent, kind=kind, width=width, norm=norm,
+                       logits=error == 'cross_entropy')
+    if labels:
+        coder = coder._replace(decoder=nets.conditioned(coder.decoder, labels))
+    apart = losses.reconstruction(error, example.x, coder.link)
+    judge = adversarial.critic('critic', (latent,), loss=loss, penalty=penalty, weight=weight,
+                               width=critic, batch=batch)
+
+    def told(z, batch):
+        return (z, batch.label) if labels else z
+
+    def init(key, batch):
+        keys = jax.random.split(key)
+        params, buffers = coder.encoder.init(keys[0], batch.x)
+        z = coder.encoder.apply(params, buffers, batch.x[:1])
+        made = coder.decoder.init(keys[1], told(z, batch._replace(
+            label=None if batch.label is None else batch.label[:1])))
+        return dict(encoder=params, decoder=made[0]), dict(encoder=buffers, decoder=made[1])
+
+    def prior(state, key, n):
+        z = jax.random.normal(key, (n, latent))
+        return (z, jnp.arange(n) % labels) if labels else z
+
+    def draws(key, batch):
+        return Batch(jax.random.normal(key, (len(batch.x), latent)))
+
+    def codes(state, x):
+        own = state.params['ae']['encoder'], state.buffers['ae']['encoder']
+        return coder.encoder.train(*own, x)
+
+    def ae_move(state, batch, key):
+        z, seen = codes(state, batch.x)
+        y, made = coder.decoder.train(state.params['ae']['decoder'],
+                                      state.buffers['ae']['decoder'], told(z, batch))
+        keys = jax.random.split(key)
+        value = judge.against(state, draws(keys[0], batch), Batch(z), keys[1])
+        lost = apart(y, batch.x).mean()
+        return (lost + adversary * value, dict(loss=lost, generator_loss=value),
+                dict(encoder=seen, decoder=made))
+
+    def critic_move(state, batch, key):
+        keys = jax.random.split(key)
+        return judge.move(state, draws(keys[0], batch), Batch(codes(state, batch.x)[0]), keys[1])
+
+    def evaluate(state, batch, key):
+        z = coder.encode(state, batch.x)
+        y = coder.logits(state, told(z, batch))
+        return dict(loss=apart(y, batch.x), **losses.fidelity(coder.link(y), batch.x),
+                    **judge.evaluate(state, draws(key, batch), Batch(z)))
+
+    def show(state, batch, key):
+        z = coder.encode(state, batch.x)
+        every = {f'as {i}': coder.decode(state, (z, jnp.full(len(z), i))) for i in range(labels)}
+        return {'test data': batch.x,
+                'reconstructions': coder.decode(state, told(z, batch)), **every}
+
+    players = dict(
+        ae=Player(init, ae_move, optax.adam(rate, b1=b1)),
+        critic=Player(lambda key, batch: judge.init(key, draws(key, batch).x, None), critic_move,
+                      judge.adam(critic_rate, b1)))
+    return game(players, axis=axis, evaluate=evaluate, encode=None if labels else coder.encode,
+                decode=coder.decode, prior=prior, show=show if labels else None)

@@ -1,0 +1,91 @@
+"""BiGAN, or adversarially learned inference: the critic sees examples with their codes (Donahue et
+al. 2017, Dumoulin et al. 2017)."""
+import math
+from typing import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gen_jax import adversarial, losses, nets
+from gen_jax.game import game
+from gen_jax.types import Array, Batch, Model, Player
+
+
+def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int = 32,
+         loss: str = 'nonsaturating', penalty: str = 'none', weight: float = 10.,
+         kind: str = 'conv', width: Sequence[int] = (64, 128), norm: str = 'batch',
+         critic_norm: str | None = 'spectral', rate: float = 2e-4,
+         critic_rate: float | None = None, b1: float = .5, average: float = .999) -> Model:
+    """The critic tells pairs (x, E(x)) of the data from pairs (G(z), z) of the prior; encoder and
+    generator, one player, play its game with the sides exchanged.
+
+    The pair reaches the critic's net as one array: the code behind x as a vector, or for kinds conv
+    and residual behind the last axis of x, at every place.  At the optimum E inverts G.  Hyper-parameters: as of the GAN in gan.
+    Metrics: those of the GAN, of pairs; coder_loss in the place of generator_loss; mse, psnr and
+    ssim of reconstructions.  Raises BadInput for what does not fit.
+    """
+    shape = example.x.shape[1:]
+    seen = shape if kind in ('conv', 'residual') else (math.prod(shape),)
+    critic = adversarial.critic(
+        'critic', (*seen[:-1], seen[-1] + latent), loss=loss, penalty=penalty, weight=weight,
+        kind=kind, width=width, norm=norm if critic_norm is None else critic_norm, batch=batch)
+    encoder = nets.encoder(shape, latent, kind=kind, width=width, norm=norm, down='stride',
+                           act=nets.leaky)
+    generator = nets.decoder(example.x, latent, kind=kind, width=width[::-1], norm=norm,
+                             up='transpose')
+    link = nets.link(example.x, kind)
+
+    def pair(x: Array, z: Array) -> Batch:
+        x = x.reshape(len(x), *seen)
+        z = z.reshape(len(z), *(1,) * (x.ndim - 2), -1)
+        return Batch(jnp.concatenate([x, jnp.broadcast_to(z, (*x.shape[:-1], z.shape[-1]))], -1))
+
+    def init(key, batch):
+        keys = jax.random.split(key)
+        made = dict(encoder=encoder.init(keys[0], batch.x),
+                    generator=generator.init(keys[1], jnp.zeros((1, latent))))
+        return {n: p for n, (p, _) in made.items()}, {n: b for n, (_, b) in made.items()}
+
+    def prior(state, key, n):
+        return jax.random.normal(key, (n, latent))
+
+    def pairs(state, batch, key):
+        """Those of the data, those of the prior, and the coder's new buffers."""
+        params, buffers = state.params['coder'], state.buffers['coder']
+        z = prior(state, key, len(batch.x))
+        code, seen = encoder.train(params['encoder'], buffers['encoder'], batch.x)
+        y, made = generator.train(params['generator'], buffers['generator'], z)
+        return pair(batch.x, code), pair(link(y), z), dict(encoder=seen, generator=made)
+
+    def critic_move(state, batch, key):
+        real, fake, _ = pairs(state, batch, key)
+        return critic.move(state, losses.stop(real), fake, jax.random.fold_in(key, 1))
+
+    def coder_move(state, batch, key):
+        real, fake, buffers = pairs(state, batch, key)
+        value = critic.exchanged(state, real, fake, jax.random.fold_in(key, 1))
+        return value, dict(coder_loss=value), buffers
+
+    def encode(state, x):
+        return encoder.apply(state.smooth('coder')['encoder'], state.buffers['coder']['encoder'], x)
+
+    def decode(state, z):
+        return link(generator.apply(state.smooth('coder')['generator'],
+                                    state.buffers['coder']['generator'], z))
+
+    def evaluate(state, batch, key):
+        z, code = prior(state, key, len(batch.x)), encode(state, batch.x)
+        sides = pair(batch.x, code), pair(decode(state, z), z)
+        found = critic.evaluate(state, *sides) | losses.fidelity(decode(state, code), batch.x)
+        real, fake = (critic.score(state, side) for side in sides)
+        del found['generator_loss']
+        return found | dict(coder_loss=critic.loss.critic(fake, real))
+
+    def first(key, batch):
+        return critic.init(key, pair(batch.x[:1], jnp.zeros((1, latent))).x, None)
+
+    players = dict(critic=Player(first, critic_move,
+                                 critic.adam(rate if critic_rate is None else critic_rate, b1)),
+                   coder=Player(init, coder_move, optax.adam(rate, b1=b1), average=average))
+    return game(players, axis=axis, evaluate=evaluate, encode=encode, decode=decode, prior=prior)
