@@ -15,6 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 from gen_jax import record, train
+from gen_jax.data import stored
 from gen_jax.types import BadInput
 
 ROOT = Path(__file__).parents[1]
@@ -119,8 +120,7 @@ def start(main, doc: str, name: str, dataset: str = 'digits', **more) -> None:
     for flag, (default, text) in more.items():
         p.add_argument(f'--{flag}', type=type(default), default=default, help=text)
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-        cache = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
-        jax.config.update('jax_compilation_cache_dir', str(cache / 'gen_jax' / 'compiled'))
+        jax.config.update('jax_compilation_cache_dir', str(stored.cache() / 'compiled'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', .2)
     flags = p.parse_args()
     given = [f'--{k}' + ('' if v is True else f'={v}') for k, v in vars(flags).items()

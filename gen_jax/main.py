@@ -10,6 +10,7 @@ import jax
 from ml_collections import config_flags
 
 from gen_jax import train
+from gen_jax.data import stored
 from gen_jax.types import BadInput
 
 FLAGS = flags.FLAGS
@@ -89,7 +90,6 @@ def guarded(argv):
 if __name__ == '__main__':
     logging.set_verbosity(logging.ERROR)
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-        cache = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
-        jax.config.update('jax_compilation_cache_dir', str(cache / 'gen_jax' / 'compiled'))
+        jax.config.update('jax_compilation_cache_dir', str(stored.cache() / 'compiled'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', .2)
     sys.exit(guarded(sys.argv))

@@ -1,6 +1,7 @@
 """The host's side of a run: restore, epoch, evaluate, record, save; and the use of its result."""
 import difflib
 import functools
+import hashlib
 import importlib
 import inspect
 import json
@@ -18,6 +19,8 @@ from ml_collections import ConfigDict, config_dict
 import numpy as np
 
 from gen_jax import checkpoint, data, loop, metrics, models, parallel, record, samplers
+from gen_jax.data import stored
+from gen_jax.metrics import inception
 from gen_jax.types import Array, BadInput, Batch, Model, State
 
 MODES = 'train', 'evaluate', 'sample', 'reconstruct'
@@ -49,7 +52,9 @@ def defaults(model: str, dataset: str, **changed) -> ConfigDict:
         eval=dict(batch=500, every=1, best='test/loss', checkpoint='latest', samples=64,
                   text='',    # to reconstruct, where the data set is text
                   metrics='', # of gen_jax.metrics for --mode=evaluate; empty: all that fit
-                  k=5000)))   # codes of each example for the nll
+                  k=5000,     # codes of each example for the nll
+                  features='pixels',  # to compare samples in; or classifier, inception
+                  weights='')))       # of inception, a file
 
 
 def find(name: str) -> types.ModuleType:
@@ -198,7 +203,49 @@ def subject(run: Run, state: State) -> metrics.Subject:
         compiled, placed = over(run, evaluate, examples, loop.collection)
         return jax.device_get(compiled(state, placed, run.key))
 
-    return metrics.Subject(run.model, state, run.data, run.key, run.config.eval.k, collect)
+    return metrics.Subject(run.model, state, run.data, run.key, run.config.eval.k, collect,
+                           features(run), {})
+
+
+def features(run: Run) -> metrics.Features:
+    """What eval.features names.  Raises BadInput where it is unknown, or is not for such data."""
+    name, shape = run.config.eval.features, tested(run.data, 1, run.key).x.shape[1:]
+    if name not in ('pixels', 'classifier', 'inception'):
+        raise BadInput(f'unknown eval.features {name!r}; choose pixels, classifier or inception')
+    if name == 'inception':
+        if not run.config.eval.weights:
+            raise BadInput('features inception need a file of weights: give --config.eval.weights, '
+                           'see experiments/inception.py')
+        if len(shape) != 3:
+            raise BadInput(f'features inception are for images, but {run.config.data.name} holds '
+                           f'examples of shape {shape}; use eval.features=pixels')
+        params, digest = inception.load(run.config.eval.weights)
+        return metrics.Features(name, digest, 'bilinear, 299x299', params, inception.features)
+    return metrics.PIXELS if name == 'pixels' else classifier(run.config)
+
+
+def classifier(config: ConfigDict) -> metrics.Features:
+    """The code of a classifier of the data set, trained here where it has not been."""
+    view, _, name = config.data.name.rpartition(':')
+    if view == 'rows':
+        raise BadInput('features classifier are for images and vectors; use eval.features=pixels')
+    ours = defaults('classifier', name, encoder='scratch', latent=128, rate=1e-3)
+    ours.data.update({k: v for k, v in config.data.items() if k not in ('name', 'limit')})
+    images = data.holding(data.load(**ours.data).train.x) == data.IMAGES
+    ours.model.update(dict(kind='conv', width=(32, 64), norm='batch') if images else
+                      dict(kind='mlp', width=(256,)))
+    ours.epochs, ours.eval.every = (60 if name == 'digits' else 8), 10 ** 9
+    known = json.dumps(leaves(json.loads(ours.to_json()), but=('data.dir',)), sort_keys=True)
+    known = hashlib.sha256(known.encode()).hexdigest()[:8]
+    folder = stored.cache() / 'classifiers' / f'{name}-{known}'
+    if summary(folder).get('epochs', 0) < ours.epochs:
+        print(f'training the classifier of {name} once, in {folder}', flush=True)
+        train(ours, folder)
+    run, state = load(folder, ours)
+    digest = hashlib.sha256(b''.join(np.asarray(a).tobytes() for a in jax.tree.leaves(
+        (state.params, state.buffers)))).hexdigest()
+    return metrics.Features('classifier', digest, 'none', state, run.model.encode,
+                            run.model.classify)
 
 
 class Trainer:
@@ -440,6 +487,12 @@ def use(config: ConfigDict, workdir: Path, mode: str) -> None:
     for name in names:
         found = metrics.MEASURES[name][1](looked_at)
         report(workdir, {f'test/{k}': float(v) for k, v in found.items()})
+    if set(names) & set(metrics.FEATURED):
+        used, n = looked_at.features, len(looked_at.seen.get('real', ()))
+        about = dict(name=used.name, sha256=used.digest, resizer=used.resizer, split='test',
+                     examples=n, samples=n)
+        record.write_json(workdir / 'summary.json', summary(workdir) | dict(features=about))
+        print('features: ' + ', '.join(f'{k} {v}' for k, v in about.items()))
 
 
 def report(workdir: Path, measured: dict[str, float]) -> None:

@@ -78,6 +78,7 @@ class Model(NamedTuple):
     prior:    (state, key, n) -> z; an autoencoder has none
     show:     (state, batch, key) -> {title: examples}, side by side what the model does to a batch,
               where that is more than to reconstruct it
+    classify: (state, x) -> logits (n, labels), of a classifier
     density:  its p and q, where it has them; a code z is then an array (n, d) or a pytree of such
     """
     init: Callable[[Array, Batch], State]
@@ -87,4 +88,5 @@ class Model(NamedTuple):
     encode: Callable[..., Array] | None = None
     prior: Callable[[State, Array, int], Tree] | None = None
     show: Callable[[State, Batch, Array], dict[str, Array]] | None = None
+    classify: Callable[[State, Array], Array] | None = None
     density: Density | None = None

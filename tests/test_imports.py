@@ -5,8 +5,9 @@ import pytest
 
 from conftest import ROOT
 
-ORDER = ('types', 'losses', 'ops', 'nets', 'densities', 'variational', 'adversarial', 'game', 'models',
-         'data', 'loop', 'parallel', 'checkpoint', 'samplers', 'metrics', 'record', 'train', 'main')
+ORDER = ('types', 'losses', 'ops', 'nets', 'densities', 'variational', 'adversarial', 'game',
+         'models', 'data', 'loop', 'parallel', 'checkpoint', 'samplers', 'metrics', 'record',
+         'train', 'main')
 PICKLES = {'pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal'}
 SOURCES = sorted((ROOT / 'gen_jax').rglob('*.py'))
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))

@@ -25,7 +25,7 @@ class Dataset(NamedTuple):
     -> Batch as models see it, images as float32 in [0, 1], a traced function; read: characters ->
     str, and write, its inverse, where examples are text; factors: name -> number of values, in the
     order of the grid, whose places are those of np.ravel_multi_index; mixture: the density of
-    points, where it is known."""
+    points, where it is known; stacked: whether an example is three of the stored ones."""
     train: Batch
     test: Batch
     prepare: Callable[[Batch, Array], Batch]
@@ -33,6 +33,7 @@ class Dataset(NamedTuple):
     write: Callable[[str], np.ndarray] | None = None
     factors: dict[str, int] | None = None
     mixture: points.Mixture | None = None
+    stacked: bool = False
 
 
 def load(name: str, *, dir: str | None = None, binarize: str = 'none', identities=(),
@@ -85,7 +86,8 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
 
     if held == TEXT:
         return Dataset(train, test, prepare, text.text, lambda s: text.ids(s, train.x.shape[1]))
-    return Dataset(train, test, prepare, mixture=points.MIXTURES.get(name),
+    return Dataset(train, test, prepare, stacked=kind == 'stacked',
+                   mixture=points.MIXTURES.get(name),
                    factors=dict(sprites.FACTORS) if name == 'sprites' else None)
 
 

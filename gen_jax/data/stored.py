@@ -87,13 +87,17 @@ def cached(builder, split: str) -> Batch:
             write(file, array)
 
 
+def cache() -> Path:
+    """The user's folder for what is kept between runs."""
+    return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'gen_jax'
+
+
 def home(builder) -> Path:
     """Beside the data set where that can be written, else in the user's cache directory."""
     beside = Path(builder.data_dir)
     if beside.stat().st_mode & 0o222 and os.access(beside, os.W_OK):
         return beside
-    cache = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
-    folder = cache / 'gen_jax' / builder.info.full_name
+    folder = cache() / builder.info.full_name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

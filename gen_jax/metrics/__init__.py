@@ -9,18 +9,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.metrics import disentangle, latent, likelihood
+from gen_jax import loop
+from gen_jax.metrics import disentangle, latent, likelihood, samples
 from gen_jax.types import Array, BadInput, Batch, Model, State
 
 MOST = 10_000  # examples whose codes are looked at; the likelihoods are those of all
 ANNEALED = 100
+POINTS, STACKED = 2_500, 26_000  # samples looked at (PacGAN, Lin et al. 2018)
+
+
+class Features(NamedTuple):
+    """What samples and data are compared in: apply: (params, x) -> (n, d); digest: of params;
+    resizer: how images come to their size; classify: (params, x) -> logits, where there are any."""
+    name: str
+    digest: str
+    resizer: str
+    params: Any
+    apply: Callable
+    classify: Callable | None = None
+
+
+PIXELS = Features('pixels', 'none', 'none', (), lambda params, x: x.reshape(len(x), -1))
 
 
 class Subject(NamedTuple):
     """A trained model and its data; k: codes for an importance sample.
 
     collect: (f, split, most) -> the arrays of f(state, batch, key) over the first `most` examples
-    of the `train` or `test` split, or all.
+    of the `train` or `test` split, or all.  seen: features once computed.
     """
     model: Model
     state: State
@@ -28,6 +44,8 @@ class Subject(NamedTuple):
     key: Array
     k: int
     collect: Callable
+    features: Features
+    seen: dict
 
 
 def nll(s: Subject) -> dict[str, float]:
@@ -111,13 +129,85 @@ def represent(s: Subject) -> Callable[[np.ndarray], np.ndarray]:
     return run
 
 
+def drawn(s: Subject, look: Callable, n: int, at_once: int = 500) -> np.ndarray:
+    """look(params, x) of n samples x."""
+    @jax.jit
+    def some(state, params, key):
+        return look(params, s.model.decode(state, s.model.prior(state, key, at_once)))
+
+    keys = jax.random.split(jax.random.fold_in(s.key, 1), -(-n // at_once))
+    return np.concatenate([some(s.state, s.features.params, key) for key in keys])[:n]
+
+
+def shown(s: Subject, look: Callable, split: str, n: int, at_once: int = 500) -> np.ndarray:
+    """look(params, x) of the first n examples of a split, or of all where they are fewer."""
+    @jax.jit
+    def some(batch, params, key):
+        return look(params, s.data.prepare(batch, key).x)
+
+    data = getattr(s.data, split)
+    n = min(n, len(data.x))
+    rows = np.minimum(np.arange(n + -n % at_once), n - 1).reshape(-1, at_once)
+    return np.concatenate([some(loop.take(data, r), s.features.params,
+                                jax.random.fold_in(s.key, i)) for i, r in enumerate(rows)])[:n]
+
+
+def compared(s: Subject) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features of test examples, of as many samples, and of as many training examples."""
+    if not s.seen:
+        look = s.features.apply
+        s.seen['real'] = shown(s, look, 'test', MOST)
+        n = len(s.seen['real'])
+        s.seen.update(fake=drawn(s, look, n), other=shown(s, look, 'train', n))
+    return s.seen['real'], s.seen['fake'], s.seen['other']
+
+
+def frechet(s: Subject) -> dict[str, float]:
+    real, fake, other = compared(s)
+    return {f'frechet_{s.features.name}': samples.frechet(real, fake),
+            f'frechet_{s.features.name}_floor': samples.frechet(real, other)}
+
+
+def kernel(s: Subject) -> dict[str, float]:
+    real, fake, other = compared(s)
+    found = samples.kernel(real, fake) | dict(kernel_floor=samples.kernel(real, other)['kernel'])
+    return {k.replace('kernel', f'kernel_{s.features.name}'): v for k, v in found.items()}
+
+
+def neighbours(s: Subject) -> dict[str, float]:
+    found = samples.neighbours(*compared(s)[:2])
+    return {f'{k}_{s.features.name}': v for k, v in found.items()}
+
+
+def modes(s: Subject) -> dict[str, float]:
+    return samples.modes(drawn(s, PIXELS.apply, POINTS), *s.data.mixture)
+
+
+def stacked(s: Subject) -> dict[str, float]:
+    """Modes of three stacked images by a classifier of one, and the KL of their labels from those
+    of the training data."""
+    def look(params, x):
+        logits = jnp.stack([s.features.classify(params, x[..., i:i + 1]) for i in range(3)])
+        a, b, c = logits.argmax(-1)
+        labels = logits.shape[-1]
+        return (a * labels + b) * labels + c
+
+    fake, real = drawn(s, look, STACKED), shown(s, look, 'train', STACKED)
+    number = 1 + max(fake.max(), real.max())
+    return samples.classes(fake, number, real) | dict(modes_of_data=len(np.unique(real)))
+
+
 MEASURES = dict(
     nll=('a density', nll), ais=('a density of real codes', ais), units=('real codes', units),
     information=('a diagonal posterior', information), probe=('real codes and labels', probe),
     **{m.__name__: ('real codes and factors', on_factors(m))
        for m in (disentangle.mig, disentangle.modularity, disentangle.sap, disentangle.dci)},
     **{m.__name__: ('real codes and factors', on_sampling(m))
-       for m in (disentangle.beta_vae, disentangle.factor_vae)})
+       for m in (disentangle.beta_vae, disentangle.factor_vae)},
+    frechet=('samples', frechet), kernel=('samples', kernel), neighbours=('samples', neighbours),
+    modes=('samples and a known mixture', modes),
+    stacked=('samples of stacked images and features classifier', stacked))
+FEATURED = 'frechet', 'kernel', 'neighbours', 'stacked'  # which look at Subject.features
 SLOW = 'ais',  # of the default, which is all that fits
 
 
@@ -128,11 +218,15 @@ def has(s: Subject, need: str) -> bool:
         one = s.data.prepare(jax.tree.map(lambda a: jnp.asarray(a[:1]), s.data.test), s.key)
         coded = jnp.issubdtype(jax.eval_shape(encoder(s.model), s.state, one, s.key).dtype,
                                jnp.floating)
+    sampled = bool(s.model.prior and s.model.decode and not s.data.read)
     return {'a density': bool(density), 'a density of real codes': bool(density) and (
                 coded or not s.model.encode),
             'a diagonal posterior': bool(density and density.moments),
             'real codes': coded, 'real codes and labels': coded and s.data.test.label is not None,
-            'real codes and factors': coded and bool(s.data.factors)}[need]
+            'real codes and factors': coded and bool(s.data.factors),
+            'samples': sampled, 'samples and a known mixture': sampled and bool(s.data.mixture),
+            'samples of stacked images and features classifier':
+                sampled and s.data.stacked and bool(s.features.classify)}[need]
 
 
 def chosen(names: list[str], s: Subject) -> list[str]:
@@ -148,6 +242,7 @@ def chosen(names: list[str], s: Subject) -> list[str]:
         need = MEASURES[name][0]
         if not has(s, need):
             what = 'data set' if need.endswith('factors') and has(s, 'real codes') else 'model'
+            what = 'run' if need.startswith('samples ') and has(s, 'samples') else what
             raise BadInput(f'metric {name} needs {need}, which this {what} has not; '
                            'leave it out of eval.metrics')
     fit = [name for name, (need, _) in MEASURES.items() if has(s, need) and name not in SLOW]

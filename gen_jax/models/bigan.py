@@ -21,7 +21,8 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
     generator, one player, play its game with the sides exchanged.
 
     The pair reaches the critic's net as one array: the code behind x as a vector, or for kinds conv
-    and residual behind the last axis of x, at every place.  At the optimum E inverts G.  Hyper-parameters: as of the GAN in gan.
+    and residual behind the last axis of x, at every place.  At the optimum E inverts G.
+    Hyper-parameters: as of the GAN in gan.
     Metrics: those of the GAN, of pairs; coder_loss in the place of generator_loss; mse, psnr and
     ssim of reconstructions.  Raises BadInput for what does not fit.
     """

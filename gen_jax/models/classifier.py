@@ -67,17 +67,19 @@ def make(example: Batch, *, axis: str | None = None, source: tuple[Model, State]
         return net.apply(state.params['classifier']['encoder'],
                          state.buffers['classifier']['encoder'], x)
 
+    def classify(state, x):
+        return top.apply(state.params['classifier']['head'], state.buffers['classifier']['head'],
+                         flat(encode(state, x)))
+
     def evaluate(state, batch, key):
-        logits = top.apply(state.params['classifier']['head'], state.buffers['classifier']['head'],
-                           flat(encode(state, batch.x)))
-        return terms(logits, batch.label)
+        return terms(classify(state, batch.x), batch.label)
 
     optimiser = optax.adamw(rate, weight_decay=weight_decay)
     if encoder == 'frozen':
         optimiser = optax.multi_transform(dict(head=optimiser, encoder=optax.set_to_zero()),
                                           dict(head='head', encoder='encoder'))
     return game({'classifier': Player(init, objective, optimiser)}, axis=axis, evaluate=evaluate,
-                encode=encode)
+                encode=encode, classify=classify)
 
 
 def trained(model: Model, state: State, fresh: bool) -> nets.Net:
