@@ -312,12 +312,13 @@ class Critic(NamedTuple):
 def critic(player: str, shape: Sequence[int], *, loss: str = 'nonsaturating', smooth: float = 0.,
            penalty: str = 'none', weight: float = 10., cut: float = .01, kind: str = 'mlp',
            width: Sequence[int] = (256,), norm: str = 'none', condition: str = 'none',
-           labels: int = 0, augment: str = '', noise: float = 0., noise_steps: int = 0,
-           pack: int = 1, batch: int = 0, net: nets.Net | None = None) -> Critic:
+           labels: int = 0, act: str = 'leaky', augment: str = '', noise: float = 0.,
+           noise_steps: int = 0, pack: int = 1, batch: int = 0,
+           net: nets.Net | None = None) -> Critic:
     """The critic of examples (n, *shape).
 
-    loss, smooth: see `adversary`; penalty, cut: see `charge`, times weight; kind, width, norm: of
-    its net, see nets.encoder, or `net` itself.
+    loss, smooth: see `adversary`; penalty, cut: see `charge`, times weight; kind, width, norm, act:
+    of its net, see nets.encoder, or `net` itself.
     condition: how it is told labels: concat, as indicators behind the last axis (Mirza & Osindero
     2014); projection (Miyato & Koyama 2018); auxiliary: it has to name them (Odena et al. 2017).
     augment: names of `augmentation`, with commas; noise: standard deviation of the normal noise on
@@ -338,7 +339,7 @@ def critic(player: str, shape: Sequence[int], *, loss: str = 'nonsaturating', sm
         seen = *shape[:-1], shape[-1] * pack + (labels if condition == 'concat' else 0)
         out = 1 + labels if condition in ('projection', 'auxiliary') else 1
         net = nets.encoder(seen, out, kind=kind, width=width, norm=norm, down='stride',
-                           act=nets.leaky)
+                           act=act)
         net = nets.conditioned(net, labels) if condition == 'concat' else net
 
     def view(x, key, step):

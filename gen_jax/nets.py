@@ -18,7 +18,20 @@ from gen_jax.types import Array, BadInput, Batch, State, Tree
 
 KINDS = 'mlp', 'conv', 'residual', 'recurrent', 'linear'
 NORMS = 'none', 'batch', 'group', 'layer', 'instance', 'spectral'
-ACTS = dict(relu=nn.relu, tanh=nn.tanh, gated=nn.glu)  # gated: half of the outputs gates the rest
+
+
+def leaky(x: Array) -> Array:
+    return nn.leaky_relu(x, .2)
+
+
+def maxout(x: Array) -> Array:
+    """The largest of every five outputs (Goodfellow et al. 2013)."""
+    return x.reshape(*x.shape[:-1], -1, 5).max(-1)
+
+
+ACTS = dict(relu=nn.relu, tanh=nn.tanh, leaky=leaky, maxout=maxout,
+            gated=nn.glu)  # half of the outputs gates the rest
+OUTPUTS = {nn.glu: 2, maxout: 5}  # of a layer for each of its activations
 
 
 class Net(NamedTuple):
@@ -239,7 +252,7 @@ class Crop(nn.Module):
 
 
 def dense(width, act=None):
-    return lambda: nn.Dense(2 * width if act is nn.glu else width, use_bias=False)
+    return lambda: nn.Dense(OUTPUTS.get(act, 1) * width, use_bias=False)
 
 
 def convolve(op, size, width):
@@ -274,10 +287,6 @@ def identity(x):
     return x
 
 
-def leaky(x):
-    return nn.leaky_relu(x, .2)
-
-
 def encoder(shape: Sequence[int], out: int | None, *, kind: str = 'mlp', width: Sequence[int],
             norm: str = 'none', down: str = 'pool', act: Callable | str = 'relu') -> Net:
     """x (n, *shape) -> codes (n, out), or the last features themselves where out is None.
@@ -287,7 +296,7 @@ def encoder(shape: Sequence[int], out: int | None, *, kind: str = 'mlp', width: 
     (down='stride', as in DCGAN).  residual: per width a residual block and pooling; with
     down='stride' SNGAN's blocks, and the sum over places at the end.  recurrent: gated recurrent
     units, a layer per width.
-    act: a function, or one of ACTS, of which `gated` is for mlp alone.
+    act: a function, or one of ACTS, of which `gated` and `maxout` are for mlp alone.
     Raises BadInput for an unknown kind or norm, an empty code, or a kind that the shape is not for.
     """
     _check(shape, out, kind, norm, width)
@@ -617,8 +626,8 @@ def _act(act, kind):
         return act
     if act not in ACTS:
         raise BadInput(f'unknown act {act!r}; choose one of {", ".join(ACTS)}')
-    if act == 'gated' and kind != 'mlp':
-        raise BadInput(f"act 'gated' is for kind 'mlp', not {kind!r}; use act='relu'")
+    if ACTS[act] in OUTPUTS and kind != 'mlp':
+        raise BadInput(f"act {act!r} is for kind 'mlp', not {kind!r}; use act='relu'")
     return ACTS[act]
 
 

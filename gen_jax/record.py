@@ -61,6 +61,19 @@ class Record:
         self.events.close()
 
 
+def alarms(named: dict[str, float]) -> list[str]:
+    """What is wrong with a training, in words, by metrics of train/ and test/."""
+    def of(name):
+        return named.get(name, float('nan'))
+
+    wrong = {
+        'the critic wins outright': min(of('train/accuracy_real'), of('train/accuracy_fake')) > .99,
+        'what is generated is nearly all alike':
+            of('test/spread_fake') < .1 * of('test/spread_real'),
+        'no unit of the code is in use': of('train/active_units') == 0}
+    return [words for words, is_so in wrong.items() if is_so]
+
+
 class Progress:
     """One line that says where training stands: on a terminal rewritten in place after each epoch,
     elsewhere a plain line after each evaluation."""
@@ -76,6 +89,7 @@ class Progress:
                           if name.count('/') == 1)
         line = f'epoch {epoch}/{self.epochs}  {shown}  {rate:,.0f} examples/s  ' \
                f'{left // 60}:{left % 60:02d} left'
+        line += ''.join(f'  ! {words}' for words in alarms(named))
         if self.live:
             end = '\n' if epoch == self.epochs else ''
             print(f'\r\x1b[K{line}', end=end, file=self.out, flush=True)

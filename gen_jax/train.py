@@ -232,7 +232,7 @@ def classifier(config: ConfigDict) -> metrics.Features:
     ours = defaults('classifier', name, encoder='scratch', latent=128, rate=1e-3)
     ours.data.update({k: v for k, v in config.data.items() if k not in ('name', 'limit')})
     images = data.holding(data.load(**ours.data).train.x) == data.IMAGES
-    ours.model.update(dict(kind='conv', width=(32, 64), norm='batch') if images else
+    ours.model.update(dict(kind='conv', width=(32, 64)) if images else
                       dict(kind='mlp', width=(256,)))
     ours.epochs, ours.eval.every = (60 if name == 'digits' else 8), 10 ** 9
     known = json.dumps(leaves(json.loads(ours.to_json()), but=('data.dir',)), sort_keys=True)

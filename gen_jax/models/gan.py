@@ -16,7 +16,8 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
          weight: float = 10., cut: float = .01, condition: str = 'none', told: str = 'concat',
          augment: str = '', noise: float = 0., noise_steps: int = 0, pack: int = 1,
          kind: str = 'conv', width: Sequence[int] = (64, 128), norm: str = 'batch',
-         critic_norm: str | None = None, rate: float = 2e-4, critic_rate: float | None = None,
+         critic_norm: str | None = None, critic_width: Sequence[int] = (),
+         critic_act: str = 'leaky', rate: float = 2e-4, critic_rate: float | None = None,
          b1: float = .5, b2: float = .999, average: float = .999, every: int = 1,
          order: str = 'alternating') -> Model:
     """Critic, then generator, which sees the critic just moved; losses of logits.
@@ -24,7 +25,8 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
     loss, smooth, penalty, weight, cut, condition, augment, noise, noise_steps, pack: of the critic,
     see adversarial.critic; told: how the generator is told labels, see adversarial.generator.
     kind, width, norm: of the nets, width from the image inwards for the critic, the other way round
-    for the generator; critic_norm: the critic's where it differs.  rate, b1, b2: of Adam;
+    for the generator; critic_norm, critic_width: the critic's where they differ, critic_act: of its
+    units.  rate, b1, b2: of Adam;
     critic_rate where the critic's differs (two time scales, Heusel et al. 2017).  average: decay of
     the moving average of the generator that samples are drawn from, 0 for none.  every: the
     generator moves every so many steps, each of which brings the critic fresh data.  order: see
@@ -39,8 +41,9 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
     labels = adversarial.labels(example) if condition != 'none' else 0
     critic = adversarial.critic(
         'critic', example.x.shape[1:], loss=loss, smooth=smooth, penalty=penalty, weight=weight,
-        cut=cut, kind=kind, width=width, norm=norms, condition=condition, labels=labels,
-        augment=augment, noise=noise, noise_steps=noise_steps, pack=pack, batch=batch)
+        cut=cut, kind=kind, width=critic_width or width, norm=norms, act=critic_act,
+        condition=condition, labels=labels, augment=augment, noise=noise, noise_steps=noise_steps,
+        pack=pack, batch=batch)
     generator = adversarial.generator('generator', example.x, latent, kind=kind, width=width,
                                       norm=norm, told=told, labels=labels)
 

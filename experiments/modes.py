@@ -1,0 +1,131 @@
+"""How many modes of a mixture a GAN finds, by its loss, its penalty, packing and order of play.
+
+    python experiments/modes.py [--rows=gan,packed] [--epochs=N] [--seeds=10] [--nets=pacgan]
+
+`ring` has 8 Gaussians, `grid` 25.  A row is trained from all seeds at once, as one program, and
+judged by 2,500 samples of each: the modes that are nearest to one of high quality (within three
+standard deviations), the share of high quality, and the KL of the modes' shares from equal ones.
+
+published: modes by Lin et al. 2018 (PacGAN), whose nets --nets=pacgan has: generator 4 x 400 with
+batch normalisation, critic 3 x 200 maxout of 5, Adam 1e-4 with b1 .8, 100 packs a batch, 400 epochs
+of 100,000 points, simultaneous moves; only their initialisation is not theirs.  Without it the
+nets are 3 x 128 and the epochs 30, so that a row takes a minute or two of a CPU core, and the
+numbers are to be compared with each other rather than with those published.  --dataset picks one
+of the two.
+"""
+from study import Study, start
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax import loop, metrics, record, train
+from gen_jax.metrics import samples
+from gen_jax.types import BadInput
+
+SMALL = {'kind': 'mlp', 'width': (128, 128, 128), 'norm': 'none', 'latent': 2, 'average': .999,
+         'rate': 1e-3, 'b1': .5}
+PACGAN = {'kind': 'mlp', 'width': (400,) * 4, 'norm': 'batch', 'latent': 2, 'average': 0.,
+          'critic_norm': 'none', 'critic_width': (200,) * 3, 'critic_act': 'maxout', 'rate': 1e-4,
+          'b1': .8, 'order': 'simultaneous'}
+PLAIN = {'loss': 'nonsaturating', 'penalty': 'none'}
+CENTRED = {'penalty': 'r1r2', 'weight': .2, 'b1': 0., 'b2': .9}
+# name: what differs, and the modes published of ring and grid
+ROWS = dict(
+    gan=(PLAIN, 6.3, 17.3), simultaneous=(PLAIN | {'order': 'simultaneous'}, '', ''),
+    packed=(PLAIN | {'pack': 2}, 7.9, 23.8),
+    wasserstein=({'loss': 'wasserstein', 'penalty': 'gradient', 'weight': 1., 'every': 5, 'b1': 0.,
+                  'b2': .9}, '', ''),
+    gan_r1r2=(PLAIN | CENTRED, '', ''),
+    relativistic=({'loss': 'relativistic', 'penalty': 'none'}, '', ''),
+    relativistic_r1r2=({'loss': 'relativistic'} | CENTRED, '', ''))
+
+
+def measured(study: Study, name: str, dataset: str) -> dict:
+    """The row of a set: means over seeds, and the samples of the first."""
+    changed, *published = ROWS[name]
+    pacgan, quick = study.flags.nets == 'pacgan', study.flags.quick
+    hyper = (PACGAN if pacgan else SMALL) | changed
+    config = study.config('gan', dataset, **{f'model.{k}': v for k, v in hyper.items()})
+    config.batch = (100 if pacgan else 256) * (config.model.pack if pacgan else 1)
+    config.epochs = study.flags.epochs or (400 if pacgan else 30)
+    if quick:
+        config.epochs = 1
+    seeds = 2 if quick else study.flags.seeds
+    run = train.prepare(config)
+
+    def measure():
+        x, failed = sampled(run, seeds)
+        found = [samples.modes(part, *run.data.mixture) if np.isfinite(part).all() else
+                 dict(modes=0, high_quality=0., kl=np.log(len(run.data.mixture.centres)))
+                 for part in x]
+        return dict({k: [float(f[k]) for f in found] for k in found[0]}, failed=failed,
+                    x=x[0].tolist())
+
+    found = study.point(f'{name}-{dataset}-{seeds}-{config.epochs}', measure)
+    return dict(row=name, set=dataset, published=published[dataset == 'grid'] if pacgan else '',
+                modes=np.mean(found['modes']), sd=np.std(found['modes']),
+                all_found=f'{sum(m == len(run.data.mixture.centres) for m in found["modes"])} of '
+                f'{seeds}', high_quality=np.mean(found['high_quality']), kl=np.mean(found['kl']),
+                epochs=config.epochs, seconds=found['seconds'], x=found['x'])
+
+
+def sampled(run: train.Run, seeds: int) -> tuple[np.ndarray, int]:
+    """Samples (seeds, 2500, 2) of models trained side by side, and how many became not finite."""
+    keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
+    example = train.seen(run.data, run.key)
+    size, batch = len(run.data.train.x), run.config.batch
+    chunk = loop.training(run.model, run.data.prepare, size, batch, size // batch)
+    beside = jax.vmap(chunk, (0, None, 0))
+    if jax.default_backend() == 'cpu':  # where a product of many small matrices is slow
+        beside = lambda states, data, keys: lax.map(lambda own: chunk(own[0], data, own[1]),
+                                                    (states, keys))
+    epoch = jax.jit(beside, donate_argnums=0)
+    states = jax.jit(jax.vmap(run.model.init, (0, None)))(keys, example)
+    wrong = np.zeros(seeds, bool)
+    for _ in range(run.config.epochs):
+        states, _, bad = epoch(states, run.data.train, keys)
+        wrong |= np.asarray(bad) >= 0
+    draw = jax.vmap(lambda state, key: run.model.decode(
+        state, run.model.prior(state, jax.random.fold_in(key, 1), metrics.POINTS)))
+    return np.asarray(jax.jit(draw)(states, keys)), int(wrong.sum())
+
+
+def draw(study: Study, table: list[dict]) -> None:
+    """The samples of each row's first seed."""
+    sets = list(dict.fromkeys(row['set'] for row in table))
+    names = list(dict.fromkeys(row['row'] for row in table))
+    fig = record.figure(2.2 * len(names), 2.4 * len(sets))
+    panels = fig.subplots(len(sets), len(names), squeeze=False)
+    for row in table:
+        axes = panels[sets.index(row['set']), names.index(row['row'])]
+        axes.scatter(*np.transpose(row.pop('x')), s=1, alpha=.4)
+        side = 1.5 if row['set'] == 'ring' else 5.5
+        axes.set(xlim=(-side, side), ylim=(-side, side), xticks=[], yticks=[], aspect='equal')
+        axes.set_title(f'{row["row"]}\n{row["modes"]:.1f} modes, {row["high_quality"]:.0%} good',
+                       fontsize=8)
+    fig.savefig(study.figure, dpi=150)
+
+
+def main(study: Study) -> None:
+    names = study.flags.rows.split(',') if study.flags.rows else list(ROWS)
+    if unknown := [n for n in names if n not in ROWS]:
+        raise BadInput(f'unknown row {unknown[0]!r}; there are {", ".join(ROWS)}')
+    if study.flags.dataset not in ('ring', 'grid', 'both'):
+        raise BadInput(f'unknown data set {study.flags.dataset!r}; choose ring, grid or both')
+    if study.flags.nets not in ('small', 'pacgan'):
+        raise BadInput(f'unknown nets {study.flags.nets!r}; choose small or pacgan')
+    if study.flags.seeds < 1:
+        raise BadInput(f'seeds must be at least 1, not {study.flags.seeds}')
+    sets = ('ring', 'grid') if study.flags.dataset == 'both' else (study.flags.dataset,)
+    table = [measured(study, name, dataset) for dataset in sets for name in names]
+    draw(study, table)
+    study.table(table, 'modes found: ' + ', '.join(
+        f'{r["row"]} {r["modes"]:.1f} of {8 if r["set"] == "ring" else 25}' for r in table))
+
+
+if __name__ == '__main__':
+    start(main, __doc__, 'modes', dataset='both', rows=('', 'which, with commas; all where empty'),
+          epochs=(0, 'of 100,000 points; 0 for all'), seeds=(10, 'how many'),
+          nets=('small', 'or pacgan'))

@@ -1,0 +1,973 @@
+"""The parts of GANs against formulas in NumPy and SciPy, critics known in closed form, and games
+whose moves are known."""
+import functools
+import importlib
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import integrate, stats
+
+from gen_jax import adversarial, game, nets
+from gen_jax.adversarial import adversary, augmentation, charge, packed
+from gen_jax.types import BadInput, Batch, Player, State
+
+KEY = jax.random.key(0)
+FAMILY = 'gan', 'infogan', 'vaegan', 'aae', 'bigan'
+# nearly all the time here is XLA's, compiling programs that run once
+quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+
+
+def random(shape, seed=0, scale=1.):
+    return jnp.float32(np.random.default_rng(seed).normal(scale=scale, size=shape))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-np.asarray(x, float)))
+
+
+def leaky(x):
+    return np.where(x > 0, x, .2 * x)
+
+
+def uniform(drawn, low, high):
+    """Whether these numbers are drawn from U(low, high)."""
+    return stats.kstest(np.ravel(drawn), 'uniform', (low, high - low)).pvalue > 1e-3
+
+
+def plain(f):
+    """A net without parameters."""
+    return nets.Net(lambda key, x: ({}, {}), lambda p, b, x: f(x), lambda p, b, x: (f(x), {}))
+
+
+def judge(f, shape=(2,), **options):
+    """A critic whose net is the function f, and a state to play it in."""
+    state = State(jnp.int32(0), dict(critic={}), {}, {}, dict(critic={}))
+    return adversarial.critic('critic', shape, net=plain(f), **options), state
+
+
+# Losses
+
+log = np.log
+PAPERS = dict(
+    minimax=(lambda r, f: -log(sigmoid(r)) - log(1 - sigmoid(f)), lambda r, f: log(1 - sigmoid(f))),
+    nonsaturating=(lambda r, f: -log(sigmoid(r)) - log(1 - sigmoid(f)),
+                   lambda r, f: -log(sigmoid(f))),
+    least_squares=(lambda r, f: .5 * (r - 1) ** 2 + .5 * f ** 2, lambda r, f: .5 * (f - 1) ** 2),
+    hinge=(lambda r, f: -np.minimum(0, r - 1) - np.minimum(0, -f - 1), lambda r, f: -f),
+    wasserstein=(lambda r, f: f - r, lambda r, f: -f),
+    relativistic=(lambda r, f: -log(sigmoid(r - f)), lambda r, f: -log(sigmoid(f - r))),
+    relativistic_average=(
+        lambda r, f: -log(sigmoid(r - f.mean())) - log(1 - sigmoid(f - r.mean())),
+        lambda r, f: -log(sigmoid(f - r.mean())) - log(1 - sigmoid(r - f.mean()))))
+LOGITS = random(50, 1, 2.), random(50, 2, 2.) - 1
+
+
+def slopes(loss, real, fake):
+    """Of the mean losses of critic and generator in all logits."""
+    return [jax.grad(lambda a, b, side=side: side(a, b).mean(), (0, 1))(real, fake)
+            for side in (loss.critic, loss.generator)]
+
+
+def test_the_papers_and_the_losses_are_the_same_ones():
+    assert PAPERS.keys() == adversarial.LOSSES.keys()
+
+
+@pytest.mark.parametrize('name', PAPERS)
+def test_losses_are_those_of_the_papers(name):
+    for found, truth in zip(adversary(name), PAPERS[name]):
+        y = np.broadcast_to(found(*LOGITS), 50)
+        np.testing.assert_allclose(y, truth(*(np.asarray(a, float) for a in LOGITS)), rtol=2e-5,
+                                   atol=1e-6)
+
+
+@pytest.mark.parametrize('name', PAPERS)
+def test_only_differences_of_logits_matter_to_some(name):
+    loss, shifted = adversary(name), [a + 3 for a in LOGITS]
+    same = [np.allclose(a, b, atol=1e-6) for a, b in zip(
+        jax.tree.leaves(slopes(loss, *LOGITS)), jax.tree.leaves(slopes(loss, *shifted)))]
+    relative = name in ('wasserstein', 'relativistic', 'relativistic_average')
+    assert all(same) == relative
+    assert np.allclose(loss.critic(*LOGITS), loss.critic(*shifted), atol=1e-5) == relative
+    moved = np.mean(loss.middle(*shifted) - loss.middle(*LOGITS))
+    assert moved == pytest.approx(3 if relative else 0, abs=1e-5)
+
+
+@pytest.mark.parametrize('name', PAPERS)
+def test_who_is_told_apart_is_on_either_side_of_the_middle(name):
+    """The middle is halfway between the logits at which the critic is content."""
+    content = dict(least_squares=(1., 0.), wasserstein=(7., 3.), relativistic=(7., 3.),
+                   relativistic_average=(7., 3.)).get(name, (1., -1.))
+    assert np.mean(adversary(name).middle(*map(jnp.atleast_1d, content))) == np.mean(content)
+
+
+@pytest.mark.parametrize('name', ['minimax', 'wasserstein'])
+def test_zero_sum_games_are_zero_sum(name):
+    critic, generator = slopes(adversary(name), *LOGITS)
+    np.testing.assert_allclose(critic[1], -generator[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', PAPERS)
+def test_the_generator_gains_where_its_examples_are_believed(name):
+    critic, generator = slopes(adversary(name), random(50, 1, .4), random(50, 2, .4))
+    assert (generator[1] < 0).all() and (critic[1] > 0).all() and (critic[0] < 0).all()
+
+
+def test_where_the_critic_wins_only_minimax_falls_silent():
+    fake = jnp.array([-8., 0.])
+    slope = {name: slopes(adversary(name), fake, fake)[1][1] * 2 for name in PAPERS}
+    np.testing.assert_allclose(slope['minimax'], -sigmoid(fake), rtol=1e-5)
+    np.testing.assert_allclose(slope['nonsaturating'], sigmoid(fake) - 1, rtol=1e-5)
+
+
+P, Q = stats.norm(-.7, 1), stats.norm(1, .6)
+
+
+def expected(critic_of):
+    """E_p a(x) + E_q b(x) of (a, b) = critic_of(x), by quadrature."""
+    def at(x):
+        a, b = critic_of(x)
+        return P.pdf(x) * a + Q.pdf(x) * b
+    return integrate.quad(at, -9, 9, limit=200)[0]
+
+
+def sides(name, logit):
+    """The critic's loss at a logit: of a real example, and of a generated one."""
+    critic = adversary(name).critic
+    zero = jnp.zeros(())
+    none = critic(zero, zero) / 2  # each side's share of it at 0, for losses alike on both sides
+    return float(critic(jnp.float32(logit), zero) - none), float(critic(zero, jnp.float32(logit))
+                                                                 - none)
+
+
+def test_cross_entropy_of_the_best_critic_is_the_jensen_shannon_divergence():
+    """2 log 2 - 2 JSD, and any other critic loses more; JSD from entropies."""
+    x = np.linspace(-9, 9, 20001)
+    p, q = P.pdf(x), Q.pdf(x)
+    logit, dx = P.logpdf(x) - Q.logpdf(x), x[1] - x[0]
+    m = (p + q) / 2
+    jsd = -(m * np.log(m)).sum() * dx - (P.entropy() + Q.entropy()) / 2
+
+    def loss(shift=0., scale=1.):
+        real = jnp.float32(scale * logit + shift)
+        zero = jnp.zeros(len(x))
+        critic = adversary('minimax').critic
+        at_zero = np.log(2)
+        return float(((np.asarray(critic(real, zero)) - at_zero) * p
+                      + (np.asarray(critic(zero, real)) - at_zero) * q).sum() * dx)
+
+    assert loss() == pytest.approx(2 * np.log(2) - 2 * jsd, abs=1e-4)
+    assert min(loss(.3), loss(-.3), loss(0, .7), loss(0, 1.3)) > loss() + 1e-3
+
+
+@pytest.mark.parametrize('share', [.2, .5, .9])
+@pytest.mark.parametrize('smooth', [0., .1, .3])
+@pytest.mark.parametrize('name', ['minimax', 'nonsaturating', 'least_squares'])
+def test_the_best_critic_says_the_share_of_the_data_times_its_target(name, smooth, share):
+    """D = (1 - smooth) p / (p + q), Salimans et al. 2016: there the slope is 0."""
+    best = (1 - smooth) * share
+    logit = jnp.float32(best if name == 'least_squares' else np.log(best / (1 - best)))
+    real, fake = jax.grad(adversary(name, smooth).critic, (0, 1))(logit, logit)
+    assert share * real + (1 - share) * fake == pytest.approx(0, abs=1e-6)
+
+
+def test_smoothing_is_cross_entropy_with_another_target_for_the_critic_alone():
+    real, fake = (np.asarray(a, float) for a in LOGITS)
+    for name in 'minimax', 'nonsaturating':
+        loss = adversary(name, .1)
+        truth = -.9 * log(sigmoid(real)) - .1 * log(sigmoid(-real)) - log(sigmoid(-fake))
+        np.testing.assert_allclose(loss.critic(*LOGITS), truth, rtol=1e-5)
+        np.testing.assert_allclose(loss.generator(*LOGITS), PAPERS[name][1](real, fake), rtol=1e-5)
+    np.testing.assert_allclose(adversary('least_squares', .1).critic(*LOGITS),
+                               .5 * (real - .9) ** 2 + .5 * fake ** 2, rtol=1e-4, atol=1e-6)
+
+
+# Penalties
+
+CHARGED = 'gradient', 'onesided', 'dragan', 'r1', 'r2', 'r1r2'
+
+
+def due(name, critic, real, fake, key=KEY):
+    """What a critic is charged, (n,)."""
+    return np.asarray(charge(name, 'wasserstein', 'none')(critic, real, fake, key))
+
+
+@pytest.mark.parametrize('norm', [.3, 2.5])
+@pytest.mark.parametrize('shape', [(3,), (4, 5, 2)])
+def test_penalties_of_a_linear_critic(shape, norm):
+    """Its slope is |w| over all axes of an example, wherever it is measured."""
+    w = random(shape, 3)
+    w = norm * w / jnp.sqrt((w ** 2).sum())
+    critic = lambda x: (x * w).reshape(len(x), -1).sum(1)
+    truth = dict(gradient=(norm - 1) ** 2, onesided=max(norm - 1, 0) ** 2, dragan=(norm - 1) ** 2,
+                 r1=norm ** 2 / 2, r2=norm ** 2 / 2, r1r2=norm ** 2, none=0, clip=0)
+    assert truth.keys() == set(adversarial.PENALTIES)
+    for name, value in truth.items():
+        np.testing.assert_allclose(due(name, critic, random((6, *shape)), random((6, *shape), 1)),
+                                   [value] * 6, rtol=1e-4, err_msg=name)
+
+
+def bowl(x):
+    """A critic whose gradient is the example itself."""
+    return (x ** 2).reshape(len(x), -1).sum(1) / 2
+
+
+@pytest.mark.parametrize('shape', [(3,), (2, 3, 2)])
+def test_r1_is_at_the_data_and_r2_at_the_samples(shape):
+    real, fake = random((6, *shape)), random((6, *shape), 1, 2.)
+    r1, r2 = (np.square(a).reshape(6, -1).sum(1) / 2 for a in (real, fake))
+    for name, truth in dict(r1=r1, r2=r2, r1r2=r1 + r2).items():
+        np.testing.assert_allclose(due(name, bowl, real, fake), truth, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize('shape', [(1,), (2, 2, 1)])
+def test_the_gradient_is_penalised_evenly_between_real_and_generated(shape):
+    """From 3 to 5 in every pixel: all pixels of an example lie as far along."""
+    n, size = 2000, np.prod(shape) ** .5
+    for name in 'gradient', 'onesided':
+        found = np.sqrt(due(name, bowl, jnp.full((n, *shape), 3.), jnp.full((n, *shape), 5.))) + 1
+        assert uniform(found, 3 * size, 5 * size)
+
+
+def test_dragan_looks_around_the_data():
+    """Normally, by half its standard deviation, whatever the samples."""
+    real = jnp.where(jnp.arange(2000)[:, None] % 2, 18., 22.)
+    found = np.sqrt(due('dragan', bowl, real, jnp.full_like(real, jnp.nan))) + 1
+    away = found - np.asarray(real)[:, 0]
+    assert stats.kstest(away, stats.norm(0, 1).cdf).pvalue > 1e-3
+
+
+def test_penalties_are_those_of_finite_differences():
+    net = nets.encoder((4,), 1, kind='mlp', width=(7, 6), act='tanh')
+    x = random((5, 4), 4)
+    params, buffers = net.init(KEY, x)
+    params = jax.tree.map(lambda a: 2 * a + .1, params)
+
+    def logit(x):
+        for i in 1, 2, 3:
+            block = params[f'blocks_{i}']
+            x = x @ np.asarray(block['Dense_0']['kernel'], float) + np.asarray(block['bias'], float)
+            x = np.tanh(x) if i < 3 else x
+        return x[:, 0]
+
+    steps = 1e-5 * np.eye(4)
+    truth = np.array([(logit(x + e) - logit(x - e)) / 2e-5 for e in steps]).T
+    square = (truth ** 2).sum(1)
+    critic = lambda x: net.apply(params, buffers, x)[:, 0]
+    for name, value in dict(r1=square / 2, r1r2=square, gradient=(square ** .5 - 1) ** 2,
+                            onesided=np.maximum(square ** .5 - 1, 0) ** 2).items():
+        np.testing.assert_allclose(due(name, critic, x, x), value, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', CHARGED)
+def test_a_critic_learns_by_the_penaltys_own_slope(name):
+    """Through the gradient inside: (|w| - 1)^2 has 2 (|w| - 1) w / |w|, and |w|^2 / 2 has w."""
+    w = jnp.array([3., 4.])
+    found = jax.grad(lambda w: charge(name, 'wasserstein', 'none')(
+        lambda x: x @ w, random((6, 2)), random((6, 2), 1), KEY).mean())(w)
+    truth = dict(r1=1., r2=1., r1r2=2.).get(name, 2 * (5 - 1) / 5)
+    np.testing.assert_allclose(found, truth * w, rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', CHARGED)
+def test_a_flat_critic_has_a_finite_penalty_and_slope(name):
+    value, slope = jax.value_and_grad(lambda w: charge(name, 'wasserstein', 'none')(
+        lambda x: x @ w, random((6, 2)), random((6, 2), 1), KEY).mean())(jnp.zeros(2))
+    assert np.isfinite(value) and np.isfinite(slope).all()
+
+
+@pytest.mark.parametrize('penalty', CHARGED)
+def test_the_critic_pays_weight_times_the_penalty(penalty):
+    """The sides as they are: r1 of the data, r2 of the samples; and none for the generator."""
+    real, fake = Batch(random((6, 2), 1, 3.)), Batch(random((6, 2), 2, 5.))
+    net = lambda x: bowl(x)[:, None]
+    critic, state = judge(net, loss='wasserstein', penalty=penalty, weight=7.)
+    value, metrics, _ = critic.move(state, real, fake, KEY)
+    r1, r2 = (float(np.square(b.x).sum(1).mean() / 2) for b in (real, fake))
+    np.testing.assert_allclose(metrics['critic_loss'], r2 - r1, rtol=1e-5)
+    np.testing.assert_allclose(value, r2 - r1 + 7 * metrics['penalty'], rtol=1e-5)
+    if penalty in ('r1', 'r2', 'r1r2'):
+        np.testing.assert_allclose(metrics['penalty'], dict(r1=r1, r2=r2, r1r2=r1 + r2)[penalty],
+                                   rtol=1e-5)
+    np.testing.assert_allclose(critic.against(state, real, fake, KEY), -r2, rtol=1e-5)
+    free, _ = judge(net, loss='wasserstein')
+    assert 'penalty' not in free.move(state, real, fake, KEY)[1]
+
+
+def test_clipped_parameters_stop_at_the_cut():
+    p, u = dict(a=jnp.array([-.5, .02, .09]), b=jnp.array(.1)), dict(a=jnp.array([0, .03, .05]),
+                                                                    b=jnp.array(-.3))
+    moved = optax.apply_updates(p, adversarial.clipped(.1).update(u, optax.EmptyState(), p)[0])
+    np.testing.assert_allclose(moved['a'], [-.1, .05, .1], rtol=1e-6)
+    assert float(moved['b']) == pytest.approx(-.1)
+
+
+# The family: what their makes have in common
+
+
+def examples(n=16, label=False):
+    """Vectors of five numbers, most of them near 1."""
+    x = jnp.float32(np.random.default_rng(0).uniform(size=(n, 5))) ** .25
+    return Batch(x, jnp.arange(n, dtype=jnp.int32) % 3 if label else None)
+
+
+def make(name, batch=None, **hyper):
+    """A small model of the family on vectors."""
+    sizes = dict(critic=(16,), width=(12,)) if name == 'aae' else dict(width=(16,), average=0.)
+    kind = dict(kind='mlp', norm='none', latent=3)
+    if name == 'infogan':
+        kind |= dict(categories=3, continuous=1)
+    if name == 'bigan':
+        kind |= dict(critic_norm='none')
+    return importlib.import_module(f'gen_jax.models.{name}').make(
+        batch or examples(), **kind | sizes | hyper)
+
+
+def play(model, steps, batch, key=KEY, start=None):
+    """The states (stacked, from the start on) and metrics of so many steps."""
+    def step(state, key):
+        state, metrics = model.step(state, batch, key)
+        return state, (state, metrics)
+
+    start = model.init(key, batch) if start is None else start
+    _, (states, metrics) = lax.scan(step, start, jax.random.split(key, steps))
+    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, states), metrics
+
+
+def largest(tree):
+    return max(float(abs(a).max()) for a in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize('name', FAMILY)
+def test_clip_keeps_the_critic_within_the_cut(name):
+    """And the critic alone."""
+    cut = dict(cut=.03) if name == 'gan' else {}
+    model = make(name, loss='wasserstein', penalty='clip', **cut)
+    states, metrics = quick(lambda: play(model, 5, examples()))()
+    start, end = (jax.tree.map(lambda a, i=i: a[i], states.params) for i in (0, -1))
+    critic, cut = end.pop('critic'), cut.get('cut', .01)
+    assert largest(start['critic']) > 2 * cut and largest(end) > 2 * cut
+    assert largest(critic) == pytest.approx(cut, rel=1e-5)
+    assert 'penalty' not in metrics and np.isfinite(jax.tree.leaves(metrics)).all()
+
+
+@pytest.mark.parametrize('name', FAMILY)
+def test_either_side_learns_while_the_other_stands_still(name):
+    """A rate of 0 for one side: its parameters stay as they were to the bit, those of the other all
+    change, and its loss falls."""
+    lost = 'coder_loss' if name == 'bigan' else 'generator_loss'
+    more = dict(adversary=30.) if name == 'aae' else dict(gamma=.01) if name == 'vaegan' else {}
+
+    @quick
+    def run(rate, critic_rate):
+        return play(make(name, rate=rate, critic_rate=critic_rate, **more), 60, examples())
+
+    for rates, what in (((.01, 0.), lost), ((0., .01), 'critic_loss')):
+        states, metrics = run(*rates)
+        for player, params in states.params.items():
+            moves = (player == 'critic') == (rates[1] > 0)
+            for path, leaf in jax.tree.leaves_with_path(params):
+                idle = (leaf[0] == leaf[-1]).all()
+                assert idle != moves, (player, path)
+        assert metrics[what][-5:].mean() < metrics[what][:5].mean() - .1, (what, metrics[what])
+
+
+def norm(tree):
+    return float(optax.global_norm(tree))
+
+
+@pytest.mark.parametrize('name', ['gan', 'infogan', 'aae', 'bigan'])
+def test_gradients_are_those_of_the_losses_that_evaluation_measures(name):
+    """Norms of the true gradients, each in the player's own parameters, critic standing still."""
+    model, batch = make(name, critic_rate=0., rate=0.), examples()
+    state = model.init(KEY, batch)
+    losing = dict(gan=lambda m: m['generator_loss'], bigan=lambda m: m['coder_loss'],
+                  infogan=lambda m: m['generator_loss'] - m['information'],
+                  aae=lambda m: m['loss'] + m['generator_loss'])[name]
+    side = dict(aae='ae', bigan='coder').get(name, 'generator')
+    sides = {side: losing} | ({} if name == 'aae' else dict(critic=lambda m: m['critic_loss']))
+    if name == 'infogan':
+        sides['recogniser'] = lambda m: -m['information']
+    said = quick(model.step)(state, batch, KEY)[1]
+
+    @quick
+    def gradients():
+        found = {}
+        for player, loss in sides.items():
+            def value(own, player=player, loss=loss):
+                moved = state._replace(params=state.params | {player: own})
+                return loss(model.evaluate(moved, batch, key[player])).mean()
+            found[player] = optax.global_norm(jax.grad(value)(state.params[player]))
+        return found
+
+    key = {player: jax.random.fold_in(KEY, i) for i, player in enumerate(
+        ('ae', 'critic') if name == 'aae' else ('critic', side, 'recogniser'))}
+    for player, truth in gradients().items():
+        assert truth > 1e-3
+        np.testing.assert_allclose(said[f'gradient_{player}'], truth, rtol=1e-4, err_msg=player)
+
+
+def test_a_condition_counts_the_labels():
+    model = make('gan', examples(label=True), condition='concat')
+    z, label = model.prior(None, KEY, 7)
+    assert z.shape == (7, 3) and label.tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
+# Augmentation
+
+
+def images(n=400, h=16, w=17, c=3, seed=0):
+    return jnp.float32(np.random.default_rng(seed).uniform(.2, 1, (n, h, w, c)))
+
+
+def changed(names, x, key=KEY):
+    return np.asarray(augmentation(names, x.shape[1:])(x, key))
+
+
+def test_without_names_nothing_is_changed():
+    x = images(3)
+    assert augmentation([], x.shape[1:])(x, KEY) is x
+    v = random((3, 5))
+    assert augmentation([], (5,))(v, KEY) is v
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_colour_changes_brightness_saturation_and_contrast(channels):
+    x = np.asarray(images(c=channels), float)
+    y = changed(['colour'], jnp.float32(x))
+    mean = lambda a, axes: a.mean(axes, keepdims=True)
+    bright = mean(y, (1, 2, 3)) - mean(x, (1, 2, 3))
+    assert uniform(bright, -.5, .5)
+    grey = [mean(a, 3) - mean(a, (1, 2, 3)) for a in (x, y)]
+    contrast = mean(grey[0] * grey[1], (1, 2, 3)) / mean(grey[0] ** 2, (1, 2, 3))
+    assert uniform(contrast, .5, 1.5)
+    tint = [a - mean(a, 3) for a in (x, y)]
+    saturation = 0.
+    if channels > 1:
+        power = mean(tint[0] ** 2, (1, 2, 3))
+        saturation = mean(tint[0] * tint[1], (1, 2, 3)) / power / contrast
+        assert uniform(saturation, 0, 2)
+        assert abs(np.corrcoef([a.ravel() for a in (bright, contrast, saturation)])
+                   - np.eye(3)).max() < .2
+    whole = mean(x, (1, 2, 3)) + bright + contrast * (grey[0] + saturation * tint[0])
+    np.testing.assert_allclose(y, whole, atol=1e-5)
+
+
+def test_translation_moves_whole_pixels_and_brings_in_zeros():
+    """By up to an eighth: every one of 5 x 5 moves is as likely."""
+    x = images(1000)
+    y, count = changed(['translation'], x), np.zeros((5, 5), int)
+    padded = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    for i in range(5):
+        for j in range(5):
+            count[i, j] = (y == padded[:, i:i + 16, j:j + 17]).all((1, 2, 3)).sum()
+    assert count.sum() == len(x) and stats.chisquare(count.ravel()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize('h, w', [(8, 8), (7, 10)])
+def test_cutout_blanks_a_window_of_half_the_size(h, w):
+    """Cut off by the border, wherever its middle lies, and nothing else."""
+    x = images(2000, h, w)
+    y = changed(['cutout'], x)
+    gone = (y == 0).all(3)
+    np.testing.assert_array_equal(y, np.where(gone[..., None], 0, x))
+    for axis, size in (2, h), (1, w):
+        covered = gone.any(axis)
+        np.testing.assert_array_equal(gone, gone.any(2)[:, :, None] & gone.any(1)[:, None])
+        ends = covered.argmax(1), size - covered[:, ::-1].argmax(1)
+        length, half = ends[1] - ends[0], -(-size // 2)
+        assert (covered.sum(1) == length).all() and length.max() == half
+        inside = (ends[0] > 0) & (ends[1] < size)
+        assert (length[inside] == half).all() and inside.any()
+        assert length.min() == half // 2  # as in DiffAugment the middle can be the very border
+        share = covered.mean(0)  # so that every place is as likely to go
+        assert np.ptp(share) < .1 and share.mean() == pytest.approx(.45, abs=.06)
+
+
+@pytest.mark.parametrize('name', adversarial.AUGMENTS)
+def test_augmentation_is_of_every_example_and_key_its_own_and_differentiable(name):
+    """Given the key it is affine: a difference is the derivative, and slopes reach all that is
+    seen."""
+    x, v = jnp.repeat(images(1), 12, 0), images(12, seed=1)
+    change = lambda x: augmentation([name], x.shape[1:])(x, KEY)
+    y, along = jax.jvp(change, (x,), (v,))
+    np.testing.assert_allclose(along, change(x + v) - y, atol=1e-5)
+    assert len(np.unique(np.asarray(y).reshape(12, -1), axis=0)) > 6
+    assert not np.array_equal(y, changed([name], x, jax.random.key(1)))
+    slope = jax.grad(lambda x: (change(x) * v).sum())(x)
+    assert ((slope != 0).mean((1, 2, 3)) > .5).all() and np.isfinite(slope).all()
+
+
+def test_augmentations_follow_each_other_and_both_sides_see_them():
+    """Real and generated examples alike; with keys of their own."""
+    x, names = images(8), ['colour', 'translation', 'cutout']
+    y = changed(names, x)
+    assert ((y == 0).mean((1, 2, 3)) > .1).all() and not np.isin(y[y != 0], x).any()
+    seen = []
+
+    def spy(x):
+        seen.append(np.asarray(x))
+        return x.sum((1, 2, 3))[:, None]
+
+    critic, state = judge(spy, x.shape[1:], augment='cutout, translation')
+    critic.move(state, Batch(x), Batch(x), KEY)
+    critic.against(state, Batch(x), Batch(x), KEY)
+    assert all((a == 0).mean() > .1 for a in seen)
+    assert len({a.tobytes() for a in seen}) == len(seen) == 4
+    critic.score(state, Batch(x))
+    np.testing.assert_array_equal(seen[-1], x)  # examples as they are
+    seen_slope = jax.grad(lambda f: judge(lambda x: x.sum((1, 2, 3))[:, None], x.shape[1:],
+                                          augment='cutout')[0].against(
+        state, Batch(x), Batch(f), KEY))(x)
+    assert (abs(seen_slope).sum((1, 2, 3)) > 0).all()
+
+
+# Packs and noise
+
+
+@pytest.mark.parametrize('shape', [(3,), (2, 4, 3)])
+@pytest.mark.parametrize('pack', [1, 2, 3])
+def test_a_pack_holds_neighbours_one_behind_the_other(pack, shape):
+    x = random((12, *shape))
+    y = np.asarray(packed(x, pack))
+    for i in range(12 // pack):
+        np.testing.assert_array_equal(y[i], np.concatenate(x[i * pack:(i + 1) * pack], -1))
+
+
+def test_the_order_of_packs_is_that_of_the_batch():
+    """Whole packs that change places do so; within a pack, blocks of channels do."""
+    x = random((12, 2, 3))
+    groups = np.arange(12).reshape(4, 3)
+    perm = np.array([2, 0, 3, 1])
+    np.testing.assert_array_equal(packed(x[groups[perm].ravel()], 3), packed(x, 3)[perm])
+    within = x[groups[:, ::-1].ravel()]
+    blocks = np.asarray(packed(x, 3)).reshape(4, 2, 3, 3)
+    np.testing.assert_array_equal(packed(within, 3), blocks[:, :, ::-1].reshape(4, 2, 9))
+
+
+def test_a_pack_is_judged_at_once():
+    """By the product of its examples' sums, which is not the sum of what each would get."""
+    def net(x):
+        return x.reshape(len(x), 2, -1).sum(2).prod(1)[:, None]
+
+    real, fake = random((8, 3), 1), random((8, 3), 2)
+    critic, state = judge(net, (3,), pack=2, batch=8, loss='wasserstein', penalty='r1', weight=0.)
+    of = lambda x: np.asarray(x, float).sum(1).reshape(4, 2).prod(1)
+    value, metrics, _ = critic.move(state, Batch(real), Batch(fake), KEY)
+    assert value == pytest.approx(of(fake).mean() - of(real).mean(), rel=1e-5)
+    assert critic.against(state, Batch(real), Batch(fake), KEY) == pytest.approx(-of(fake).mean(),
+                                                                                 rel=1e-5)
+    pairs = np.asarray(real, float).sum(1).reshape(4, 2)  # by either sum the slope is the other
+    assert metrics['penalty'] == pytest.approx(1.5 * (pairs ** 2).sum(1).mean(), rel=1e-5)
+    sums = np.asarray(real, float).sum(1)
+    np.testing.assert_allclose(critic.score(state, Batch(real)), sums * np.roll(sums, -1),
+                               rtol=1e-4)
+
+
+def test_instance_noise_falls_to_nothing():
+    x, wide = jnp.zeros((4000, 2)), dict(noise=.5, noise_steps=4)
+    for options, levels in ((wide, [.5, .375, .25, .125, 0, 0]), (dict(noise=.5), [.5] * 6),
+                            ({}, [0] * 6), (dict(noise_steps=4), [0] * 6)):
+        critic, _ = judge(bowl, **options)
+        for step, level in enumerate(levels):
+            seen = critic.view(x, KEY, jnp.int32(step))
+            assert float(seen.std()) == pytest.approx(level, rel=.05)
+            assert level == 0 or stats.kstest(np.ravel(seen) / level, 'norm').pvalue > 1e-3
+            assert level > 0 or (seen == x).all()
+
+
+def test_noise_is_put_on_whatever_the_critic_sees_at_the_states_step():
+    critic, state = judge(lambda x: x.sum(1)[:, None], noise=3., noise_steps=10,
+                          loss='wasserstein')
+    nothing = Batch(jnp.zeros((4, 2)))
+    for step, some in (0, True), (9, True), (10, False):
+        at = state._replace(step=jnp.int32(step))
+        assert (critic.move(at, nothing, nothing, KEY)[0] != 0) == some
+        assert (critic.against(at, nothing, nothing, KEY) != 0) == some
+        assert not critic.score(at, nothing).any()
+
+
+# Conditions
+
+
+def layers(critic, x):
+    """A critic of one hidden layer, (key -> params, state, hidden features, outputs by NumPy)."""
+    params, buffers = critic.init(KEY, x, LABEL)
+    params = jax.tree.map(lambda a: a + .3 * random(a.shape, a.size), params)
+    state = State(jnp.int32(0), dict(critic=params), {}, {}, dict(critic=buffers))
+    of = lambda block: (np.asarray(block['Dense_0']['kernel'], float),
+                        np.asarray(block['bias'], float))
+    return state, of(params['blocks_1']), of(params['blocks_2'])
+
+
+LABEL = jnp.array([0, 3, 1, 2, 1], jnp.int32)
+X = random((5, 6), 9)
+
+
+def test_projection_is_psi_and_the_product_with_the_labels_embedding():
+    """psi(phi(x)) + <e(y), phi(x)> (Miyato & Koyama 2018), the embedding with a bias."""
+    critic = adversarial.critic('critic', (6,), condition='projection', labels=4, width=(7,))
+    state, (w, b), (last, bias) = layers(critic, X)
+    phi = leaky(np.asarray(X, float) @ w + b)
+    assert last.shape == (7, 5)
+    embedding, own = last[:, 1:][:, LABEL], bias[1:][np.asarray(LABEL)]
+    truth = phi @ last[:, 0] + bias[0] + (phi * embedding.T).sum(1) + own
+    np.testing.assert_allclose(critic.score(state, Batch(X, LABEL)), truth, rtol=1e-4, atol=1e-5)
+    said = critic.move(state, Batch(X, LABEL), Batch(X, LABEL), KEY)[1]['critic_loss']
+    np.testing.assert_allclose(said, PAPERS['minimax'][0](truth, truth).mean(), rtol=1e-4)
+
+
+def test_concat_sees_the_labels_indicator():
+    critic = adversarial.critic('critic', (6,), condition='concat', labels=4, width=(7,))
+    state, (w, b), (last, bias) = layers(critic, X)
+    both = np.concatenate([np.asarray(X, float), np.eye(4)[np.asarray(LABEL)]], 1)
+    truth = (leaky(both @ w + b) @ last + bias)[:, 0]
+    np.testing.assert_allclose(critic.score(state, Batch(X, LABEL)), truth, rtol=1e-4, atol=1e-5)
+    said = critic.move(state, Batch(X, LABEL), Batch(X, LABEL), KEY)[1]['critic_loss']
+    np.testing.assert_allclose(said, PAPERS['minimax'][0](truth, truth).mean(), rtol=1e-4)
+
+
+def test_an_auxiliary_critic_names_labels_and_the_generator_helps_it():
+    """Each pays the cross-entropy of SciPy's softmax: the critic of both sides."""
+    critic, state = judge(lambda x: x, (5,), condition='auxiliary', labels=4)
+    real, fake = Batch(random((5, 5), 1), LABEL), Batch(random((5, 5), 2), LABEL)
+
+    def named(batch):
+        y = np.asarray(batch.x[:, 1:], float)
+        p = np.exp(y) / np.exp(y).sum(1, keepdims=True)
+        right = y.argmax(1) == np.asarray(LABEL)
+        return -np.log(p[np.arange(5), LABEL]).mean(), right.mean()
+
+    value, metrics, _ = critic.move(state, real, fake, KEY)
+    logits = real.x[:, 0], fake.x[:, 0]
+    loss = PAPERS['nonsaturating']
+    assert metrics['critic_loss'] == pytest.approx(loss[0](*logits).mean(), rel=1e-5)
+    truth = metrics['critic_loss'] + named(real)[0] + named(fake)[0]
+    assert value == pytest.approx(float(truth), rel=1e-5)
+    assert metrics['label_real'] == pytest.approx(named(real)[1])
+    assert metrics['label_fake'] == pytest.approx(named(fake)[1])
+    value = critic.against(state, real, fake, KEY)
+    assert value == pytest.approx(loss[1](*logits).mean() + named(fake)[0], rel=1e-5)
+
+
+@pytest.mark.parametrize('told', ['concat', 'norm'])
+def test_the_generator_makes_what_its_label_says(told):
+    """In evaluation a label changes its own examples and no others, and one code can be shown under
+    every label; before training all labels are alike to the norms."""
+    norm = 'layer' if told == 'norm' else 'none'
+    model = make('gan', examples(label=True), condition='projection', told=told, norm=norm)
+    state = model.init(KEY, examples(label=True))
+    params = jax.tree.map(lambda a: a + .5 * random(a.shape, a.size), state.params['generator'])
+    fresh, state = state, state._replace(params=state.params | dict(generator=params))
+    z = jnp.repeat(random((1, 3)), 4, 0)
+    shown = np.asarray(model.decode(state, (z, jnp.array([0, 1, 2, 1]))))
+    assert len(np.unique(shown.round(5), axis=0)) == 3 and np.allclose(shown[1], shown[3])
+    if told == 'norm':
+        shown = np.asarray(model.decode(fresh, (z, jnp.array([0, 1, 2, 1]))))
+        assert np.allclose(shown, shown[:1], atol=1e-6)
+
+
+# The order of play
+
+RATE = .3
+
+
+def tug(order, names='xy', every=1):
+    """min over x, max over y of x y, by plain gradient descent."""
+    def player(name, sign):
+        def loss(state, batch, key):
+            return sign * state.params['x'] * state.params['y'], {}, {}
+        start = dict(x=1., y=.5)[name]
+        return Player(lambda key, batch: (jnp.float32(start), {}), loss, optax.sgd(RATE),
+                      every if name == 'y' else 1)
+
+    both = dict(x=player('x', 1), y=player('y', -1))
+    return game.game({name: both[name] for name in names}, order=order, evaluate=None, decode=None)
+
+
+def path(order, steps=40, **options):
+    """x and y from the start on, and metrics."""
+    states, metrics = quick(lambda: play(tug(order, **options), steps, Batch(jnp.zeros((1, 1)))))()
+    return *(np.asarray(states.params[name], float) for name in 'xy'), metrics
+
+
+@pytest.mark.parametrize('names', ['xy', 'yx'])
+def test_simultaneous_moves_spiral_outwards(names):
+    """x + iy is multiplied by 1 + i rate: its square by 1 + rate^2 a step, whoever is first."""
+    x, y, _ = path('simultaneous', names=names)
+    np.testing.assert_allclose(x + 1j * y, (1 + .5j) * (1 + 1j * RATE) ** np.arange(41), rtol=1e-4)
+
+
+@pytest.mark.parametrize('names', ['xy', 'yx'])
+def test_alternating_moves_stay_on_an_ellipse(names):
+    """x^2 + y^2 -+ rate x y is kept, and each move is that of a matrix."""
+    x, y, _ = path('alternating', names=names)
+    sign = -1 if names == 'xy' else 1
+    kept = x ** 2 + y ** 2 + sign * RATE * x * y
+    np.testing.assert_allclose(kept, kept[0], rtol=1e-4)
+    x_move, y_move = np.array([[1, -RATE], [0, 1]]), np.array([[1, 0], [RATE, 1]])
+    step = y_move @ x_move if names == 'xy' else x_move @ y_move
+    for i in range(40):
+        np.testing.assert_allclose(step @ [x[i], y[i]], [x[i + 1], y[i + 1]], atol=1e-5)
+
+
+@pytest.mark.parametrize('order', ['alternating', 'simultaneous'])
+@pytest.mark.parametrize('every', [1, 2, 4])
+def test_gradients_are_reported_as_norms_whose_mean_is_that_of_the_moves(order, every):
+    x, y, said = path(order, every=every)
+    np.testing.assert_allclose(said['gradient_x'], abs(y[:-1]), rtol=1e-4)
+    seen = x[1:] if order == 'alternating' else x[:-1]
+    moves = np.arange(40) % every == 0
+    np.testing.assert_allclose(said['gradient_y'], every * moves * abs(seen), rtol=1e-4)
+    in_turn = said['gradient_y'].reshape(-1, every).mean(1)
+    np.testing.assert_allclose(in_turn, abs(np.diff(y)).reshape(-1, every).sum(1) / RATE, rtol=1e-3,
+                               atol=1e-5)
+
+
+def trio(first, order):
+    """Three players with momenta, averages and buffers; `first` moves first."""
+    def player(name):
+        def loss(state, batch, key):
+            others = sum(jnp.sin((i + 1) * state.params[other]).sum()
+                         for i, other in enumerate('abc') if other != name)
+            return ((state.params[name] * others) ** 2).sum(), {}, dict(seen=others)
+        start = random((2,), ord(name))
+        return Player(lambda key, batch: (start, dict(seen=jnp.zeros(()))), loss,
+                      optax.sgd(.1, momentum=.9), average=.9)
+    names = first + 'abc'.replace(first, '')
+    return game.game({n: player(n) for n in names}, order=order, evaluate=None, decode=None)
+
+
+def test_simultaneously_everyone_moves_as_if_first():
+    """In parameters, momenta, averages and buffers; and sees the others' last step."""
+    batch = Batch(jnp.zeros((1, 1)))
+    state = play(trio('b', 'simultaneous'), 2, batch)[0]
+    last, end = (jax.tree.map(lambda a, i=i: a[i], state) for i in (1, 2))
+    for name in 'abc':
+        alone, _ = trio(name, 'alternating').step(last, batch, KEY)
+        for part in 'params', 'opt', 'average', 'buffers':
+            for a, b in zip(*(jax.tree.leaves(getattr(s, part)[name]) for s in (alone, end))):
+                np.testing.assert_allclose(a, b, rtol=1e-5, err_msg=f'{name} {part}')
+    assert int(end.step) == 2
+
+
+def test_one_player_has_no_gradient_to_compare():
+    model = game.game(dict(x=Player(lambda key, batch: (jnp.ones(2), {}), lambda s, b, k: (
+        s.params['x'].sum(), {}, {}), optax.sgd(.1))), evaluate=None, decode=None)
+    assert not play(model, 1, examples())[1]
+
+
+def test_over_a_mapped_axis_the_norm_is_that_of_the_mean_gradient():
+    def loss(state, batch, key):
+        return (state.params['x'] * batch.x).sum(), {}, {}
+    one = Player(lambda key, batch: (jnp.zeros(2), {}), loss, optax.sgd(.1))
+    model = game.game(dict(x=one, y=one), axis='i', evaluate=None, decode=None)
+    x = jnp.array([[3., 0.], [0., 4.]])
+    start = model.init(KEY, Batch(x[:1]))
+    said = jax.vmap(model.step, (None, 0, None), axis_name='i')(start, Batch(x), KEY)[1]
+    np.testing.assert_allclose(said['gradient_x'], [2.5, 2.5], rtol=1e-6)
+
+
+# Nets
+
+
+def standard(x, axes):
+    x = np.asarray(x, float)
+    return (x - x.mean(axes, keepdims=True)) / x.std(axes, keepdims=True)
+
+
+@pytest.mark.parametrize('channels, groups', [(6, 1), (8, 4), (12, 2), (32, 8), (3, 1)])
+def test_groups_hold_at_least_two_channels(channels, groups):
+    x = 2 * random((3, 4, 5, channels)) + 1
+    parts = x.reshape(3, 4, 5, groups, -1)
+    net = nets.net(nets.Norm('group'))
+    np.testing.assert_allclose(net.train(*net.init(KEY, x), x)[0],
+                               standard(parts, (1, 2, 4)).reshape(x.shape), atol=1e-4)
+
+
+@pytest.mark.parametrize('norm, axes', [('layer', (1, 2, 3)), ('instance', (1, 2)),
+                                        ('batch', (0, 1, 2))])
+def test_norms_make_standard_what_they_are_named_after(norm, axes):
+    x = 3 * random((4, 5, 6, 8)) * jnp.arange(1, 9) + 2
+    net = nets.net(nets.Norm(norm))
+    params, buffers = net.init(KEY, x)
+    y, _ = net.train(params, buffers, x)
+    np.testing.assert_allclose(y, standard(x, axes), atol=1e-4)
+    assert bool(buffers) == (norm == 'batch')
+    gains = jax.tree.map(lambda a: random(a.shape, a.size), params)
+    gain, bias = (next(v for k, v in gains.popitem()[1].items() if k == what)
+                  for gains, what in ((dict(gains), 'scale'), (dict(gains), 'bias')))
+    y, _ = net.train(gains, buffers, x)
+    np.testing.assert_allclose(y, standard(x, axes) * gain + bias, atol=1e-3)
+
+
+def test_layer_norm_of_vectors_is_over_their_features():
+    x = 3 * random((4, 10)) + 2
+    net = nets.net(nets.Norm('layer'))
+    np.testing.assert_allclose(net.apply(*net.init(KEY, x), x), standard(x, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize('norm, shape, axes', [
+    ('batch', (6, 5, 5, 4), (0, 1, 2)), ('layer', (6, 5, 5, 4), (1, 2, 3)),
+    ('instance', (6, 5, 5, 4), (1, 2)), ('batch', (6, 4), 0), ('layer', (6, 4), 1)])
+def test_conditional_norms_have_gain_and_shift_of_the_label(norm, shape, axes):
+    """And no others: at first, those of 1 and 0."""
+    x, label = 3 * random(shape) + 2, jnp.array([0, 2, 2, 1, 0, 2])
+    net = nets.net(nets.Layers([nets.Norm(norm, labels=3)]))
+    params, buffers = net.init(KEY, (x, label))
+    np.testing.assert_allclose(net.train(params, buffers, (x, label))[0], standard(x, axes),
+                               atol=1e-3)
+    own = params['blocks_0']
+    assert own.keys() == {'gain', 'shift'}
+    assert {a.shape for a in jax.tree.leaves(params)} == {(3, 4)}
+    params = jax.tree.map(lambda a: random(a.shape, 5), params)
+    params['blocks_0']['shift']['embedding'] = random((3, 4), 6)
+    gain, shift = (np.asarray(random((3, 4), seed))[np.asarray(label)].reshape(
+        6, *(1,) * (len(shape) - 2), 4) for seed in (5, 6))
+    np.testing.assert_allclose(net.train(params, buffers, (x, label))[0],
+                               standard(x, axes) * gain + shift, atol=1e-3)
+
+
+def convolution(x, kernel):
+    return lax.conv_general_dilated(x, kernel, (1, 1), 'SAME',
+                                    dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+def pooled(x):
+    """Means of 2 x 2 blocks, the last row and column doubled, in NumPy."""
+    x = np.asarray(x, float)
+    h, w = x.shape[1:3]
+    rows, columns = ([(i, min(i + 1, s - 1)) for i in range(0, s, 2)] for s in (h, w))
+    return np.stack([np.stack([x[:, r][:, :, c].mean((1, 2)) for c in map(list, columns)], 1)
+                     for r in map(list, rows)], 1)
+
+
+@pytest.mark.parametrize('h, w', [(4, 6), (5, 6), (7, 3), (1, 1)])
+def test_mean_pool_is_the_mean_of_blocks(h, w):
+    x = random((3, h, w, 2))
+    np.testing.assert_allclose(nets.mean_pool(x), pooled(x), atol=1e-6)
+
+
+@pytest.mark.parametrize('change, raw', [('down', True), ('down', False), ('up', False),
+                                         ('none', False)])
+@pytest.mark.parametrize('size, width', [((5, 8), 4), ((6, 7), 3)])
+def test_resample_is_sngans_block(change, raw, size, width):
+    """Activation and 3x3 convolution twice, and beside it x by a 1x1 convolution, or as it is where
+    nothing changes."""
+    x = random((2, *size, 3))
+    net = nets.net(nets.Resample(width, change, raw=raw))
+    params, buffers = net.init(KEY, x)
+    params = jax.tree.map(lambda a: random(a.shape, a.size, .5), params)
+    larger = (lambda a: a.repeat(2, 1).repeat(2, 2)) if change == 'up' else lambda a: a
+    relu = lambda a: jnp.maximum(a, 0)
+    blocks = [(v['Convolve_0']['kernel'], v['bias']) for _, v in sorted(params.items())]
+    (first, a), (second, b), *beside = blocks
+    y = convolution(larger(x if raw else relu(x)), first) + a
+    y = convolution(relu(y), second) + b
+    assert bool(beside) == (change != 'none' or width != 3)
+    if beside:
+        assert beside[0][0].shape == (1, 1, 3, width)
+        x = convolution(x, beside[0][0]) + beside[0][1]
+    y = larger(x) + y
+    np.testing.assert_allclose(net.apply(params, buffers, x0 := random((2, *size, 3))),
+                               pooled(y) if change == 'down' else y, atol=1e-4)
+    del x0
+
+
+@pytest.mark.parametrize('size', [(8, 8), (9, 13), (17, 33), (28, 28)])
+def test_sngans_nets_take_and_give_images_of_any_size(size):
+    x = jnp.float32(np.random.default_rng(0).uniform(size=(4, *size, 3)))
+    shapes = {}
+    hyper = dict(kind='residual', width=(4, 6, 8))
+    body = nets.encoder(x.shape[1:], None, norm='layer', down='stride', act=nets.leaky, **hyper)
+    whole = nets.encoder(x.shape[1:], 5, norm='spectral', down='stride', act=nets.leaky, **hyper)
+    make = nets.decoder(x, 5, norm='batch', up='transpose', labels=3, **hyper)
+    for name, net, given in (('body', body, x), ('whole', whole, x),
+                             ('make', make, (jnp.zeros((4, 5)), jnp.zeros(4, jnp.int32)))):
+        def both(net=net, given=given):
+            params, buffers = net.init(KEY, given)
+            return net.apply(params, buffers, given), net.train(params, buffers, given)[0]
+        shapes[name] = {y.shape for y in jax.eval_shape(both)}
+    assert shapes == dict(body={(4, 8)}, whole={(4, 5)}, make={x.shape})
+
+
+def test_a_chain_is_the_second_net_of_the_first():
+    """Its parameters by name, and the statistics of both."""
+    x = random((6, 5), 3, 2.)
+    first = nets.encoder((5,), 4, kind='mlp', width=(3,), norm='batch')
+    second = nets.encoder((4,), 2, kind='mlp', width=(3,), norm='batch')
+    both = nets.chain(first, second)
+    params, buffers = both.init(KEY, x)
+    assert params.keys() == buffers.keys() == {'first', 'second'}
+    for how in 'apply', 'train':
+        y = getattr(both, how)(params, buffers, x)
+        a = getattr(first, how)(params['first'], buffers['first'], x)
+        b = getattr(second, how)(params['second'], buffers['second'], a[0] if how == 'train' else a)
+        truth = (b[0], dict(first=a[1], second=b[1])) if how == 'train' else b
+        for found, right in zip(jax.tree.leaves(y), jax.tree.leaves(truth), strict=True):
+            np.testing.assert_array_equal(found, right)
+
+
+# What cannot be
+
+IMAGE = Batch(jnp.float32(np.random.default_rng(0).uniform(size=(4, 8, 8, 1))))
+
+
+@pytest.mark.parametrize('bad, said', [
+    (dict(loss='wgan'), 'minimax, nonsaturating'),
+    (dict(penalty='l2'), 'none, gradient'),
+    (dict(condition='acgan'), 'none, concat'),
+    (dict(told='gain', condition='concat'), 'concat or norm'),
+    (dict(augment='colour,blur'), "'blur'"),
+    (dict(augment='colour'), 'needs images'),
+    (dict(order='at once'), 'alternating or simultaneous'),
+    (dict(penalty='clip'), 'wasserstein'),
+    (dict(penalty='clip', loss='hinge'), 'wasserstein'),
+    (dict(penalty='clip', loss='wasserstein', cut=0.), 'positive'),
+    (dict(critic_norm='huge'), 'unknown norm'),
+    (dict(critic_norm='instance'), 'for images'),
+    (dict(pack=3, batch=16), 'divide the batch of 16'),
+    (dict(pack=0, batch=16), 'pack 0'),
+    (dict(pack=2, batch=16, condition='concat'), 'no one label'),
+    (dict(condition='concat', told='norm'), "norm 'none'"),
+    (dict(condition='concat', told='norm', kind='linear', norm='batch'), 'norm'),
+    (dict(latent=0), 'latent'),
+    *((dict(penalty=name, critic_norm='batch'), name) for name in CHARGED),
+    *((dict(smooth=.1, loss=name), 'targets') for name in PAPERS
+      if name not in ('minimax', 'nonsaturating', 'least_squares'))])
+def test_what_cannot_be_is_refused(bad, said):
+    with pytest.raises(BadInput) as error:
+        make('gan', examples(label=True), **bad)
+    assert said in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('condition', ['concat', 'projection', 'auxiliary'])
+def test_conditions_need_two_labels(condition):
+    for batch in examples(), examples()._replace(label=jnp.zeros(16, jnp.int32)):
+        with pytest.raises(BadInput, match='at least two labels'):
+            make('gan', batch, condition=condition)
+
+
+@pytest.mark.parametrize('name', FAMILY)
+def test_the_family_refuses_alike(name):
+    for bad in dict(loss='wgan'), dict(penalty='l2'), dict(penalty='clip'), dict(latent=-1):
+        with pytest.raises(BadInput, match=next(iter(bad))):
+            make(name, **bad)
+    if name != 'aae':
+        with pytest.raises(BadInput, match='batch'):
+            make(name, penalty='gradient', critic_norm='batch')
+
+
+@pytest.mark.parametrize('dataset, flags, said', [
+    ('digits', ['penalty=clip'], 'wasserstein'),
+    ('ring', ['augment=colour'], 'needs images'),
+    ('digits', ['pack=3'], 'batch of 128')])
+def test_the_command_line_says_so_in_one_line(run_main, tmp_path, dataset, flags, said):
+    result = run_main(f'--config=configs/gan.py:{dataset}', f'--workdir={tmp_path}/run',
+                      *(f'--config.model.{flag}' for flag in flags))
+    assert result.code == 1 and 'Traceback' not in result.err + result.out
+    assert len(result.err.splitlines()) == 1 and said in result.err
+    assert not (tmp_path / 'run').exists()
