@@ -229,12 +229,12 @@ def classifier(config: ConfigDict) -> metrics.Features:
     view, _, name = config.data.name.rpartition(':')
     if view == 'rows':
         raise BadInput('features classifier are for images and vectors; use eval.features=pixels')
-    ours = defaults('classifier', name, encoder='scratch', latent=128, rate=1e-3)
+    ours = defaults('classifier', name, encoder='scratch', latent=128, average=.999)
     ours.data.update({k: v for k, v in config.data.items() if k not in ('name', 'limit')})
     images = data.holding(data.load(**ours.data).train.x) == data.IMAGES
     ours.model.update(dict(kind='conv', width=(32, 64)) if images else
                       dict(kind='mlp', width=(256,)))
-    ours.epochs, ours.eval.every = (60 if name == 'digits' else 8), 10 ** 9
+    ours.epochs, ours.eval.every = (60 if name == 'digits' else 10), 10 ** 9
     known = json.dumps(leaves(json.loads(ours.to_json()), but=('data.dir',)), sort_keys=True)
     known = hashlib.sha256(known.encode()).hexdigest()[:8]
     folder = stored.cache() / 'classifiers' / f'{name}-{known}'

@@ -10,7 +10,8 @@ import pytest
 
 from conftest import ROOT, Result, snapshot
 
-EXPERIMENTS = ['pca', 'reduce', 'latent', 'transfer', 'likelihood', 'latent_size', 'disentangle']
+EXPERIMENTS = ['pca', 'reduce', 'latent', 'transfer', 'likelihood', 'latent_size', 'disentangle',
+               'modes', 'stacked']
 
 
 @pytest.fixture
@@ -79,8 +80,23 @@ def check_disentangle(rows):
         assert ((numbers(rows, score) >= 0) & (numbers(rows, score) <= 1)).all()
 
 
-CHECKS = dict(pca=check_pca, reduce=check_reduce, likelihood=check_likelihood,
-              latent_size=check_latent_size, disentangle=check_disentangle)
+def check_modes(rows):
+    assert len(rows) == 7
+    assert ((numbers(rows, 'modes') >= 0) & (numbers(rows, 'modes') <= 8)).all()
+    assert numbers(rows, 'modes').max() > 4
+    assert all(row['published'] == '' for row in rows)  # is of other nets
+
+
+def check_stacked(rows):
+    assert len(rows) == 5
+    assert ((numbers(rows, 'modes') >= 1) & (numbers(rows, 'modes') <= 1000)).all()
+    assert (numbers(rows, 'kl') > 0).all() and (numbers(rows, 'kl') < np.log(1000) + .5).all()
+    assert all(row['published'] == '' for row in rows)  # is of another data set
+
+
+CHECKS = dict(modes=check_modes, stacked=check_stacked, pca=check_pca, reduce=check_reduce,
+              likelihood=check_likelihood, latent_size=check_latent_size,
+              disentangle=check_disentangle)
 
 
 @pytest.mark.parametrize('name', EXPERIMENTS)
@@ -132,6 +148,12 @@ def test_reduce_refuses_data_without_three_labels(experiment, tmp_path):
 def test_disentangle_refuses_data_without_factors(experiment, tmp_path):
     result = experiment('disentangle', '--dataset=digits', f'--workdir={tmp_path / "work"}')
     refused(result, 'disentangle', 'factors of digits', 'use sprites')
+
+
+@pytest.mark.parametrize('name, said', [('modes', 'modes of digits are not known'),
+                                        ('stacked', 'digits is not stacked')])
+def test_experiments_of_modes_refuse_other_data(experiment, name, said, tmp_path):
+    refused(experiment(name, '--dataset=digits', f'--workdir={tmp_path / "work"}'), name, said)
 
 
 def test_likelihood_refuses_a_row_that_is_not_there(experiment, tmp_path):

@@ -15,14 +15,15 @@ ENCODERS = 'frozen', 'tuned', 'scratch'
 def make(example: Batch, *, axis: str | None = None, source: tuple[Model, State] | None = None,
          encoder: str = 'frozen', head: Sequence[int] = (), latent: int | None = None,
          kind: str = 'conv', width: Sequence[int] = (30, 15), norm: str = 'none',
-         rate: float = 1e-3, weight_decay: float = 1e-4) -> Model:
+         rate: float = 1e-3, weight_decay: float = 1e-4, average: float = 0.) -> Model:
     """Minimises the cross-entropy -log p(label | encode(x)), nats, by AdamW.
 
     source: a trained model with an encoder, and its state.  encoder: `frozen`, only the head
     learns; `tuned`, the encoder learns on from where it stands; `scratch`, it starts from chance,
     for comparison.  head: widths of the dense layers between code and labels.  latent, kind, width,
     norm: of the encoder where there is no source, which then starts from chance.  A source's batch
-    statistics stay as they are.
+    statistics stay as they are.  average: decay of the moving average of the parameters that is
+    evaluated, 0 for none.
     Metrics: loss, accuracy.  Raises BadInput for an unknown encoder, for data without at least two
     labels, or where a frozen or tuned encoder would have no source.
     """
@@ -64,11 +65,11 @@ def make(example: Batch, *, axis: str | None = None, source: tuple[Model, State]
         return metrics['loss'], metrics, dict(encoder=seen, head=made)
 
     def encode(state, x):
-        return net.apply(state.params['classifier']['encoder'],
+        return net.apply(state.smooth('classifier')['encoder'],
                          state.buffers['classifier']['encoder'], x)
 
     def classify(state, x):
-        return top.apply(state.params['classifier']['head'], state.buffers['classifier']['head'],
+        return top.apply(state.smooth('classifier')['head'], state.buffers['classifier']['head'],
                          flat(encode(state, x)))
 
     def evaluate(state, batch, key):
@@ -78,7 +79,7 @@ def make(example: Batch, *, axis: str | None = None, source: tuple[Model, State]
     if encoder == 'frozen':
         optimiser = optax.multi_transform(dict(head=optimiser, encoder=optax.set_to_zero()),
                                           dict(head='head', encoder='encoder'))
-    return game({'classifier': Player(init, objective, optimiser)}, axis=axis, evaluate=evaluate,
+    return game({'classifier': Player(init, objective, optimiser, average=average)}, axis=axis, evaluate=evaluate,
                 encode=encode, classify=classify)
 
 
