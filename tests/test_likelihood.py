@@ -194,14 +194,23 @@ def test_collection_gives_every_row_in_its_place():
     np.testing.assert_array_equal(found['x'], 3 * np.arange(11))
 
 
+CODES, SAMPLES = {'units', 'probe'}, {'frechet', 'kernel', 'neighbours'}
+
+
 @pytest.mark.parametrize('name, dataset, fits', [
-    ('vae', 'digits', {'nll', 'units', 'information', 'probe'}), ('gan', 'digits', set()),
-    ('ae', 'digits', {'units', 'probe'}), ('ladder', 'digits', {'nll', 'units', 'probe'}),
-    ('vq', 'digits', {'nll'}), ('cvae', 'digits', {'nll', 'units', 'information', 'probe'}),
-    ('mmd', 'sprites', {'nll', 'units', 'information', 'probe', 'mig', 'modularity', 'sap', 'dci',
-                        'beta_vae', 'factor_vae'})])
+    ('vae', 'digits', {'nll', 'information'} | CODES | SAMPLES), ('gan', 'digits', SAMPLES),
+    ('ae', 'digits', CODES), ('ladder', 'digits', {'nll'} | CODES | SAMPLES),
+    ('vq', 'digits', {'nll'} | SAMPLES),
+    ('cvae', 'digits', {'nll', 'information'} | CODES | SAMPLES),
+    ('mmd', 'sprites', {'nll', 'information', 'mig', 'modularity', 'sap', 'dci', 'beta_vae',
+                        'factor_vae'} | CODES | SAMPLES),
+    ('infogan', 'digits', SAMPLES), ('vaegan', 'digits', CODES | SAMPLES),
+    ('aae', 'digits', CODES | SAMPLES), ('bigan', 'breast_cancer', CODES | SAMPLES),
+    ('gan', 'grid', SAMPLES | {'modes'}), ('gan', 'spiral', SAMPLES),
+    ('vaegan', 'ring', CODES | SAMPLES | {'modes'}), ('gan', 'stacked:digits', SAMPLES)])
 def test_what_a_model_can_be_measured_by(name, dataset, fits):
-    config = train.defaults(name, dataset, width=(4,))
+    flat = dict(kind='mlp') if dataset in ('ring', 'grid', 'spiral', 'breast_cancer') else {}
+    config = train.defaults(name, dataset, width=(4,), **flat)
     config.eval.best, config.data.size = '', 8 if dataset == 'sprites' else 0
     run = train.prepare(config)
     subject = train.subject(run, run.state)

@@ -333,7 +333,8 @@ def test_evaluate_measures_by_itself_all_that_fits(run_main, copied, name):
                       '--config.eval.k=20')
     assert (result.code, result.err) == (0, ''), result
     for metric, models in dict(nll=['vae'], mutual_information=['vae'], active_units=['vae', 'ae'],
-                               probe_accuracy=['vae', 'ae'], mig=[]).items():
+                               probe_accuracy=['vae', 'ae'], frechet_pixels=['vae', 'gan'],
+                               mig=[], modes=[]).items():
         assert (f'test/{metric} ' in result.out) == (name in models), metric
 
 
@@ -491,7 +492,8 @@ BAD = dict(
                     '--config.model.loss=cross_entropy'], ['cross_entropy', '[0, 1]', 'mse']),
     unknown_likelihood=([VAE, '--config.model.likelihood=poisson'],
                         ['poisson', 'bernoulli', 'gaussian']),
-    unknown_norm=([VAE, '--config.model.norm=layer'], ['layer', 'none, group, batch, spectral']),
+    unknown_norm=([VAE, '--config.model.norm=weight'],
+                  ['weight', 'none, batch, group, layer, instance, spectral']),
     conv_on_vectors=(['--config=configs/ae.py:breast_cancer'], ['conv', 'mlp']),
     colour_of_grey=(['--config=configs/colorize.py:digits'],
                     ['colour images', '(8, 8, 1)', 'configs/colorize.py:photos']),

@@ -8,6 +8,8 @@ import importlib
 import inspect
 import itertools
 import pkgutil
+import typing
+from typing import Sequence
 
 import jax
 from jax import lax
@@ -22,8 +24,9 @@ from gen_jax.types import BadInput, Batch
 
 NAMES = sorted(m.name for m in pkgutil.iter_modules(models.__path__))
 N, LABELS, CHARACTERS = 6, 3, 96
-NOISY = {'vae', 'cvae', 'iwae', 'gan', 'denoising', 'rae', 'tcvae', 'factor', 'ladder',
-         'mmd'}                             # a key changes their step and evaluation,
+GANS = {'gan', 'infogan', 'vaegan', 'aae', 'bigan'}  # whose `loss` is that of the game
+NOISY = {'vae', 'cvae', 'iwae', 'denoising', 'rae', 'tcvae', 'factor', 'ladder',
+         'mmd'} | GANS                      # a key changes their step and evaluation,
 NOISY_STEP = {'text', 'deepfake'}           # or their step alone
 # nearly all the time here is XLA's, compiling programs that run once
 quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
@@ -52,6 +55,14 @@ def maker(name):
 
 def takes(name, hyper):
     return hyper in inspect.signature(maker(name)).parameters
+
+
+def meant(name, hyper, value):
+    """Whether a value is of the hyper-parameter's kind: `noise` is a name here, a number there."""
+    if not takes(name, hyper):
+        return False
+    kind = inspect.signature(maker(name)).parameters[hyper].annotation
+    return isinstance(value, typing.get_origin(kind) or kind if kind == Sequence[int] else kind)
 
 
 def make(name, batch, **hyper):
@@ -165,6 +176,12 @@ def test_decode_encode_and_prior_fit_together(name, shape, kind):
         made = model.prior(state, keys(1)[0], 2000)  # a ladder's lower code is learned
         for z in jax.tree.leaves(made['z2'] if name == 'ladder' else made):
             assert z.shape[0] == 2000
+            if name == 'infogan':  # ten indicators, two codes on (-1, 1), and the noise
+                assert equal(jnp.sort(z[:, :10]), jnp.eye(10)[jnp.full(2000, 9)])
+                assert abs(z[:, :10].mean(0) - .1).max() < .03
+                for uniform in z[:, 10:12].T:
+                    assert stats.kstest(uniform, 'uniform', (-1, 2)).pvalue > 1e-3
+                z = z[:, 12:]
             if z.dtype == jnp.float32:
                 assert abs(z.mean()) < .1 and abs(z.std() - 1) < .1
 
@@ -191,8 +208,11 @@ def test_one_key_one_result(name):
         assert equal(first, other) == (not noisy)
 
 
+GAME = {'critic_loss', 'generator_loss', 'accuracy_real', 'accuracy_fake'}
 METRICS = dict(ae={'loss'}, vae={'loss', 'elbo', 'recon', 'kl'}, denoising={'loss'},
-               gan={'critic_loss', 'generator_loss', 'accuracy_real', 'accuracy_fake'},
+               gan=GAME, infogan=GAME | {'information', 'category'},
+               vaegan=GAME | {'features', 'kl'}, aae=GAME | {'loss'},
+               bigan=GAME - {'generator_loss'} | {'coder_loss'},
                colorize={'loss'}, contractive={'loss', 'error', 'jacobian'},
                sparse={'error', 'active'}, rae={'loss', 'error', 'size'}, deepfake={'error'},
                classifier={'loss', 'accuracy'}, factor={'loss', 'elbo', 'tc', 'accuracy'},
@@ -209,7 +229,7 @@ def test_metrics_in_training_and_evaluation_have_the_same_names(name):
 
 
 @pytest.mark.parametrize('name', sorted(
-    METRICS.keys() - {'gan', 'colorize', 'factor', 'ladder', 'vq'}))
+    METRICS.keys() - GANS - {'colorize', 'factor', 'ladder', 'vq'}))
 def test_training_and_evaluation_measure_the_same(name):
     """Without batch statistics a step of one player, whose key is fold_in(key, 0), reports the mean
     of what evaluation would have said; colorize's output is cut off in evaluation alone."""
@@ -365,6 +385,7 @@ def test_samples_of_the_vae_are_patterns():
     assert before > .2 and after < .05 and share.min() > .05
 
 
+PLAIN = dict(aae='critic', infogan='recogniser')  # the player whose net has no norm
 NORMED = [*itertools.product(['ae'], nets.KINDS, nets.NORMS),
           *itertools.product(['gan', 'colorize'], ['conv'], nets.NORMS),
           *itertools.product(NAMES, ['mlp'], ['batch', 'spectral'])]
@@ -372,7 +393,8 @@ NORMED = [*itertools.product(['ae'], nets.KINDS, nets.NORMS),
 
 @pytest.mark.parametrize('name, kind, norm', [
     case for case in dict.fromkeys(NORMED) if takes(case[0], 'norm')
-    and case[1:] not in itertools.product(['recurrent'], nets.NORMS[1:])])
+    and case[1:] not in itertools.product(['recurrent'], nets.NORMS[1:])
+    and case[1:] not in itertools.product(['mlp', 'linear'], ['instance'])])  # is for images
 def test_buffers_are_there_where_the_norm_has_statistics(name, kind, norm):
     batch = data((4, 5, 3))
     model = make(name, batch, kind=kind, norm=norm, width=(4, 3))
@@ -386,8 +408,9 @@ def test_buffers_are_there_where_the_norm_has_statistics(name, kind, norm):
     assert healthy(after) and healthy(metrics) and kinds(state) == kinds(after)
     has = norm == 'spectral' or norm == 'batch' and kind != 'linear'  # nothing there to normalise
     for player, buffers in state.buffers.items():
-        assert bool(jax.tree.leaves(buffers)) == has, player
-        assert equal(buffers, after.buffers[player]) != has, player
+        theirs = has and player != PLAIN.get(name)
+        assert bool(jax.tree.leaves(buffers)) == theirs, player
+        assert equal(buffers, after.buffers[player]) != theirs, player
 
 
 def test_gan_norms_of_the_two_nets_differ_where_asked():
@@ -396,19 +419,20 @@ def test_gan_norms_of_the_two_nets_differ_where_asked():
     assert not jax.tree.leaves(state.buffers['generator'])
 
 
-BAD = (dict(latent=0), dict(latent=-1), dict(kind='cnn'), dict(norm='layer'), dict(width=()),
+BAD = (dict(latent=0), dict(latent=-1), dict(kind='cnn'), dict(norm='weight'), dict(width=()),
        dict(width=(4, 0)), dict(width=0), dict(likelihood='laplace'), dict(loss='mae'),
-       dict(critic_norm='layer'), dict(noise='speckle'), dict(sparsity='l2'),
-       dict(target=0.), dict(target=1.5), dict(smooth='wavelet'),
+       dict(error='mae'), dict(critic_norm='weight'), dict(penalty='r3'), dict(noise='speckle'),
+       dict(sparsity='l2'), dict(target=0.), dict(target=1.5), dict(smooth='wavelet'),
        dict(probes=-1), dict(encoder='warm'), dict(level=-.1))
 
 
 @pytest.mark.parametrize('name, bad', [
-    (n, b) for n, b in itertools.product(NAMES, BAD) if all(takes(n, k) for k in b)
-    and ('width' not in b or (n == 'text') == isinstance(b['width'], int))])  # text has one layer
+    (n, b) for n, b in itertools.product(NAMES, BAD) for k, v in b.items() if meant(n, k, v)
+    and (n, b) != ('infogan', dict(latent=0))])  # without noise it has its other codes
 def test_bad_hyper_parameters_are_refused_by_name(name, bad):
     (what, value), = bad.items()
-    with pytest.raises(BadInput, match=what.removeprefix('critic_')) as e:
+    said = 'loss' if what == 'error' else what.removeprefix('critic_')
+    with pytest.raises(BadInput, match=said) as e:
         make(name, data(fitting(name)[0][0], name=name), **bad)
     assert what == 'width' or str(value) in str(e.value)
 
@@ -429,8 +453,9 @@ def test_recurrent_nets_refuse_norms_and_codes_without_a_size():
 
 
 @pytest.mark.parametrize('name, hyper', [('vae', dict(likelihood='bernoulli')),
-                                         *((n, dict(loss='cross_entropy')) for n in NAMES
-                                           if takes(n, 'loss') and n != 'text')])
+                                         *((n, {k: 'cross_entropy'}) for n in NAMES
+                                           for k in ('loss', 'error') if takes(n, k)
+                                           and n != 'text' and (k != 'loss' or n not in GANS))])
 @pytest.mark.parametrize('scale, shift', [(2, -1), (255, 0)])
 def test_cross_entropy_refuses_data_outside_0_1(name, hyper, scale, shift):
     batch = data((8, 8, 1))
@@ -438,14 +463,17 @@ def test_cross_entropy_refuses_data_outside_0_1(name, hyper, scale, shift):
         make(name, batch._replace(x=batch.x * scale + shift), **hyper)
 
 
-@pytest.mark.parametrize('name', ['ae', 'vae', 'gan', 'sparse', 'deepfake'])
+STARTED = 'ae', 'vae', 'sparse', 'deepfake', *sorted(GANS)
+
+
+@pytest.mark.parametrize('name', STARTED)
 @pytest.mark.parametrize('shape, kind, scale, shift', [
     ((3, 4, 2), 'conv', .8, 0.), ((13,), 'mlp', .8, 0.), ((13,), 'mlp', 3., -4.)])
 def test_the_decoder_starts_at_the_best_constant(name, shape, kind, scale, shift):
     """A code of zeros gives the mean of the data, by pixel or by channel, whatever the link."""
     weights = jnp.linspace(.2, 1, shape[-1])
     batch = Batch(data(shape).x * weights * scale + shift, data(shape).label)
-    model = make(name, batch, kind=kind, likelihood='gaussian', width=(4,))
+    model = make(name, batch, kind=kind, likelihood='gaussian', error='mse', width=(4,))
     state = quick(model.init)(jax.random.key(0), batch)
     found = quick(lambda s: model.decode(s, jnp.zeros_like(code(model, s, batch))))(state)
     best = batch.x.mean(0 if kind == 'mlp' else (0, 1, 2))
@@ -459,7 +487,8 @@ def test_batch_norm_in_evaluation_looks_at_one_example_alone(name):
     shape, kind = fitting(name)[-1]
     model, batch, state = built(name, shape, kind, norm='batch')
     state, key = model.step(state, batch, keys(1)[0])[0], keys(1)[0]
-    others = batch._replace(x=batch.x.at[1:].set(data(shape, 5, name).x[1:]))
+    # all but the first and the next, from which a GAN measures its distance
+    others = batch._replace(x=batch.x.at[2:].set(data(shape, 5, name).x[2:]))
     a, b = (model.evaluate(state, x, key) for x in (batch, others))
     close(jax.tree.map(lambda m: m[0], a), jax.tree.map(lambda m: m[0], b), rtol=1e-6)
     assert not equal(a, b)
@@ -524,8 +553,8 @@ def test_spectral_norm_makes_the_largest_singular_value_one(linear, size):
 def test_the_sigmoid_goes_with_data_in_0_1_alone():
     x = 4 * jax.random.normal(jax.random.key(0), (N, 13))
     batch = data((13,))._replace(x=x)
-    for name in 'ae', 'vae', 'gan', 'sparse', 'deepfake':
-        model = make(name, batch, kind='mlp', likelihood='gaussian')
+    for name in STARTED:
+        model = make(name, batch, kind='mlp', likelihood='gaussian', error='mse')
         state = quick(model.init)(jax.random.key(0), batch)
         made = quick(model.decode)(state, 9 * code(model, state, batch))
         assert made.min() < 0 or made.max() > 1, name
@@ -1023,7 +1052,8 @@ def test_classifier_keeps_a_sources_batch_statistics():
     assert not equal(after.params, first.params)
 
 
-@pytest.mark.parametrize('name', [n for n in NAMES if n not in ('gan', 'classifier', 'cvae')])
+@pytest.mark.parametrize('name', [n for n in NAMES
+                                  if n not in ('gan', 'infogan', 'classifier', 'cvae')])
 def test_classifier_takes_every_encoder(name):
     """Shapes alone: nothing is compiled."""
     source, batch, state = built(name, *fitting(name)[-1])

@@ -17,13 +17,18 @@ EIGHT = dict(XLA_FLAGS=f'--xla_force_host_platform_device_count={DEVICES}', JAX_
 QUICK = dict(XLA_FLAGS=f'{EIGHT["XLA_FLAGS"]} --xla_backend_optimization_level=0')  # to compile
 FOLDER = Path(__file__).resolve().parents[1] / 'gen_jax' / 'models'
 MODELS = sorted(m.name for m in pkgutil.iter_modules([str(FOLDER)]))
-NORMS = 'none', 'group', 'batch', 'spectral'
+NORMS = 'none', 'group', 'batch', 'spectral', 'layer', 'instance'
 MODES = 'jit', 'shard_map', 'pmap'
-NOISY = 'vae', 'gan', 'colorize', 'deepfake', 'text'  # noise, a game, codes or batches of their own
+# noise, games of two and of three, codes or batches of their own
+NOISY = 'vae', 'gan', 'vaegan', 'colorize', 'deepfake', 'text'
 SAVED = [('ae', 'jit'), ('vae', 'shard_map'), ('gan', 'pmap'), ('classifier', 'pmap'),
          ('deepfake', 'shard_map')]
 NOISELESS = [('ae', 'none', 'conv'), ('ae', 'none', 'mlp'), ('ae', 'group', 'mlp'),
              ('contractive', 'none', 'mlp'), ('classifier', 'none', 'mlp')]
+GANS = {f'gan-{norm}': dict(norm=norm, kind='conv' if norm == 'instance' else 'mlp', width=(8,))
+        for norm in NORMS} | {
+    'gan-options': dict(norm='none', loss='relativistic_average', penalty='gradient', pack=2,
+                        augment='colour,cutout', noise=.1, order='simultaneous', every=2)}
 DATA = dict(colorize=dict(name='photos', size=8, limit=256),
             text=dict(name='text', size=8, limit=256),
             deepfake=dict(name='digits', identities=(3, 5)))
@@ -150,10 +155,10 @@ def child(folder):
                 keep(f'{name}-saved-{mode}', saved, config, folder / f'{name}-{mode}')
             if mode != 'jit' and name in NOISY:
                 keep(f'{name}-noise-{mode}', together, config, STEPS)
-    for norm in NORMS:
-        config = config_of('gan', norm=norm, kind='mlp', width=(8,))
-        keep(f'gan-{norm}-alone', alone, config, STEPS)
-        keep(f'gan-{norm}-jit', together, config, STEPS)
+    for label, hyper in GANS.items():
+        config = config_of('gan', **hyper)
+        keep(f'{label}-alone', alone, config, STEPS)
+        keep(f'{label}-jit', together, config, STEPS)
     for mode in 'shard_map', 'pmap':
         keep(f'share-{mode}', shared, mode)
     for name, norm, kind in NOISELESS:
@@ -216,6 +221,11 @@ def test_jit_over_eight_devices_equals_one_for_every_norm(results, norm):
     assert bool(buffers) == (norm in ('batch', 'spectral'))
     if buffers:
         close(buffers, part(single, "['state']['buffers']"), rtol=1e-4, atol=1e-6)
+
+
+def test_jit_over_eight_devices_pairs_and_packs_what_one_does(results):
+    """Losses of averages, packs and lines between real and generated examples mix the batch."""
+    equals_one_device(results('gan-options-jit'), results('gan-options-alone'))
 
 
 @pytest.mark.parametrize('mode', ['shard_map', 'pmap'])

@@ -25,6 +25,13 @@ CASES = dict(
     gan=dict(name='gan', width=(4, 6), latent=5, norm='batch', average=.99),
     gan_spectral=dict(name='gan', width=(8,), latent=5, kind='mlp', critic_norm='spectral',
                       every=2),
+    gan_options=dict(name='gan', width=(4, 6), latent=5, norm='none', loss='relativistic',
+                     penalty='r1', pack=2, order='simultaneous', augment='colour,cutout',
+                     noise=.1, noise_steps=20),
+    infogan=dict(name='infogan', width=(16,), latent=3, kind='mlp'),
+    vaegan=dict(name='vaegan', width=(16,), latent=4, kind='mlp'),
+    aae=dict(name='aae', width=(16,), latent=4, critic=(8,), labelled=True),
+    bigan=dict(name='bigan', width=(16,), latent=4, kind='mlp'),
     denoising=dict(name='denoising', width=(4, 3), latent=5),
     contractive=dict(name='contractive', width=(16,), latent=4, probes=2),
     rae=dict(name='rae', width=(16,), latent=4, smooth='spectral'),
@@ -45,7 +52,8 @@ def config_of(case, whole=None, **top):
     config.data.binarize, config.epochs, config.eval.samples = binarize, EPOCHS, 4
     config.data.identities, config.init = identities, str(whole(init)) if init else ''
     config.batch = 64 if identities else 128
-    config.eval.best = dict(gan='', deepfake='test/error').get(name, 'test/loss')
+    best = dict.fromkeys(('gan', 'infogan', 'vaegan', 'bigan'), '') | dict(deepfake='test/error')
+    config.eval.best = best.get(name, 'test/loss')
     config.update(top)
     return config
 

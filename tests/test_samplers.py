@@ -194,7 +194,9 @@ def test_loss_that_is_not_finite_is_refused(last, steps):
     ('colorize', 'gmm', 'model colorize has codes that are no vectors of real numbers$'),
     ('colorize', 'prior', 'model colorize has no prior to sample, and has codes that are no vec'),
     ('classifier', 'prior', 'model classifier has no prior to sample, and has no decoder'),
-    ('ae', 'gmm', None), ('vae', 'prior', None), ('vae', 'twostage', None), ('gan', 'prior', None)])
+    ('infogan', 'gmm', 'gmm cannot.*model infogan has no encoder.*sampler=prior'),
+    ('ae', 'gmm', None), ('vae', 'prior', None), ('vae', 'twostage', None), ('gan', 'prior', None),
+    ('aae', 'gmm', None), ('bigan', 'flow', None), ('vaegan', 'aggregate', None)])
 def test_sampler_that_does_not_fit_the_model_is_refused(model, sampler, said):
     batch = Batch(jax.random.uniform(KEY, (16, 8, 8, 3)), jnp.arange(16) % 2)
     hyper = dict(encoder='scratch') if model == 'classifier' else {}

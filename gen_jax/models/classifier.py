@@ -79,8 +79,8 @@ def make(example: Batch, *, axis: str | None = None, source: tuple[Model, State]
     if encoder == 'frozen':
         optimiser = optax.multi_transform(dict(head=optimiser, encoder=optax.set_to_zero()),
                                           dict(head='head', encoder='encoder'))
-    return game({'classifier': Player(init, objective, optimiser, average=average)}, axis=axis, evaluate=evaluate,
-                encode=encode, classify=classify)
+    return game({'classifier': Player(init, objective, optimiser, average=average)}, axis=axis,
+                evaluate=evaluate, encode=encode, classify=classify)
 
 
 def trained(model: Model, state: State, fresh: bool) -> nets.Net:
