@@ -1,14 +1,17 @@
 """InfoGAN (Chen et al. 2016): ten categories and two continuous codes, learned without labels.
 
     python -m gen_jax.main --config=configs/infogan.py:mnist
+
+On `digits` the nets are two dense layers; elsewhere convolutions.
 """
 from gen_jax.train import defaults
 
 
 def get_config(dataset='digits'):
-    config = defaults('infogan', dataset, norm='none', critic_norm='none', penalty='r1', weight=1.,
-                      rate=1e-3)
-    config.epochs = 100 if dataset == 'digits' else 5
+    small = dict(kind='mlp', width=(256, 256)) if dataset == 'digits' else {}
+    config = defaults('infogan', dataset, critic_norm='none', penalty='r1', weight=.1, rate=1e-3,
+                      **small)
+    config.epochs = 200 if dataset == 'digits' else 5
     config.eval.best = ''  # the losses of a game have no lowest that would be best
     if dataset == 'digits':
         config.eval.every = 10
