@@ -198,6 +198,12 @@ def packed(x: Array, pack: int) -> Array:
     return jnp.concatenate([x[:, i] for i in range(pack)], -1)
 
 
+def spread(real: Array, fake: Array) -> dict[str, Array]:
+    """spread_real, spread_fake (n,), the squared distance of an example from the next."""
+    return {f'spread_{side}': losses.squared_error(x, jnp.roll(x, -1, 0))
+            for side, x in dict(real=real, fake=fake).items()}
+
+
 class Critic(NamedTuple):
     """The player who tells real from generated examples: its net, and how it is played against.
 
@@ -271,16 +277,14 @@ class Critic(NamedTuple):
         return self.logits(y, batch.label)
 
     def evaluate(self, state: State, real: Batch, fake: Batch) -> dict[str, Array]:
-        """critic_loss, generator_loss, accuracy_real, accuracy_fake; and spread_real, spread_fake,
-        the squared distance of an example from the next."""
+        """critic_loss, generator_loss, accuracy_real, accuracy_fake, and what `spread` gives."""
         logits = self.score(state, real), self.score(state, fake)
         middle = self.loss.middle(*logits)
-        apart = lambda x: losses.squared_error(x, jnp.roll(x, -1, 0))
         return dict(critic_loss=self.loss.critic(*logits),
                     generator_loss=self.loss.generator(*logits),
                     accuracy_real=(logits[0] > middle).astype(jnp.float32),
                     accuracy_fake=(logits[1] < middle).astype(jnp.float32),
-                    spread_real=apart(real.x), spread_fake=apart(fake.x))
+                    **spread(real.x, fake.x))
 
     def logits(self, y: Array, label: Array | None) -> Array:
         """Logits (n,) of being real, of the net's outputs."""

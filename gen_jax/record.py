@@ -67,7 +67,8 @@ def alarms(named: dict[str, float]) -> list[str]:
         return named.get(name, float('nan'))
 
     wrong = {
-        'the critic wins outright': min(of('train/accuracy_real'), of('train/accuracy_fake')) > .99,
+        'the critic wins outright':
+            of('train/accuracy_real') > .99 and of('train/accuracy_fake') > .99,
         'what is generated is nearly all alike':
             of('test/spread_fake') < .1 * of('test/spread_real'),
         'no unit of the code is in use': of('train/active_units') == 0}

@@ -48,8 +48,9 @@ def uniform(drawn, low, high):
 
 def weights(params):
     """Kernels and biases of a net of dense layers, in order."""
-    return [(np.asarray(params[k]['Dense_0']['kernel'], float), np.asarray(params[k]['bias'], float))
-            for k in sorted(params)]
+    blocks = [block for _, block in sorted(params.items())]
+    return [tuple(np.asarray(a, float) for a in (b['Dense_0']['kernel'], b['bias']))
+            for b in blocks]
 
 
 def plain(f):
@@ -241,7 +242,7 @@ def test_dragan_looks_around_the_data():
 def test_penalties_are_those_of_finite_differences():
     net = nets.encoder((4,), 1, kind='mlp', width=(7, 6), act='tanh')
     x = random((5, 4), 4)
-    params, buffers = net.init(KEY, x)
+    params, buffers = quick(net.init)(KEY, x)
     params = jax.tree.map(lambda a: 2 * a + .1, params)
 
     def logit(x):
@@ -251,7 +252,8 @@ def test_penalties_are_those_of_finite_differences():
         return x[:, 0]
 
     steps = 1e-5 * np.eye(4)
-    truth = np.array([(logit(x + e) - logit(x - e)) / 2e-5 for e in steps]).T
+    at = np.asarray(x, float)
+    truth = np.array([(logit(at + e) - logit(at - e)) / 2e-5 for e in steps]).T
     square = (truth ** 2).sum(1)
     critic = lambda x: net.apply(params, buffers, x)[:, 0]
     for name, value in dict(r1=square / 2, r1r2=square, gradient=(square ** .5 - 1) ** 2,
@@ -323,14 +325,14 @@ def make(name, example=None, **hyper):
         example or examples(), **kind | sizes | hyper)
 
 
-def play(model, steps, batch, key=KEY):
+def play(model, steps, batch, key=lambda i: jax.random.fold_in(KEY, i)):
     """The states (stacked, from the start on) and metrics of so many steps."""
     def step(state, key):
         state, metrics = model.step(state, batch, key)
         return state, (state, metrics)
 
-    start = model.init(key, batch)
-    _, (states, metrics) = lax.scan(step, start, jax.random.split(key, steps))
+    start = model.init(KEY, batch)
+    _, (states, metrics) = lax.scan(step, start, jax.vmap(key)(jnp.arange(steps)))
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, states), metrics
 
 
@@ -339,44 +341,33 @@ def largest(tree):
 
 
 @pytest.mark.parametrize('name', FAMILY)
-def test_clip_keeps_the_critic_within_the_cut(name):
-    """And the critic alone."""
-    cut = dict(cut=.03) if name == 'gan' else {}
-    model = make(name, loss='wasserstein', penalty='clip', **cut)
-    batch = examples()
-    states, metrics = quick(lambda: play(model, 5, batch))()
-    start, end = (jax.tree.map(lambda a, i=i: a[i], states.params) for i in (0, -1))
-    critic, cut = end.pop('critic'), cut.get('cut', .01)
-    assert largest(start['critic']) > 2 * cut and largest(end) > 2 * cut
-    assert largest(critic) == pytest.approx(cut, rel=1e-5)
-    assert 'penalty' not in metrics and np.isfinite(jax.tree.leaves(metrics)).all()
-
-
-@pytest.mark.parametrize('name', FAMILY)
 def test_either_side_learns_while_the_other_stands_still(name):
     """A rate of 0 for one side: its parameters stay as they were to the bit, those of the other all
-    change, and its loss falls."""
+    change, and its loss falls.  The critic's are cut off at its first move, and then stay within
+    the cut; no one else's are."""
     lost = 'coder_loss' if name == 'bigan' else 'generator_loss'
-    more = dict(adversary=30.) if name == 'aae' else dict(gamma=.01) if name == 'vaegan' else {}
-
-    batch = examples()
+    more = dict(aae=dict(adversary=1e6), vaegan=dict(gamma=0.), gan=dict(cut=.03)).get(name, {})
+    batch, cut = jax.tree.map(np.asarray, examples()), more.get('cut', .01)
 
     @quick
     def run(rate, critic_rate):
-        return play(make(name, batch, rate=rate, critic_rate=critic_rate, **more), 60, batch)
+        model = make(name, batch, loss='wasserstein', penalty='clip', rate=rate,
+                     critic_rate=critic_rate, **more)
+        return play(model, 30, batch, lambda i: KEY)
 
-    for rates, what in (((.01, 0.), lost), ((0., .01), 'critic_loss')):
+    for rates, what in (((.003, 0.), lost), ((0., .003), 'critic_loss')):
         states, metrics = run(*rates)
         for player, params in states.params.items():
+            first = 2 * (player == 'critic')  # once for the cut, once for its rounding
             moves = (player == 'critic') == (rates[1] > 0)
             for path, leaf in jax.tree.leaves_with_path(params):
-                idle = (leaf[0] == leaf[-1]).all()
-                assert idle != moves, (player, path)
-        assert metrics[what][-5:].mean() < metrics[what][:5].mean() - .1, (what, metrics[what])
-
-
-def norm(tree):
-    return float(optax.global_norm(tree))
+                if leaf[0].size > 1:  # a constant in all logits means nothing to this loss
+                    assert (leaf[first] == leaf[-1]).all() != moves, (player, path)
+            assert bool(first) == (largest(jax.tree.map(lambda a: a[1:], params)) < 1.0001 * cut)
+            assert largest(params) > 2 * cut
+        lost_first, lost_last = metrics[what][1], metrics[what][-1]
+        assert lost_last < lost_first - 1e-6, (what, metrics[what])
+        assert 'penalty' not in metrics and np.isfinite(jax.tree.leaves(metrics)).all()
 
 
 @pytest.mark.parametrize('name', ['gan', 'infogan', 'aae', 'bigan'])
@@ -408,6 +399,14 @@ def test_gradients_are_those_of_the_losses_that_evaluation_measures(name):
     for player, truth in gradients().items():
         assert truth > 1e-3
         np.testing.assert_allclose(said[f'gradient_{player}'], truth, rtol=1e-4, err_msg=player)
+
+
+@pytest.mark.parametrize('name', FAMILY)
+def test_a_sweep_can_trace_rates_and_weights(name):
+    """The model is made of examples on the device inside of what is compiled."""
+    batch = examples()
+    jax.eval_shape(lambda rate: make(name, batch, rate=rate, weight=rate, penalty='r1').init(
+        KEY, batch), .1)
 
 
 def test_a_condition_counts_the_labels():
@@ -514,13 +513,13 @@ def test_augmentations_follow_each_other_and_both_sides_see_them():
 
     critic, state = judge(spy, x.shape[1:], augment='cutout, translation')
     critic.move(state, Batch(x), Batch(x), KEY)
-    critic.against(state, Batch(x), Batch(x), KEY)
+    critic.against(state, Batch(x), Batch(x), jax.random.key(1))
     assert all((a == 0).mean() > .1 for a in seen)
     assert len({a.tobytes() for a in seen}) == len(seen) == 4
     critic.score(state, Batch(x))
     np.testing.assert_array_equal(seen[-1], x)  # examples as they are
     seen_slope = jax.grad(lambda f: judge(lambda x: x.sum((1, 2, 3))[:, None], x.shape[1:],
-                                          augment='cutout')[0].against(
+                                          augment='cutout', loss='wasserstein')[0].against(
         state, Batch(x), Batch(f), KEY))(x)
     assert (abs(seen_slope).sum((1, 2, 3)) > 0).all()
 
@@ -879,7 +878,7 @@ def test_resample_is_sngans_block(change, raw, size, width):
                                pooled(y) if change == 'down' else y, atol=1e-4)
 
 
-@pytest.mark.parametrize('size', [(8, 8), (9, 13), (17, 33), (28, 28)])
+@pytest.mark.parametrize('size', [(8, 14), (9, 33)])
 def test_sngans_nets_take_and_give_images_of_any_size(size):
     x = jnp.float32(np.random.default_rng(0).uniform(size=(4, *size, 3)))
     shapes = {}
@@ -969,8 +968,7 @@ def test_the_family_refuses_alike(name):
 
 @pytest.mark.parametrize('dataset, flags, said', [
     ('digits', ['penalty=clip'], 'wasserstein'),
-    ('ring', ['augment=colour'], 'needs images'),
-    ('digits', ['pack=3'], 'batch of 128')])
+    ('ring', ['augment=colour'], 'needs images')])
 def test_the_command_line_says_so_in_one_line(run_main, tmp_path, dataset, flags, said):
     result = run_main(f'--config=configs/gan.py:{dataset}', f'--workdir={tmp_path}/run',
                       *(f'--config.model.{flag}' for flag in flags))

@@ -2,6 +2,7 @@
 import importlib.util
 import json
 import os
+from pathlib import Path
 import pty
 import re
 import shutil
@@ -13,6 +14,7 @@ from PIL import Image
 import pytest
 
 from conftest import ROOT, snapshot
+from gen_jax.metrics import inception
 
 EPOCHS = 3
 STEPS = 11  # an epoch of digits: 1438 // 128
@@ -169,7 +171,8 @@ def test_progress_is_plain_lines_without_a_terminal(runs, name):
     assert len(progress) == EPOCHS
     for epoch, line in enumerate(progress, 1):
         assert re.match(fr'epoch {epoch}/{EPOCHS}  .*train/\w*loss \S+ .*  [\d,]+ examples/s  '
-                        r'\d+:\d\d left$', line), line
+                        r'\d+:\d\d left' + ('(  ! [a-z ]+)*' if name == 'gan' else '') + '$',
+                        line), line
     assert last.startswith('pictures: ')
     assert all(f'{workdir}/images/{p}.png' in last for p in PICTURES[name])
 
@@ -342,6 +345,11 @@ def test_evaluate_measures_by_itself_all_that_fits(run_main, copied, name):
     ('vae', 'metrics=nil', ['nil', "did you mean 'nll'"]),
     ('vae', 'metrics=mig', ['mig', 'factors']),
     ('ae', 'metrics=units,nll', ['nll', 'a density', 'leave it out']),
+    ('ae', 'metrics=frechet', ['frechet', 'samples', 'this model has not']),
+    ('gan', 'metrics=modes', ['modes', 'a known mixture', 'this run has not']),
+    ('gan', 'metrics=stacked', ['stacked', 'images and features classifier', 'this run has not']),
+    ('gan', 'features=pixel', ["'pixel'", 'pixels, classifier or inception']),
+    ('gan', 'features=inception', ['--config.eval.weights', 'experiments/inception.py']),
     ('vae', 'k=0', ['eval.k', 'at least 1'])])
 def test_measure_that_cannot_be_is_refused(run_main, copied, name, flag, said):
     workdir = copied(name)
@@ -349,6 +357,110 @@ def test_measure_that_cannot_be_is_refused(run_main, copied, name, flag, said):
     one_line(run_main(*config(name), f'--workdir={workdir}', '--mode=evaluate',
                       f'--config.eval.{flag}'), *said)
     assert snapshot(workdir) == before
+
+
+@pytest.mark.parametrize('damage, said', [
+    (None, ['there is no file', 'experiments/inception.py']),
+    (b'weights', ['is not a safetensors file', 'experiments/inception.py']),
+    ('checksum', ['another checksum', '(000000000000)', 'experiments/inception.py'])])
+def test_weights_of_inception_that_cannot_be_are_refused(run_main, copied, tmp_path, damage, said):
+    file, workdir = tmp_path / 'weights.safetensors', copied('gan')
+    if damage == 'checksum':
+        numpy = pytest.importorskip('safetensors.numpy')
+        numpy.save_file({name: np.zeros(shape, np.float32) for name, shape in
+                         inception.SHAPES.items()}, file, metadata=dict(sha256=64 * '0'))
+    elif damage:
+        file.write_bytes(damage)
+    before = snapshot(workdir)
+    one_line(run_main(*config('gan'), f'--workdir={workdir}', '--mode=evaluate',
+                      '--config.eval.features=inception', f'--config.eval.weights={file}'),
+             str(file), *said)
+    assert snapshot(workdir) == before
+    file.unlink(missing_ok=True)  # 87 MB
+
+
+COMPARED = ('frechet_{}', 'frechet_{}_floor', 'kernel_{}', 'kernel_{}_se', 'kernel_{}_floor',
+            'precision_{}', 'recall_{}', 'density_{}', 'coverage_{}')
+
+
+def measured(result, workdir):
+    """What an evaluation says of itself, and summary.json too: metrics, and features."""
+    assert (result.code, result.err) == (0, ''), result
+    found = json.loads((workdir / 'summary.json').read_text())
+    about = found['features']
+    assert result.out.splitlines()[-1] == 'features: ' + ', '.join(
+        f'{k} {v}' for k, v in about.items())
+    return found['metrics'], about
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+    """A folder of our own for what is kept between runs."""
+    return dict(XDG_CACHE_HOME=str(tmp_path_factory.mktemp('cache')))
+
+
+def test_evaluate_compares_samples_in_pixels_and_by_a_classifier_trained_once(
+        run_main, copied, cache):
+    workdir, digests = copied('gan'), []
+    flags = (*config('gan'), f'--workdir={workdir}', '--mode=evaluate',
+             '--config.eval.metrics=frechet,kernel,neighbours')
+    for i, name in enumerate(['pixels', 'classifier', 'classifier']):
+        result = run_main(*flags, f'--config.eval.features={name}', env=cache)
+        metrics, about = measured(result, workdir)
+        digests.append(about.pop('sha256'))
+        assert about == dict(name=name, resizer='none', split='test', examples=359, samples=359)
+        assert ('training the classifier of digits once' in result.out) == (i == 1)
+        for key in COMPARED:
+            shown = float(re.search(fr'^test/{key.format(name)} +(\S+)$', result.out, re.M)[1])
+            assert shown == pytest.approx(metrics[f'test/{key.format(name)}'], abs=1e-4)
+        of = {key: metrics[f'test/{key.format(name)}'] for key in COMPARED}
+        assert 0 <= of['frechet_{}_floor'] < of['frechet_{}']
+        assert of['kernel_{}_floor'] < of['kernel_{}'] and of['kernel_{}_se'] > 0
+        assert 0 <= of['precision_{}'] <= 1 and 0 <= of['coverage_{}'] <= 1
+    assert digests[0] == 'none' and digests[1] == digests[2] and len(digests[1]) == 64
+    kept, = Path(cache['XDG_CACHE_HOME'], 'gen_jax', 'classifiers').iterdir()
+    assert kept.name.startswith('digits-')
+    assert json.loads((kept / 'summary.json').read_text())['metrics']['test/accuracy'] > .95
+
+
+def test_evaluate_counts_the_modes_of_points(run_main, tmp_path):
+    flags = ('--config=configs/gan.py:ring', '--config.model.width=(32,32)', '--config.epochs=1',
+             f'--workdir={tmp_path}')
+    result = run_main(*flags)
+    assert (result.code, result.err) == (0, ''), result
+    grey, _ = picture(tmp_path / 'images' / 'samples.png')
+    assert grey.std() > 5
+    result = run_main(*flags, '--mode=evaluate', '--config.eval.metrics=modes,frechet')
+    metrics, about = measured(result, tmp_path)
+    assert (about['name'], about['examples'], about['samples']) == ('pixels', 10_000, 10_000)
+    assert metrics['test/modes'] in range(1, 9) and 0 <= metrics['test/kl'] <= np.log(8)
+    assert metrics['test/frechet_pixels_floor'] < .01
+    assert re.search(fr'^test/modes +{metrics["test/modes"]:.4f}$', result.out, re.M)
+    assert 'test/high_quality ' in result.out
+
+
+def test_evaluate_counts_the_classes_of_stacked_digits(run_main, tmp_path, cache):
+    flags = ('--config=configs/gan.py:stacked:digits', '--config.model.width=(8,8)',
+             '--config.epochs=1', f'--workdir={tmp_path}')
+    result = run_main(*flags)
+    assert (result.code, result.err) == (0, ''), result
+    result = run_main(*flags, '--mode=evaluate', '--config.eval.metrics=stacked',
+                      '--config.eval.features=classifier', env=cache)
+    metrics, about = measured(result, tmp_path)
+    assert about['name'] == 'classifier'
+    assert 1 <= metrics['test/modes'] <= 1000
+    assert metrics['test/kl'] > 0
+
+
+def test_a_game_that_goes_wrong_is_said_on_the_progress_line(run_main, tmp_path):
+    result = run_main(*config('gan', '--config.epochs=2', '--config.model.rate=1e-9',
+                              '--config.model.critic_rate=.01',
+                              '--config.model.penalty=none'), f'--workdir={tmp_path}')
+    assert (result.code, result.err) == (0, ''), result
+    last = result.out.splitlines()[1]
+    assert last.startswith('epoch 2/2 ')
+    assert last.endswith(' left  ! the critic wins outright  ! what is generated is nearly all '
+                         'alike'), last
 
 
 def test_levels_that_the_data_has_not_are_refused(run_main, tmp_path):
@@ -494,6 +606,16 @@ BAD = dict(
                         ['poisson', 'bernoulli', 'gaussian']),
     unknown_norm=([VAE, '--config.model.norm=weight'],
                   ['weight', 'none, batch, group, layer, instance, spectral']),
+    condition_without_labels=(['--config=configs/gan.py:stacked:digits',
+                               '--config.model.condition=concat'],
+                              ['at least two labels', 'condition none']),
+    pack=(['--config=configs/gan.py', '--config.model.pack=3'], ['pack 3', 'batch of 128']),
+    penalty_of_norm=(['--config=configs/infogan.py', '--config.model.critic_norm=batch'],
+                     ['penalty r1', 'batch normalisation', 'critic_norm']),
+    penalty_of_loss=(['--config=configs/aae.py', '--config.model.penalty=clip'],
+                     ['clip', 'wasserstein', 'nonsaturating']),
+    loss_of_game=(['--config=configs/bigan.py', '--config.model.loss=mse'],
+                  ["'mse'", 'nonsaturating', 'relativistic']),
     conv_on_vectors=(['--config=configs/ae.py:breast_cancer'], ['conv', 'mlp']),
     colour_of_grey=(['--config=configs/colorize.py:digits'],
                     ['colour images', '(8, 8, 1)', 'configs/colorize.py:photos']),

@@ -330,6 +330,10 @@ def to_nearest(x):
     return d.min(1).mean(), np.bincount(d.argmin(1), minlength=4) / len(x)
 
 
+TAUGHT = dict(infogan=dict(categories=4, continuous=0),  # as many as there are patterns
+              bigan=dict(loss='relativistic', penalty='r1', weight=.02, critic_norm='none'))
+
+
 @functools.cache
 def taught(name):
     """A model before and after some hundreds of steps on the four patterns; of three labels for
@@ -338,9 +342,9 @@ def taught(name):
     x = patterns(name)[number % 4]
     batch = Batch(x, number % 4 if name == 'classifier' else number // 4 % LABELS)
     model = make(name, batch, kind='mlp', width=(32,), norm='none',
-                 rate=3e-3, average=.9, latent=4)
+                 rate=3e-3, average=.9, latent=4, **TAUGHT.get(name, {}))
     start = quick(model.init)(jax.random.key(0), batch)
-    end, metrics = run(model, batch, 600, start)
+    end, metrics = run(model, batch, 1200 if name == 'bigan' else 600, start)
     return model, start, end, metrics
 
 
@@ -362,7 +366,7 @@ def mistakes(name, model, state):
 @every_model
 def test_learns_four_patterns(name):
     model, start, end, _ = taught(name)
-    if model.encode:
+    if model.encode and name != 'bigan':  # no map of four points alone has normal codes to invert
         before, after = (mistakes(name, model, s) for s in (start, end))
         assert before > .2 and after < .01
     else:

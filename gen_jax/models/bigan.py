@@ -23,16 +23,16 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
     The pair reaches the critic's net as one array: the code behind x as a vector, or for kinds conv
     and residual behind the last axis of x, at every place.  At the optimum E inverts G.
     Hyper-parameters: as of the GAN in gan.
-    Metrics: those of the GAN, of pairs; coder_loss in the place of generator_loss; mse, psnr and
-    ssim of reconstructions.  Raises BadInput for what does not fit.
+    Metrics: those of the GAN, its losses and accuracies of pairs; coder_loss in the place of
+    generator_loss; mse, psnr and ssim of reconstructions.  Raises BadInput for what does not fit.
     """
     shape = example.x.shape[1:]
+    encoder = nets.encoder(shape, latent, kind=kind, width=width, norm=norm, down='stride',
+                           act=nets.leaky)
     seen = shape if kind in ('conv', 'residual') else (math.prod(shape),)
     critic = adversarial.critic(
         'critic', (*seen[:-1], seen[-1] + latent), loss=loss, penalty=penalty, weight=weight,
         kind=kind, width=width, norm=norm if critic_norm is None else critic_norm, batch=batch)
-    encoder = nets.encoder(shape, latent, kind=kind, width=width, norm=norm, down='stride',
-                           act=nets.leaky)
     generator = nets.decoder(example.x, latent, kind=kind, width=width[::-1], norm=norm,
                              up='transpose')
     link = nets.link(example.x, kind)
@@ -77,11 +77,13 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
 
     def evaluate(state, batch, key):
         z, code = prior(state, key, len(batch.x)), encode(state, batch.x)
-        sides = pair(batch.x, code), pair(decode(state, z), z)
+        x = decode(state, z)
+        sides = pair(batch.x, code), pair(x, z)
         found = critic.evaluate(state, *sides) | losses.fidelity(decode(state, code), batch.x)
         real, fake = (critic.score(state, side) for side in sides)
         del found['generator_loss']
-        return found | dict(coder_loss=critic.loss.critic(fake, real))
+        return found | adversarial.spread(batch.x, x) | dict(
+            coder_loss=critic.loss.critic(fake, real))
 
     def first(key, batch):
         return critic.init(key, pair(batch.x[:1], jnp.zeros((1, latent))).x, None)

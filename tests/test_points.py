@@ -1,0 +1,218 @@
+"""Points in the plane against the mixtures they are drawn from, and images stacked as colours."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from gen_jax import data, train
+from gen_jax.types import BadInput, Batch
+
+KEY, OTHER = jax.random.key(0), jax.random.key(1)
+MIXTURES = dict(ring=(8, .01), grid=(25, .05))
+
+
+def centres(name):
+    """Of unit distance from 0, 45 degrees apart; of 5 x 5 with a distance of 2."""
+    if name == 'ring':
+        angle = np.radians(45 * np.arange(8))
+        return np.stack([np.cos(angle), np.sin(angle)], 1)
+    return np.stack(np.meshgrid(*[[-4., -2, 0, 2, 4]] * 2, indexing='ij'), -1).reshape(-1, 2)
+
+
+def drawn(name, rows=slice(None), key=KEY, split='train', **options):
+    """Examples as models see them, and their labels."""
+    loaded = data.load(name, **options)
+    stored = jax.tree.map(lambda a: jnp.asarray(a[rows]), getattr(loaded, split))
+    x, label, swapped = loaded.prepare(stored, key)
+    assert swapped is None
+    return np.asarray(x), label
+
+
+# Points
+
+
+@pytest.mark.parametrize('name', MIXTURES)
+@pytest.mark.parametrize('split, size', [('train', 100_000), ('test', 10_000)])
+def test_mixtures_are_round_gaussians_on_their_centres(name, split, size):
+    """Each with the same share: within 4.5 standard errors everywhere."""
+    x, label = drawn(name, split=split)
+    modes, sigma = MIXTURES[name]
+    assert x.shape == (size, 2) and x.dtype == np.float32
+    assert np.bincount(label).tolist() == [size // modes] * modes
+    away, n = x - centres(name)[label], size / modes
+    for mode in range(modes):
+        of = away[np.asarray(label) == mode]
+        assert abs(of.mean(0)).max() < 4.5 * sigma / n ** .5
+        np.testing.assert_allclose(of.std(0), sigma, rtol=4.5 / (2 * n) ** .5)
+        assert abs(np.corrcoef(of.T)[0, 1]) < 4.5 / n ** .5
+    assert stats.kstest(away.ravel() / sigma, 'norm').pvalue > 1e-3
+
+
+@pytest.mark.parametrize('name', MIXTURES)
+def test_the_density_that_the_set_knows_is_the_one_it_draws(name):
+    mixture = data.load(name).mixture
+    np.testing.assert_allclose(mixture.centres, centres(name), atol=1e-6)
+    assert mixture.sigma == MIXTURES[name][1]
+    assert data.load('spiral').mixture is None and data.load('digits').mixture is None
+
+
+def test_spiral_has_two_arms_of_one_and_a_half_turns():
+    """Radius by angle / 8, up to 3 pi, the second arm half a turn on; the noise is 0.02."""
+    x, label = drawn('spiral')
+    assert np.bincount(label).tolist() == [50_000] * 2
+    x = np.where(np.asarray(label)[:, None] == 1, -x, x)  # the second on top of the first
+    turn = np.linspace(0, 3 * np.pi, 4001)
+    arm = turn[:, None] / 8 * np.stack([np.cos(turn), np.sin(turn)], 1)
+    some = x[:4000]
+    nearest = ((some[:, None] - arm[None, ::4]) ** 2).sum(-1)
+    off = np.sqrt(nearest.min(1))
+    assert np.quantile(off, .95) == pytest.approx(1.96 * .02, rel=.1) and off.max() < .1
+    at = turn[::4][nearest.argmin(1)]  # sqrt of a uniform number of the whole
+    assert stats.kstest((at / (3 * np.pi)) ** 2, 'uniform').pvalue > 1e-3
+    for arm in 0, 1:
+        radius = np.hypot(*drawn('spiral')[0][np.asarray(label) == arm].T)
+        assert radius.mean() == pytest.approx(3 * np.pi / 8 * 2 / 3, rel=.01)
+
+
+@pytest.mark.parametrize('name', ['ring', 'grid', 'spiral'])
+def test_points_are_drawn_anew_with_the_key_alone(name):
+    rows = slice(200)
+    x, label = drawn(name, rows)
+    again, same = drawn(name, rows)
+    other, kept = drawn(name, rows, OTHER)
+    np.testing.assert_array_equal(x, again)
+    assert (label == same).all() and (label == kept).all()
+    assert (x != other).any(1).all() and len(np.unique(x, axis=0)) == 200
+    assert len(np.unique(label[:100])) == len(np.unique(data.load(name).test.label))  # shuffled
+    assert (np.diff(np.asarray(label)) != 0).mean() > .3
+
+
+def test_points_are_kept_by_label_and_limited_like_other_sets():
+    x, label = drawn('ring', identities=(6, 2), limit=1000)
+    assert np.bincount(label).tolist() == [500, 500]
+    np.testing.assert_allclose(x, centres('ring')[[6, 2]][label], atol=.06)
+
+
+@pytest.mark.parametrize('name, options, said', [
+    ('ring', dict(binarize='static'), 'needs images'), ('rows:grid', {}, 'needs images'),
+    ('stacked:spiral', {}, 'needs images'), ('ring', dict(size=8), 'one size')])
+def test_points_are_no_images(name, options, said):
+    with pytest.raises(BadInput, match=said) as error:
+        data.load(name, **options)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('name, shape', [('ring', (2,)), ('grid', (2,)), ('spiral', (2,)),
+                                         ('stacked:digits', (8, 8, 3))])
+def test_training_is_prepared_on_them(name, shape):
+    """Where a model sees them first: points with labels, stacked images without."""
+    config = train.defaults('gan', name, kind='mlp', width=(4,), norm='none', latent=2)
+    config.eval.best = ''
+    run = train.prepare(config)
+    seen = train.seen(run.data, run.key)
+    assert seen.x.shape == (1024, *shape) and seen.x.dtype == jnp.float32
+    assert (seen.label is None) == name.startswith('stacked')
+    made = run.model.decode(run.state, run.model.prior(run.state, run.key, 3))
+    assert made.shape == (3, *shape)
+
+
+# Stacked images
+
+
+def digits(**options):
+    return drawn('digits', slice(300), **options)[0]
+
+
+def stacked(key=KEY, **options):
+    x, label = drawn('stacked:digits', slice(300), key, **options)
+    assert label is None
+    return x
+
+
+def which(x, of):
+    """Of which image each is the only copy."""
+    equal = (x[:, None, :, :, 0] == of[None, :, :, :, 0]).all((2, 3))
+    assert (equal.sum(1) == 1).all()
+    return equal.argmax(1)
+
+
+def test_each_colour_is_an_image_of_the_batch():
+    """Every image is each colour once, the first in the order given, the others at random."""
+    x, of = stacked(), digits()
+    assert x.shape == (300, 8, 8, 3) and x.dtype == np.float32
+    assert x.min() == 0 and x.max() == 1 and len(np.unique(x)) == 17
+    first, *others = (which(x[..., i:i + 1], of) for i in range(3))
+    assert first.tolist() == list(range(300))
+    for order in others:
+        assert sorted(order) == list(range(300))
+        assert (order == first).sum() < 10 and abs(np.corrcoef(order, first)[0, 1]) < .25
+    assert (others[0] == others[1]).sum() < 10
+
+
+def test_stacks_are_the_keys():
+    assert (stacked() == stacked()).all()
+    x, other = stacked(), stacked(OTHER)
+    assert (x[..., 0] == other[..., 0]).all()
+    assert (x[..., 1:] != other[..., 1:]).any((1, 2)).mean() > .95
+
+
+def test_a_thousand_classes_are_as_likely():
+    """The labels of the three colours are independent: chi-square of pairs over many keys."""
+    loaded = data.load('stacked:digits')
+    label = np.asarray(data.load('digits').train.label)[:100]
+    x = np.asarray(data.load('digits').train.x[:100])
+    stored = Batch(jnp.asarray(x))
+    count = np.zeros((10, 10))
+    for i in range(20):
+        pair = np.asarray(loaded.prepare(stored, jax.random.key(i)).x)
+        mine = which(np.round(pair[..., 1:2] * 255), x)
+        count += np.histogram2d(label, label[mine], bins=(range(11), range(11)))[0]
+    assert stats.chi2_contingency(count).pvalue > 1e-3
+
+
+def test_static_bits_are_stacked_as_they_are():
+    x = stacked(binarize='static')
+    assert set(np.unique(x)) == {0, 1}
+    of = digits(binarize='static')
+    np.testing.assert_array_equal(x[..., :1], of)
+    for i in 1, 2:
+        np.testing.assert_array_equal(np.sort(x[..., i].reshape(300, 64), 0),
+                                      np.sort(of.reshape(300, 64), 0))
+
+
+def test_dynamic_bits_of_a_stack_have_its_grey_values_as_chances():
+    """In every colour by itself: two colours of the same grey get bits of their own."""
+    loaded = data.load('stacked:digits', binarize='dynamic')
+    one = jnp.repeat(jnp.asarray(loaded.train.x[:1]), 4000, 0)
+    x = np.asarray(loaded.prepare(Batch(one), KEY).x)
+    grey = np.asarray(one[0]) / 255
+    assert set(np.unique(x)) == {0, 1} and x.shape == (4000, 8, 8, 3)
+    assert abs(x.mean(0) - grey).max() < 4.5 * .5 / 4000 ** .5
+    unsure = grey[..., 0] == np.median(grey[(grey > .2) & (grey < .8)])
+    bits = x[:, unsure][:, 0]
+    assert abs(np.corrcoef(bits.T) - np.eye(3)).max() < .08
+
+
+def test_labels_can_be_chosen_before_they_are_dropped():
+    kept = data.load('stacked:digits', identities=(3, 8), limit=40)
+    plain = data.load('digits', identities=(3, 8), limit=40)
+    assert kept.train.label is None and kept.test.label is None
+    np.testing.assert_array_equal(kept.train.x, plain.train.x)
+    np.testing.assert_array_equal(kept.test.x, plain.test.x)
+
+
+@pytest.mark.parametrize('name, said', [
+    ('stacked:photos', 'grey images'), ('stacked:text', 'needs images'),
+    ('stacked:breast_cancer', 'needs images'),
+    ('stacked:sprites', 'needs images'), ('rows:stacked:digits', 'unknown view'),
+    ('piled:digits', 'unknown view')])
+def test_what_is_not_grey_is_not_stacked(name, said):
+    with pytest.raises(BadInput, match=said) as error:
+        data.load(name)
+    assert '\n' not in str(error.value)
+
+
+def test_rows_are_still_rows():
+    x = drawn('rows:digits', slice(300))[0]
+    np.testing.assert_array_equal(x, digits()[..., 0])
