@@ -207,9 +207,9 @@ def spread(real: Array, fake: Array) -> dict[str, Array]:
 class Critic(NamedTuple):
     """The player who tells real from generated examples: its net, and how it is played against.
 
-    view: (x, key, step) -> x as the net sees it; pack: so many examples are judged at once; read:
-    (outputs, label) -> logits (n,); classes: whether the outputs after the first are logits of
-    labels, which critic and generator have to agree with.
+    penalty, weight: what its loss is charged, where it is charged at all; view: (x, key, step) -> x
+    as the net sees it; pack: so many examples are judged at once; condition: see `critic`; cut: its
+    parameters' bound, or None.
     """
     player: str
     net: nets.Net
