@@ -2,6 +2,9 @@
 
     python -m gen_jax.main --config=configs/aae.py:mnist
     python -m gen_jax.main --config=configs/aae.py --config.model.labelled
+
+25 s of training on 2 CPU cores, beside other programs, for `digits`: test mse 0.012, Frechet
+distance of pixels 0.29, that of data from data 0.38.
 """
 from gen_jax.train import defaults
 

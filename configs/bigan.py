@@ -1,6 +1,9 @@
 """BiGAN (Donahue et al. 2017), or adversarially learned inference (Dumoulin et al. 2017).
 
     python -m gen_jax.main --config=configs/bigan.py:mnist
+
+31 s of training on 2 CPU cores, beside other programs, for `digits`: test mse 0.032 by the game
+alone, Frechet distance of pixels 0.45, that of data from data 0.38.
 """
 from gen_jax.train import defaults
 

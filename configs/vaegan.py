@@ -2,7 +2,9 @@
 
     python -m gen_jax.main --config=configs/vaegan.py:mnist
 
-On `digits` the nets are two dense layers; elsewhere convolutions.
+On `digits` the nets are two dense layers, elsewhere convolutions.  50 s of training on 2 CPU cores,
+beside other programs, for `digits`: test mse 0.010, Frechet distance of pixels 0.28, that of data
+from data 0.38.
 """
 from gen_jax.train import defaults
 
