@@ -12,9 +12,9 @@ normalised spectrally (Miyato et al. 2018): with batch normalisation it wins out
     python -m gen_jax.main --config=configs/gan.py --config.model.condition=projection \
         --config.model.told=norm
 
-74 s of training on 2 CPU cores, beside other programs, for `digits`; about a minute an epoch for `mnist`, where after three
-epochs a classifier finds all ten digits among the samples, none under 3 %.  On points (`ring`,
-`grid`, `spiral`) the nets are three dense layers.
+74 s of training on 2 CPU cores, beside other programs, for `digits`; about a minute an epoch for
+`mnist`, where after three epochs a classifier finds all ten digits among the samples, none under
+3 %.  On points (`ring`, `grid`, `spiral`) the nets are three dense layers.
 """
 from gen_jax.train import defaults
 

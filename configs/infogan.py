@@ -3,8 +3,8 @@
     python -m gen_jax.main --config=configs/infogan.py:mnist
 
 On `digits` the nets are two dense layers, elsewhere convolutions.  21 s of training on 2 CPU cores,
-beside other programs, for `digits`: the category of a sample is read rightly in 99.7 %, 2.85 nats of
-the codes are in it, and the Frechet distance of pixels is 0.30, that of data from data 0.38.
+beside other programs, for `digits`: the category of a sample is read rightly in 99.7 %, 2.85 nats
+of the codes are in it, and the Frechet distance of pixels is 0.30, that of data from data 0.38.
 """
 from gen_jax.train import defaults
 
