@@ -46,7 +46,7 @@ def game(players: dict[str, Player], *, axis: str | None = None, order: str = 'a
 
         grads, (metrics, buffers) = mean(jax.grad(loss, has_aux=True)(state.params[name]))
         if len(players) > 1:  # 0 on the steps it only watches: so the mean is that of its moves
-            metrics = metrics | {f'gradient_{name}': optax.global_norm(grads) * player.every}
+            metrics = metrics | {f'gradient_{name}': optax.tree.norm(grads) * player.every}
         updates, opt = player.optimiser.update(grads, state.opt[name], state.params[name])
         params = optax.apply_updates(state.params[name], updates)
         average = state.average
