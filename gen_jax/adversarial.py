@@ -6,6 +6,7 @@ from typing import Callable, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gen_jax import losses, nets
@@ -163,7 +164,7 @@ def augmentation(names: Sequence[str], shape: Sequence[int]) -> Callable[[Array,
 
     def within(size, n, key, width):
         """Which places of an axis a window covers that lies anywhere on it, (n, size)."""
-        first = jax.random.randint(key, (n, 1), -(width // 2), size - width // 2 + 1)
+        first = jax.random.randint(key, (n, 1), -(width // 2), size - width // 2 + 1 - width % 2)
         return (jnp.arange(size) >= first) & (jnp.arange(size) < first + width)
 
     def moved(size, n, key):
@@ -401,7 +402,7 @@ def generator(player: str, example: Array, latent: int, *, kind: str, width: Seq
 
 def labels(example: Batch) -> int:
     """How many labels there are.  Raises BadInput unless there are two."""
-    found = 0 if example.label is None else int(example.label.max()) + 1
+    found = 0 if example.label is None else int(np.asarray(example.label).max()) + 1
     if found < 2:
         raise BadInput(f'this model is conditional: it needs examples of at least two labels, but '
                        f'finds {found}; use condition none')

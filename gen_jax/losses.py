@@ -211,7 +211,8 @@ def beta_of_weight(weight: float, size: int, likelihood: str = 'bernoulli') -> f
 
 def in_unit(x: Array) -> bool:
     """Whether concrete data x lies in [0, 1], as a Bernoulli likelihood or a sigmoid demands."""
-    return bool(np.min(x) >= 0 and np.max(x) <= 1)
+    x = np.asarray(x)  # of a device's array NumPy's own functions would be traced
+    return bool(x.min() >= 0 and x.max() <= 1)
 
 
 def require_unit(x: Array, what: str) -> None:

@@ -342,9 +342,9 @@ def decoder(example: Array, latent: int | None, *, kind: str = 'mlp', width: Seq
                        'use --config=configs/text.py')
     shape = tuple(example.shape[1:])
     _check(shape, latent, kind, norm, width)
-    if labels and norm in ('none', 'spectral'):
-        raise BadInput(f'labels are told to normalisations, of which norm {norm!r} has none; '
-                       "use norm 'batch', 'group' or 'layer'")
+    if labels and (norm in ('none', 'spectral') or kind == 'linear'):
+        raise BadInput(f'labels are told to normalisations, of which kind {kind!r} with norm '
+                       f"{norm!r} has none; use norm 'batch', 'group' or 'layer', or told 'concat'")
     act = _act(act, kind)
     plain = 'spectral' if norm == 'spectral' else 'none'
 
