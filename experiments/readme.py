@@ -29,8 +29,9 @@ SHOWN = dict(ae=['mse'], vae=BOUND, cvae=BOUND, iwae=['iwae', 'elbo', 'nll', 'nl
              ladder=['iwae', 'elbo', 'nll', 'nll_se'], factor=['elbo', 'tc', 'nll'],
              tcvae=['elbo', 'mi', 'tc', 'nll'], mmd=['recon', 'kl', 'mmd', 'nll'],
              vq=['elbo', 'recon', 'prior_nll', 'perplexity'],
-             **{name: ['psnr', 'frechet_pixels', 'frechet_pixels_floor', 'modes', 'high_quality',
-                       'category'] for name in ('gan', 'infogan', 'vaegan', 'aae', 'bigan')},
+             **{name: ['accuracy_real', 'accuracy_fake', 'psnr', 'frechet_pixels',
+                       'frechet_pixels_floor', 'modes', 'high_quality', 'category']
+                for name in ('gan', 'infogan', 'vaegan', 'aae', 'bigan')},
              denoising=['noisy_psnr', 'psnr', 'noisy_ssim', 'ssim'],
              colorize=['grey_chroma_psnr', 'chroma_psnr', 'gain'],
              contractive=['mse', 'jacobian'], sparse=['mse', 'active'], rae=['mse', 'size'],
