@@ -16,7 +16,7 @@ from gen_jax.types import Array, BadInput, Batch
 
 BINARIZE = 'none', 'dynamic', 'static'
 IMAGES, VECTORS, TEXT = 'images', 'real vectors', 'text'
-PLACES = 'what is drawn when seen'
+PLACES = 'what is drawn when seen, binary pictures or points'
 
 
 class Dataset(NamedTuple):
