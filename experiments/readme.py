@@ -4,8 +4,8 @@
 
 A FOLDER is a run's workdir or an experiment's.  For every run, experiments/results/FOLDER.json is
 written (command, commit, seed, hardware, summary), for every experiment FOLDER.json and FOLDER.csv,
-and its figure goes to docs/; then README's tables from all the files there.  docs/mnist.png shows
-the VAE and the GAN on mnist, docs/MODEL.png the runs of PICTURED.
+and its figure goes to docs/ where README shows it; then README's tables from all the files there.
+docs/mnist.png shows the VAE and the GAN on mnist, docs/MODEL.png the runs of PICTURED.
 """
 import argparse
 import json
@@ -19,6 +19,7 @@ import subprocess
 
 import jax
 from ml_collections import ConfigDict
+from PIL import Image
 
 from gen_jax import record, train
 
@@ -37,7 +38,8 @@ SHOWN = dict(ae=['mse'], vae=BOUND, cvae=BOUND, iwae=['iwae', 'elbo', 'nll', 'nl
              contractive=['mse', 'jacobian'], sparse=['mse', 'active'], rae=['mse', 'size'],
              deepfake=['copy_psnr', 'swap_psnr', 'psnr'], classifier=['accuracy'],
              text=['accuracy', 'accuracy_forced'])
-PICTURED = {'colorize-photos': 'colorize', 'deepfake-faces': 'deepfake', 'cvae-mnist': 'cvae'}
+PICTURED = {'colorize-photos': 'colorize', 'deepfake-faces': 'deepfake', 'cvae-mnist': 'cvae',
+            'infogan-digits': 'infogan'}
 
 
 def processor() -> str:
@@ -78,13 +80,20 @@ def result(folder: Path) -> dict:
         folder / 'summary.json') | train.summary(folder)
 
 
+def picture(source: Path, name: str) -> None:
+    """A PNG among README's, in 256 colours: a third of the bytes."""
+    image = Image.open(source).convert('RGB').quantize(256, dither=Image.Dither.NONE)
+    image.save(ROOT / 'docs' / f'{name}.png', optimize=True)
+
+
 def keep(folder: Path) -> None:
     """The results of a folder among those in the repository."""
     record.write_json(RESULTS / f'{folder.name}.json', result(folder))
     if (folder / 'study.json').exists():
         name = folder.name.split('-')[0]
         shutil.copy(folder / f'{name}.csv', RESULTS / f'{folder.name}.csv')
-        shutil.copy(folder / f'{name}.png', ROOT / 'docs' / f'{folder.name}.png')
+        if f'(docs/{folder.name}.png)' in (ROOT / 'README.md').read_text():
+            picture(folder / f'{name}.png', folder.name)
 
 
 def tables() -> str:
@@ -128,8 +137,8 @@ def main():
     for folder in a.folders:
         keep(folder)
         model, _, dataset = folder.name.partition('-')
-        if picture := PICTURED.get(folder.name):
-            shutil.copy(folder / 'images' / 'reconstructions.png', ROOT / 'docs' / f'{picture}.png')
+        if folder.name in PICTURED:
+            picture(folder / 'images' / 'reconstructions.png', PICTURED[folder.name])
         if dataset == 'mnist' and model in ('vae', 'gan'):
             families[model] = folder
     before, _, rest = (ROOT / 'README.md').read_text().partition('<!-- results -->\n')

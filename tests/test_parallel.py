@@ -224,8 +224,15 @@ def test_jit_over_eight_devices_equals_one_for_every_norm(results, norm):
 
 
 def test_jit_over_eight_devices_pairs_and_packs_what_one_does(results):
-    """Losses of averages, packs and lines between real and generated examples mix the batch."""
-    equals_one_device(results('gan-options-jit'), results('gan-options-alone'))
+    """Losses of averages, packs and lines between real and generated examples mix the batch.  A
+    constant in the logits means nothing to such a loss: the gradient of the critic's last bias is
+    rounding, which Adam makes as large as any."""
+    def but_last_bias(found):
+        return {k: v for k, v in found.items() if 'critic' not in k or "blocks_3']['bias" not in k}
+
+    shared, single = (results(f'gan-options-{how}') for how in ('jit', 'alone'))
+    equals_one_device(but_last_bias(shared), but_last_bias(single))
+    assert len(shared) - len(but_last_bias(shared)) == 3  # the bias, and Adam's two moments
 
 
 @pytest.mark.parametrize('mode', ['shard_map', 'pmap'])

@@ -41,12 +41,9 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
         mean, logvar = jnp.split(y, 2, axis=1)
         return mean, losses.bound(logvar)
 
-    def features(state, x):
+    def unlike(state, x, y, features=lambda *args: body.train(*args)[0]):
         own = state.params['critic']['first'], state.buffers['critic']['first']
-        return body.train(*own, x)[0]
-
-    def unlike(state, x, y):
-        return losses.squared_error(features(state, y), features(state, x)) / 2
+        return losses.squared_error(features(*own, y), features(*own, x)) / 2
 
     def read(state, batch, key):
         """The KL (n,), codes, and the encoder's new buffers."""
@@ -95,7 +92,7 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
         again = generator.decode(state, encode(state, batch.x))
         fake = generator.decode(state, prior(state, keys[0], len(batch.x)))
         return critic.evaluate(state, batch, Batch(fake)) | dict(
-            kl=kl.sum(1), kl_unit=kl, features=unlike(state, batch.x, again),
+            kl=kl.sum(1), kl_unit=kl, features=unlike(state, batch.x, again, body.apply),
             **losses.fidelity(again, batch.x))
 
     players = dict(
