@@ -11,7 +11,7 @@ modularity, sap, dci, beta_vae, factor_vae: see gen_jax.metrics.disentangle.  Me
 import numpy as np
 from study import Study, start
 
-from gen_jax import data, metrics, record, train
+from gen_jax import data, metrics, record, train, trained
 from gen_jax.types import BadInput
 
 MODELS = {'VAE': ('vae', {}), 'beta 4': ('vae', {'model.beta': 4.}),
@@ -31,7 +31,7 @@ def measured(study: Study, title: str, seed: int) -> dict:
 
     def measure():
         run, state = study.run(label, config)
-        subject, found = train.subject(run, state), train.evaluator(run)(state)
+        subject, found = trained.subject(run, state), train.evaluator(run)(state)
         for score in SCORES[:2] if quick else SCORES:
             found |= metrics.MEASURES[score][1](subject)
         return found

@@ -10,7 +10,7 @@ early by a validation set, here every run has the same epochs.  Means over seeds
 import numpy as np
 from study import Study, start
 
-from gen_jax import metrics, record, train
+from gen_jax import metrics, record, train, trained
 from gen_jax.types import BadInput
 
 PUBLISHED = {2: 135.7, 5: 110.2, 10: 93.8, 20: 88.9, 40: 88.9}
@@ -25,7 +25,7 @@ def measured(study: Study, latent: int, seed: int) -> dict:
 
     def measure():
         run, state = study.run(f'{latent}-{seed}', config)
-        subject = train.subject(run, state)
+        subject = trained.subject(run, state)
         return metrics.nll(subject) | metrics.units(subject) | train.evaluator(run)(state)
 
     return study.point(f'{latent}-{seed}', measure)

@@ -15,7 +15,7 @@ same models run with less to show that they do; there is no published number.
 """
 from study import Study, start
 
-from gen_jax import metrics, record, train
+from gen_jax import metrics, record, train, trained
 from gen_jax.types import BadInput
 
 BURDA = {'model.width': (200, 200), 'model.latent': 50, 'model.act': 'tanh', 'model.stage': 3000,
@@ -53,7 +53,7 @@ def measured(study: Study, name: str) -> dict:
         run, state = study.run(label, config)
         return dict(elbo=train.evaluator(run)(state)['test/elbo'],
                     seconds=train.summary(study.workdir / label)['seconds'],
-                    **metrics.nll(train.subject(run, state)))
+                    **metrics.nll(trained.subject(run, state)))
 
     found = study.point(f'{label}-{config.epochs}', measure)
     return dict(row=name, published=published if study.flags.dataset == 'mnist' else '',

@@ -13,7 +13,7 @@ no published number.
 """
 from study import Study, start
 
-from gen_jax import data, metrics, record, train
+from gen_jax import data, metrics, record, train, trained
 from gen_jax.types import BadInput
 
 FULL = 50
@@ -43,7 +43,7 @@ def measured(study: Study, name: str) -> dict:
 
     def measure():
         run, state = study.run(label, config)
-        return dict(metrics.stacked(train.subject(run, state)),
+        return dict(metrics.stacked(trained.subject(run, state)),
                     seconds=train.summary(study.workdir / label)['seconds'])
 
     if not data.load(**config.data).stacked:

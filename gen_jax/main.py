@@ -9,14 +9,14 @@ from absl import flags, logging
 import jax
 from ml_collections import config_flags
 
-from gen_jax import train
+from gen_jax import train, trained
 from gen_jax.data import stored
 from gen_jax.types import BadInput
 
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file('config', None, 'configs/NAME.py[:DATASET]')
 WORKDIR = flags.DEFINE_string('workdir', None, 'where the run is kept; default: runs/NAME-DATASET')
-MODE = flags.DEFINE_enum('mode', 'train', train.MODES, 'what to do')
+MODE = flags.DEFINE_enum('mode', 'train', ('train', *trained.MODES), 'what to do')
 
 
 def parse(argv):
@@ -70,7 +70,7 @@ def main(argv):
     if MODE.value == 'train':
         train.train(config, workdir)
     else:
-        train.use(config, workdir, MODE.value)
+        trained.use(config, workdir, MODE.value)
 
 
 def guarded(argv):

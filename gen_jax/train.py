@@ -1,14 +1,12 @@
-"""The host's side of a run: restore, epoch, evaluate, record, save; and the use of its result."""
+"""The host's side of a run: restore, epoch, evaluate, record, save."""
 import difflib
 import functools
-import hashlib
 import importlib
 import inspect
 import json
 import os
 from pathlib import Path
 import pkgutil
-import re
 import time
 import types
 import typing
@@ -18,12 +16,9 @@ import jax
 from ml_collections import ConfigDict, config_dict
 import numpy as np
 
-from gen_jax import checkpoint, data, loop, metrics, models, parallel, record, samplers
-from gen_jax.data import stored
-from gen_jax.metrics import inception
+from gen_jax import checkpoint, data, loop, models, parallel, record, samplers
 from gen_jax.types import Array, BadInput, Batch, Model, State
 
-MODES = 'train', 'evaluate', 'sample', 'reconstruct'
 FREE = 'epochs', 'eval', 'data.dir', 'sampler'  # may differ between two commands on one workdir
 
 
@@ -196,56 +191,15 @@ def over(run: Run, evaluate, examples: Batch, how) -> tuple[typing.Callable, Bat
     return layout.compile(whole, ()), layout.place(examples)
 
 
-def subject(run: Run, state: State) -> metrics.Subject:
-    """What the measures of gen_jax.metrics look at."""
+def collector(run: Run, state: State) -> typing.Callable:
+    """(f, split, most) -> the arrays of f(state, batch, key) over the first `most` examples of the
+    `train` or `test` split, or over all."""
     def collect(evaluate, split, most):
         examples = jax.tree.map(lambda a: a[:most], getattr(run.data, split))
         compiled, placed = over(run, evaluate, examples, loop.collection)
         return jax.device_get(compiled(state, placed, run.key))
 
-    return metrics.Subject(run.model, state, run.data, run.key, run.config.eval.k, collect,
-                           features(run), {})
-
-
-def features(run: Run) -> metrics.Features:
-    """What eval.features names.  Raises BadInput where it is unknown, or is not for such data."""
-    name, shape = run.config.eval.features, tested(run.data, 1, run.key).x.shape[1:]
-    if name not in ('pixels', 'classifier', 'inception'):
-        raise BadInput(f'unknown eval.features {name!r}; choose pixels, classifier or inception')
-    if name == 'inception':
-        if not run.config.eval.weights:
-            raise BadInput('features inception need a file of weights: give --config.eval.weights, '
-                           'see experiments/inception.py')
-        if len(shape) != 3:
-            raise BadInput(f'features inception are for images, but {run.config.data.name} holds '
-                           f'examples of shape {shape}; use eval.features=pixels')
-        params, digest = inception.load(run.config.eval.weights)
-        return metrics.Features(name, digest, 'bilinear, 299x299', params, inception.features)
-    return metrics.PIXELS if name == 'pixels' else classifier(run.config)
-
-
-def classifier(config: ConfigDict) -> metrics.Features:
-    """The code of a classifier of the data set, trained here where it has not been."""
-    view, _, name = config.data.name.rpartition(':')
-    if view == 'rows':
-        raise BadInput('features classifier are for images and vectors; use eval.features=pixels')
-    ours = defaults('classifier', name, encoder='scratch', latent=128, average=.999)
-    ours.data.update({k: v for k, v in config.data.items() if k not in ('name', 'limit')})
-    images = data.holding(data.load(**ours.data).train.x) == data.IMAGES
-    ours.model.update(dict(kind='conv', width=(32, 64)) if images else
-                      dict(kind='mlp', width=(256,)))
-    ours.epochs, ours.eval.every = (60 if name == 'digits' else 10), 10 ** 9
-    known = json.dumps(leaves(json.loads(ours.to_json()), but=('data.dir',)), sort_keys=True)
-    known = hashlib.sha256(known.encode()).hexdigest()[:8]
-    folder = stored.cache() / 'classifiers' / f'{name}-{known}'
-    if summary(folder).get('epochs', 0) < ours.epochs:
-        print(f'training the classifier of {name} once, in {folder}', flush=True)
-        train(ours, folder)
-    run, state = load(folder, ours)
-    digest = hashlib.sha256(b''.join(np.asarray(a).tobytes() for a in jax.tree.leaves(
-        (state.params, state.buffers)))).hexdigest()
-    return metrics.Features('classifier', digest, 'none', state, run.model.encode,
-                            run.model.classify)
+    return collect
 
 
 class Trainer:
@@ -441,7 +395,7 @@ def samples(run: Run, state: State, sampler: str, n: int) -> Array:
     if sampler == 'prior':
         z = jax.jit(run.model.prior, static_argnums=2)(state, key, n)
     else:
-        codes = subject(run, state).collect(samplers.codes(run.model), 'train', None)
+        codes = collector(run, state)(samplers.codes(run.model), 'train', None)
         z = samplers.fit(sampler, codes, jax.random.fold_in(run.key, 2))(key, n)
     return jax.jit(run.model.decode)(state, z)
 
@@ -466,39 +420,3 @@ def can_reconstruct(model: Model) -> bool:
 def reconstructions(model: Model, state: State, batch: Batch, key: Array) -> dict[str, Array]:
     y = model.decode(state, model.encode(state, batch.x))
     return {'test data': batch.x, 'reconstructions': y}
-
-
-def use(config: ConfigDict, workdir: Path, mode: str) -> None:
-    """What is done with a trained run: evaluate, sample or reconstruct."""
-    run, state = load(workdir, config)
-    if mode == 'sample':
-        samplers.require(config.sampler, config.model.name, run.model, state,
-                         tested(run.data, 1, run.key))
-    if mode == 'reconstruct' and not can_reconstruct(run.model):
-        lacking = 'decoder' if run.model.encode else 'encoder'
-        raise BadInput(f'model {config.model.name} has no {lacking} to reconstruct with')
-    if mode != 'evaluate':
-        print('pictures: ' + ', '.join(str(p) for p in draw(run, state, workdir, only=mode)))
-        return
-    looked_at = subject(run, state)
-    names = metrics.chosen(re.findall(r'\w+', config.eval.metrics), looked_at)
-    print(f'step {int(state.step)}, {len(run.data.test.x)} test examples')
-    report(workdir, evaluator(run)(state))
-    for name in names:
-        found = metrics.MEASURES[name][1](looked_at)
-        report(workdir, {f'test/{k}': float(v) for k, v in found.items()})
-    if set(names) & set(metrics.FEATURED):
-        used, n = looked_at.features, len(looked_at.seen.get('real', ()))
-        about = dict(name=used.name, sha256=used.digest, resizer=used.resizer, split='test',
-                     examples=n, samples=n)
-        record.write_json(workdir / 'summary.json', summary(workdir) | dict(features=about))
-        print('features: ' + ', '.join(f'{k} {v}' for k, v in about.items()))
-
-
-def report(workdir: Path, measured: dict[str, float]) -> None:
-    """Into summary.json, and on the terminal."""
-    found = summary(workdir)
-    found['metrics'] = found.get('metrics', {}) | measured
-    record.write_json(workdir / 'summary.json', found)
-    for name, value in measured.items():
-        print(f'{name:32} {value:12.4f}', flush=True)

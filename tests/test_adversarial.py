@@ -781,7 +781,7 @@ def standard(x, axes):
 def test_groups_hold_at_least_two_channels(channels, groups):
     x = 2 * random((3, 4, 5, channels)) + 1
     parts = x.reshape(3, 4, 5, groups, -1)
-    net = nets.net(nets.Norm('group'))
+    net = nets.net(nets.layers.Norm('group'))
     np.testing.assert_allclose(net.train(*net.init(KEY, x), x)[0],
                                standard(parts, (1, 2, 4)).reshape(x.shape), atol=1e-4)
 
@@ -790,7 +790,7 @@ def test_groups_hold_at_least_two_channels(channels, groups):
                                         ('batch', (0, 1, 2))])
 def test_norms_make_standard_what_they_are_named_after(norm, axes):
     x = 3 * random((4, 5, 6, 8)) * jnp.arange(1, 9) + 2
-    net = nets.net(nets.Norm(norm))
+    net = nets.net(nets.layers.Norm(norm))
     params, buffers = net.init(KEY, x)
     y, _ = net.train(params, buffers, x)
     np.testing.assert_allclose(y, standard(x, axes), atol=1e-4)
@@ -804,7 +804,7 @@ def test_norms_make_standard_what_they_are_named_after(norm, axes):
 
 def test_layer_norm_of_vectors_is_over_their_features():
     x = 3 * random((4, 10)) + 2
-    net = nets.net(nets.Norm('layer'))
+    net = nets.net(nets.layers.Norm('layer'))
     np.testing.assert_allclose(net.apply(*net.init(KEY, x), x), standard(x, 1), atol=1e-4)
 
 
@@ -814,7 +814,7 @@ def test_layer_norm_of_vectors_is_over_their_features():
 def test_conditional_norms_have_gain_and_shift_of_the_label(norm, shape, axes):
     """And no others: at first, those of 1 and 0."""
     x, label = 3 * random(shape) + 2, jnp.array([0, 2, 2, 1, 0, 2])
-    net = nets.net(nets.Layers([nets.Norm(norm, labels=3)]))
+    net = nets.net(nets.Layers([nets.layers.Norm(norm, labels=3)]))
     params, buffers = net.init(KEY, (x, label))
     np.testing.assert_allclose(net.train(params, buffers, (x, label))[0], standard(x, axes),
                                atol=1e-3)
@@ -846,7 +846,7 @@ def pooled(x):
 @pytest.mark.parametrize('h, w', [(4, 6), (5, 6), (7, 3), (1, 1)])
 def test_mean_pool_is_the_mean_of_blocks(h, w):
     x = random((3, h, w, 2))
-    np.testing.assert_allclose(nets.mean_pool(x), pooled(x), atol=1e-6)
+    np.testing.assert_allclose(nets.layers.mean_pool(x), pooled(x), atol=1e-6)
 
 
 @pytest.mark.parametrize('change, raw, size, width', [
@@ -884,8 +884,8 @@ def test_sngans_nets_take_and_give_images_of_any_size(size):
     x = jnp.float32(np.random.default_rng(0).uniform(size=(4, *size, 3)))
     shapes = {}
     hyper = dict(kind='residual', width=(4, 6, 8))
-    body = nets.encoder(x.shape[1:], None, norm='layer', down='stride', act=nets.leaky, **hyper)
-    whole = nets.encoder(x.shape[1:], 5, norm='spectral', down='stride', act=nets.leaky, **hyper)
+    body = nets.encoder(x.shape[1:], None, norm='layer', down='stride', act='leaky', **hyper)
+    whole = nets.encoder(x.shape[1:], 5, norm='spectral', down='stride', act='leaky', **hyper)
     make = nets.decoder(x, 5, norm='batch', up='transpose', labels=3, **hyper)
     for name, net, given in (('body', body, x), ('whole', whole, x),
                              ('make', make, (jnp.zeros((4, 5)), jnp.zeros(4, jnp.int32)))):

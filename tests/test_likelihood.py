@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gen_jax import loop, metrics, train
+from gen_jax import loop, metrics, train, trained
 from gen_jax.metrics import latent, likelihood
 from gen_jax.models import iwae, vae
 from gen_jax.types import BadInput, Batch
@@ -26,7 +26,7 @@ def data(n=64, seed=0):
 @functools.cache
 def linear():
     """A linear VAE, not yet at its best, and the exact log p(x) of examples."""
-    model, state = trained(vae, data(1000, 9), 150, sigma=SIGMA, rate=1e-2, **LINEAR)
+    model, state = fitted(vae, data(1000, 9), 150, sigma=SIGMA, rate=1e-2, **LINEAR)
     return model, state, lambda x: exact(model, state, x, SIGMA)
 
 
@@ -92,7 +92,7 @@ def test_observed_examples_have_the_models_distribution():
     np.testing.assert_allclose(np.cov(x.T), w.T @ w + SIGMA ** 2 * np.eye(D), atol=.15)
 
 
-def trained(module, batch, epochs, **hyper):
+def fitted(module, batch, epochs, **hyper):
     model = module.make(batch, **hyper)
     state = model.init(jax.random.key(0), batch)
     run = jax.jit(loop.training(model, lambda b, key: b, len(batch.x), 500, len(batch.x) // 500))
@@ -115,7 +115,7 @@ def test_linear_vae_is_probabilistic_pca():
     variance = np.where(values > sigma2, values, sigma2)
     truth = -.5 * (D * np.log(2 * np.pi) + np.log(variance).sum() + (values / variance).sum())
     batch = Batch(jnp.float32(x))
-    model, state = trained(vae, batch, 400, latent=5, kind='linear', likelihood='gaussian',
+    model, state = fitted(vae, batch, 400, latent=5, kind='linear', likelihood='gaussian',
                            sigma=sigma2 ** .5, width=(1,), rate=5e-3)
     found = np.mean([model.evaluate(state, batch, key)['elbo'].mean()
                      for key in jax.random.split(jax.random.key(2), 20)])
@@ -213,7 +213,7 @@ def test_what_a_model_can_be_measured_by(name, dataset, fits):
     config = train.defaults(name, dataset, width=(4,), **flat)
     config.eval.best, config.data.size = '', 8 if dataset == 'sprites' else 0
     run = train.prepare(config)
-    subject = train.subject(run, run.state)
+    subject = trained.subject(run, run.state)
     assert set(metrics.chosen([], subject)) == fits
     if name == 'ladder':  # whose code is two vectors
         assert metrics.codes(subject, 'test').shape == (359, 150)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax import nets
 from gen_jax.data import text as data
 from gen_jax.models import text as model
+from gen_jax.nets import sequences
 from gen_jax.types import BadInput, Batch
 
 T, SYMBOLS = 12, 96
@@ -157,7 +157,7 @@ def built():
 
 @functools.cache
 def speller():
-    made = nets.sequence_decoder(SYMBOLS, T, width=SMALL['width'], embed=SMALL['embed'])
+    made = sequences.decoder(SYMBOLS, T, width=SMALL['width'], embed=SMALL['embed'])
     return made._replace(logits=quick(made.logits))
 
 
@@ -229,7 +229,7 @@ def test_decoding_is_a_loop_of_argmax_on_its_own_output():
     m = model.make(Batch(jnp.ones((1, T), jnp.int32)), symbols=few, **SMALL)
     state = quick(m.init)(jax.random.key(0), Batch(jnp.ones((1, T), jnp.int32)))
     z = jax.random.normal(jax.random.key(5), (40, SMALL['latent'])) * 3
-    decoder = nets.sequence_decoder(few, T, width=SMALL['width'], embed=SMALL['embed'])
+    decoder = sequences.decoder(few, T, width=SMALL['width'], embed=SMALL['embed'])
     logits = quick(functools.partial(decoder.logits, state.params['ae']['decoder']))
     x = np.zeros((len(z), T), np.int32)
     for t in range(T):

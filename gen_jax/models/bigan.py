@@ -28,7 +28,7 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
     """
     shape = example.x.shape[1:]
     encoder = nets.encoder(shape, latent, kind=kind, width=width, norm=norm, down='stride',
-                           act=nets.leaky)
+                           act='leaky')
     seen = shape if kind in ('conv', 'residual') else (math.prod(shape),)
     critic = adversarial.critic(
         'critic', (*seen[:-1], seen[-1] + latent), loss=loss, penalty=penalty, weight=weight,

@@ -40,7 +40,7 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, categories:
                                       norm=norm)
     # no statistics of a batch: of samples by category there are none to share
     q = nets.encoder(shape, categories + continuous, kind=kind, width=width, norm='none',
-                     down='stride', act=nets.leaky)
+                     down='stride', act='leaky')
     entropy = math.log(categories) + continuous * math.log(2)
 
     def prior(state, key, n):

@@ -3,8 +3,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gen_jax import losses, nets
+from gen_jax import losses
 from gen_jax.game import game
+from gen_jax.nets import sequences
 from gen_jax.types import BadInput, Batch, Model, Player
 
 CLIP = 1.  # of the gradient's norm
@@ -28,8 +29,8 @@ def make(example: Batch, *, axis: str | None = None, symbols: int = 96, latent: 
     require_symbols(example.x, symbols)
     if not 0 <= drop < 1:
         raise BadInput(f'drop must be at least 0 and less than 1, not {drop}')
-    encoder = nets.sequence_encoder(symbols, latent, width=width, embed=embed)
-    decoder = nets.sequence_decoder(symbols, example.x.shape[1], width=width, embed=embed)
+    encoder = sequences.encoder(symbols, latent, width=width, embed=embed)
+    decoder = sequences.decoder(symbols, example.x.shape[1], width=width, embed=embed)
 
     def init(key, batch):
         keys = jax.random.split(key)
@@ -44,7 +45,7 @@ def make(example: Batch, *, axis: str | None = None, symbols: int = 96, latent: 
 
     def terms(state, x, given):
         y = decoder.logits(state.params['ae']['decoder'], encode(state, x), given)
-        text = nets.before_padding(x)
+        text = sequences.before_padding(x)
         counts = jnp.pad(text[:, :-1], ((0, 0), (1, 0)), constant_values=True)  # and its end
         length = counts.sum(1)
         nll = optax.softmax_cross_entropy_with_integer_labels(y, x)
@@ -60,7 +61,7 @@ def make(example: Batch, *, axis: str | None = None, symbols: int = 96, latent: 
 
     def evaluate(state, batch, key):
         x = batch.x
-        text = nets.before_padding(x)
+        text = sequences.before_padding(x)
         right = losses.per_example(text & (decode(state, encode(state, x)) == x))
         return terms(state, x, x) | dict(accuracy=right / jnp.maximum(text.sum(1), 1))
 

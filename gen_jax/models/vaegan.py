@@ -27,7 +27,7 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
     if latent < 1:
         raise BadInput(f'latent must be at least 1, not {latent}')
     shape, norms = example.x.shape[1:], norm if critic_norm is None else critic_norm
-    hyper = dict(kind=kind, width=width, down='stride', act=nets.leaky)
+    hyper = dict(kind=kind, width=width, down='stride', act='leaky')
     body = nets.encoder(shape, None, norm=norms, **hyper)
     plain = 'spectral' if norms == 'spectral' else 'none'
     critic = adversarial.critic(

@@ -9,6 +9,7 @@ import optax
 
 from gen_jax import densities, losses, nets
 from gen_jax.game import game
+from gen_jax.nets import sequences
 from gen_jax.types import Array, BadInput, Batch, Density, Model, Player, Tree
 
 
@@ -45,7 +46,7 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 16, codes: in
     places, size = (int(np.prod(grid)), latent) if grid else (slots, slots * latent)
     project = nets.encoder((features.shape[-1],), size, kind='linear', width=width)
     decoder = nets.decoder(x, None if grid else size, kind=kind, width=width[::-1], output=link)
-    speller = nets.sequence_decoder(codes, places, width=units, embed=latent)
+    speller = sequences.decoder(codes, places, width=units, embed=latent)
 
     def infer(params, x):
         """The encoder's vectors, (n, places, latent)."""

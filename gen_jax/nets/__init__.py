@@ -6,7 +6,7 @@ and for images, read row by row.  Convolutional nets halve the image once per wi
 and decoders crop on the way back.
 """
 import math
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Callable, NamedTuple, Sequence
 
 from flax import linen as nn
 import jax
@@ -14,281 +14,18 @@ from jax import lax
 import jax.numpy as jnp
 
 from gen_jax import losses, ops
+from gen_jax.nets import layers
+from gen_jax.nets.layers import (Block, Crop, DenseImage, Layers, Net, Pool, Prepared, Read,
+                                 Resample, Reshape, Residual, Total, Write, convolve, dense,
+                                 identity, net, strided)
 from gen_jax.types import Array, BadInput, Batch, State, Tree
 
 KINDS = 'mlp', 'conv', 'residual', 'recurrent', 'linear'
 NORMS = 'none', 'batch', 'group', 'layer', 'instance', 'spectral'
 
 
-def leaky(x: Array) -> Array:
-    return nn.leaky_relu(x, .2)
-
-
-def maxout(x: Array) -> Array:
-    """The largest of every five outputs (Goodfellow et al. 2013)."""
-    return x.reshape(*x.shape[:-1], -1, 5).max(-1)
-
-
-ACTS = dict(relu=nn.relu, tanh=nn.tanh, leaky=leaky, maxout=maxout,
-            gated=nn.glu)  # half of the outputs gates the rest
-OUTPUTS = {nn.glu: 2, maxout: 5}  # of a layer for each of its activations
-
-
-class Net(NamedTuple):
-    """init: (key, x) -> (params, buffers); apply: (params, buffers, x) -> y, as in evaluation;
-    train: (params, buffers, x) -> (y, new buffers), with the statistics of this batch."""
-    init: Callable[[Array, Array], tuple[Tree, Tree]]
-    apply: Callable[[Tree, Tree, Array], Array]
-    train: Callable[[Tree, Tree, Array], tuple[Array, Tree]]
-
-
-def net(module: nn.Module) -> Net:
-    """A Flax module, called as module(x, train), as a Net."""
-    def init(key, x):
-        variables = module.init(key, jax.tree.map(lambda a: a[:1], x), False)
-        return variables['params'], variables.get('batch_stats', {})
-
-    def apply(params, buffers, x):
-        return module.apply({'params': params, 'batch_stats': buffers}, x, False)
-
-    def train(params, buffers, x):
-        y, new = module.apply({'params': params, 'batch_stats': buffers}, x, True,
-                              mutable=['batch_stats'])
-        return y, new.get('batch_stats', {})
-
-    return Net(init, apply, train)
-
-
-class Convolve(nn.Module):
-    """A convolution of gen_jax.ops without bias: op(x, kernel)."""
-    op: Callable[[Array, Array], Array]
-    size: int
-    width: int
-
-    @nn.compact
-    def __call__(self, x):
-        shape = self.size, self.size, x.shape[-1], self.width
-        return self.op(x, self.param('kernel', nn.initializers.lecun_normal(), shape))
-
-
-class Norm(nn.Module):
-    """Batch, group, layer or instance normalisation with a gain and a bias of each channel; of each
-    label and channel where there are labels (conditional batch normalisation, Dumoulin et al.
-    2017)."""
-    norm: str
-    labels: int = 0
-
-    @nn.compact
-    def __call__(self, x, train, label=None):
-        channels = x.shape[-1]
-        plain = dict(use_scale=not self.labels, use_bias=not self.labels)
-        if self.norm == 'batch':
-            x = nn.BatchNorm(use_running_average=not train, momentum=.9, **plain)(x)
-        else:  # at least two channels in a group: of one alone nothing would be left
-            groups = dict(group=math.gcd(channels, channels // 2, 8), layer=1, instance=channels)
-            x = nn.GroupNorm(num_groups=groups[self.norm], **plain)(x)
-        if not self.labels:
-            return x
-        gain, bias = (nn.Embed(self.labels, channels, embedding_init=start, name=name)(label)
-                      .reshape(-1, *(1,) * (x.ndim - 2), channels)
-                      for name, start in (('gain', nn.initializers.ones),
-                                          ('shift', nn.initializers.zeros)))
-        return x * gain + bias
-
-
-class Block(nn.Module):
-    """Linear map, normalisation, max-pooling where asked for, bias, activation.
-
-    Without a normalisation that could flip signs, pooling comes before bias and activation: it
-    commutes with both and leaves them a quarter of the work.
-    """
-    linear: Callable[..., nn.Module]
-    norm: str = 'none'
-    act: Callable[[Array], Array] = nn.relu
-    pool: bool = False
-    bias: Any = nn.initializers.zeros
-    labels: int = 0
-
-    @nn.compact
-    def __call__(self, x, train, label=None):
-        if self.norm == 'spectral':
-            x = nn.SpectralNorm(self.linear())(x, update_stats=train)
-        else:
-            x = self.linear()(x)
-        if self.norm not in ('none', 'spectral'):
-            x = self.act(Norm(self.norm, self.labels)(x, train, label))
-            return ops.max_pool(x) if self.pool else x
-        x = ops.max_pool(x) if self.pool else x
-        return self.act(x + self.param('bias', self.bias, x.shape[-1:]))
-
-
-class Residual(nn.Module):
-    """act(x + two 3x3 convolutions of x), x by a 1x1 convolution where the width changes (He et al.
-    2016)."""
-    width: int
-    norm: str = 'none'
-    act: Callable[[Array], Array] = nn.relu
-
-    @nn.compact
-    def __call__(self, x, train):
-        conv = convolve(ops.conv, 3, self.width)
-        y = Block(conv, self.norm, self.act)(x, train)
-        y = Block(conv, self.norm, identity)(y, train)
-        if x.shape[-1] != self.width:
-            x = Convolve(ops.conv, 1, self.width)(x)
-        return self.act(x + y)
-
-
-class Prepared(nn.Module):
-    """Normalisation and activation alone."""
-    norm: str
-    act: Callable[[Array], Array]
-    labels: int = 0
-
-    @nn.compact
-    def __call__(self, x, train, label=None):
-        if self.norm not in ('none', 'spectral'):
-            x = Norm(self.norm, self.labels)(x, train, label)
-        return self.act(x)
-
-
-class Resample(nn.Module):
-    """A residual block as of SNGAN (Miyato et al. 2018): normalisation and activation come before
-    each of its two 3x3 convolutions, and images leave it half or twice as large.
-
-    change: `down` (average pooling), `up` (nearest) or `none`; raw: whether images come in as they
-    are, not to be normalised or cut off.
-    """
-    width: int
-    change: str
-    norm: str = 'none'
-    act: Callable[[Array], Array] = nn.relu
-    labels: int = 0
-    raw: bool = False
-
-    @nn.compact
-    def __call__(self, x, train, label=None):
-        spectral = 'spectral' if self.norm == 'spectral' else 'none'
-
-        def ready(x):
-            return Prepared(self.norm, self.act, self.labels)(x, train, label)
-
-        def conv(x, op, size):
-            return Block(convolve(op, size, self.width), spectral, identity)(x, train)
-
-        larger = self.change == 'up'
-        y = conv(x if self.raw else ready(x), ops.upsample_conv if larger else ops.conv, 3)
-        y = conv(ready(y), ops.conv, 3)
-        if self.change != 'none' or x.shape[-1] != self.width:
-            x = conv(x, ops.conv, 1)  # pooling and copying commute with it
-        if self.change == 'down':
-            return mean_pool(x + y)
-        return (x.repeat(2, 1).repeat(2, 2) if larger else x) + y
-
-
-class Total(nn.Module):
-    """The sum over an image's places, (n, h, w, c) -> (n, c), after an activation."""
-    act: Callable[[Array], Array]
-
-    def __call__(self, x, train):
-        return self.act(x).sum((1, 2))
-
-
-class Read(nn.Module):
-    """Gated recurrent units over sequences (n, t, f), a layer per width: the last state (n, w)."""
-    width: Sequence[int]
-
-    @nn.compact
-    def __call__(self, x, train):
-        for w in self.width:
-            x = nn.RNN(nn.GRUCell(w))(x)
-        return x[:, -1]
-
-
-class Write(nn.Module):
-    """Codes (n, latent) to sequences (n, t, f) by gated recurrent units that see the code at every
-    step, a layer per width."""
-    width: Sequence[int]
-    steps: int
-
-    @nn.compact
-    def __call__(self, z, train):
-        x = jnp.broadcast_to(z[:, None], (len(z), self.steps, z.shape[-1]))
-        for w in self.width:
-            x = nn.RNN(nn.GRUCell(w))(x)
-        return x
-
-
-class DenseImage(nn.Module):
-    """A dense layer from vectors to images of the given shape, without bias."""
-    shape: Sequence[int]
-
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(math.prod(self.shape), use_bias=False)(x).reshape(-1, *self.shape)
-
-
-class Reshape(nn.Module):
-    """Vectors to examples of the given shape."""
-    shape: Sequence[int]
-
-    def __call__(self, x, train):
-        return x.reshape(len(x), *self.shape)
-
-
-class Pool(nn.Module):
-    """2x2 max-pooling of images."""
-
-    def __call__(self, x, train):
-        return ops.max_pool(x)
-
-
-class Crop(nn.Module):
-    """The first rows and columns of images, up to the given size."""
-    size: Sequence[int]
-
-    def __call__(self, x, train):
-        return x[:, :self.size[0], :self.size[1]]
-
-
-def dense(width, act=None):
-    return lambda: nn.Dense(OUTPUTS.get(act, 1) * width, use_bias=False)
-
-
-def convolve(op, size, width):
-    return lambda: Convolve(op, size, width)
-
-
-def strided(x, kernel):
-    return ops.conv(x, kernel, stride=2)
-
-
-def mean_pool(x):
-    """The mean of each 2 x 2 block, the last row and column doubled where their number is odd:
-    (n, h, w, c) -> (n, ceil(h/2), ceil(w/2), c)."""
-    n, h, w, c = x.shape
-    x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode='edge')
-    return x.reshape(n, -(-h // 2), 2, -(-w // 2), 2, c).mean((2, 4))
-
-
-class Layers(nn.Module):
-    """Modules called as module(x, train), one after the other; of a pair (x, label), those with
-    labels see the label too."""
-    blocks: Sequence[nn.Module]
-
-    def __call__(self, x, train):
-        x, *label = x if isinstance(x, tuple) else (x,)
-        for block in self.blocks:
-            x = block(x, train, *(label if getattr(block, 'labels', 0) else ()))
-        return x
-
-
-def identity(x):
-    return x
-
-
 def encoder(shape: Sequence[int], out: int | None, *, kind: str = 'mlp', width: Sequence[int],
-            norm: str = 'none', down: str = 'pool', act: Callable | str = 'relu') -> Net:
+            norm: str = 'none', down: str = 'pool', act: str = 'relu') -> Net:
     """x (n, *shape) -> codes (n, out), or the last features themselves where out is None.
 
     mlp: dense layers of `width`.  linear: none; `width` has no meaning.  conv: 3x3 convolutions of
@@ -296,7 +33,7 @@ def encoder(shape: Sequence[int], out: int | None, *, kind: str = 'mlp', width: 
     (down='stride', as in DCGAN).  residual: per width a residual block and pooling; with
     down='stride' SNGAN's blocks, and the sum over places at the end.  recurrent: gated recurrent
     units, a layer per width.
-    act: a function, or one of ACTS, of which `gated` and `maxout` are for mlp alone.
+    act: one of layers.ACTS, of which `gated` and `maxout` are for mlp alone.
     Raises BadInput for an unknown kind or norm, an empty code, or a kind that the shape is not for.
     """
     _check(shape, out, kind, norm, width)
@@ -325,7 +62,7 @@ def encoder(shape: Sequence[int], out: int | None, *, kind: str = 'mlp', width: 
 
 def decoder(example: Array, latent: int | None, *, kind: str = 'mlp', width: Sequence[int],
             norm: str = 'none', up: str = 'nearest', output: Callable | None = None,
-            act: Callable | str = 'relu', labels: int = 0) -> Net:
+            act: str = 'relu', labels: int = 0) -> Net:
     """codes (n, latent) -> examples (n, *shape) before `output`, by default link(example, kind).
 
     mlp, linear, recurrent: the encoder's layers the other way round.  conv: a dense layer to the
@@ -527,108 +264,12 @@ def coder(player: str, example: Array, latent: int | None, *, kind: str, width: 
                  decoder(example, latent, width=width[::-1], output=output, **hyper), output)
 
 
-class Spelled(nn.Module):
-    """Symbols (n, t) to codes (n, latent): gated recurrent units read up to the first padding (0),
-    and a dense layer takes in all their states, zeros from there on."""
-    symbols: int
-    latent: int
-    width: int
-    embed: int
-
-    @nn.compact
-    def __call__(self, x, train):
-        states = nn.RNN(nn.GRUCell(self.width))(nn.Embed(self.symbols, self.embed)(x))
-        states = jnp.where(before_padding(x)[..., None], states, 0)
-        return nn.Dense(self.latent)(states.reshape(len(x), -1))
-
-
-class Spell(nn.Module):
-    """Codes to symbols: a dense layer gives each place its part of the code (embed,), which gated
-    recurrent units see next to the symbol before; the code is also where they start."""
-    symbols: int
-    width: int
-    embed: int
-    length: int
-
-    def setup(self):
-        self.first, self.parts = nn.Dense(self.width), nn.Dense(self.length * self.embed)
-        self.embedding = nn.Embed(self.symbols + 1, self.embed)  # the last where none is given
-        self.cell, self.out = nn.GRUCell(self.width), nn.Dense(self.symbols)
-        self.units = nn.RNN(self.cell)
-
-    def begin(self, z):
-        """The first state (n, w), and the parts of the code (n, t, embed)."""
-        return jnp.tanh(self.first(z)), self.parts(z).reshape(-1, self.length, self.embed)
-
-    def inputs(self, before, parts):
-        return jnp.concatenate([self.embedding(before), parts], -1)
-
-    def __call__(self, z, x):
-        """Logits (n, t, symbols) of each symbol, given those before it in x (n, t)."""
-        state, parts = self.begin(z)
-        before = jnp.pad(x[:, :-1], ((0, 0), (1, 0)), constant_values=self.symbols)
-        return self.out(self.units(self.inputs(before, parts), initial_carry=state))
-
-    def step(self, state, part, before):
-        """The next state, and the logits (n, symbols) of the symbol after `before` (n,)."""
-        state, y = self.cell(state, self.inputs(before, part))
-        return state, self.out(y)
-
-
-class Speller(NamedTuple):
-    """init: (key, z) -> params; logits: (params, z, x) -> (n, t, symbols), each given the symbols
-    before it in x (n, t), of which `symbols` itself says nothing; greedy: (params, z) -> symbols
-    (n, t), the likeliest each time, given those chosen before, and 0 after the first 0."""
-    init: Callable[[Array, Array], Tree]
-    logits: Callable[[Tree, Array, Array], Array]
-    greedy: Callable[[Tree, Array], Array]
-
-
-def sequence_encoder(symbols: int, latent: int, *, width: int, embed: int) -> Net:
-    """Symbols (n, t), 0 for padding, to codes (n, latent), by `width` gated recurrent units."""
-    _check_sequence(latent=latent, width=width, embed=embed)
-    return net(Spelled(symbols, latent, width, embed))
-
-
-def sequence_decoder(symbols: int, length: int, *, width: int, embed: int) -> Speller:
-    """Codes (n, latent) to symbols (n, length), by `width` gated recurrent units."""
-    _check_sequence(width=width, embed=embed)
-    module = Spell(symbols, width, embed, length)
-
-    def init(key, z):
-        return module.init(key, z[:1], jnp.zeros((1, length), jnp.int32))['params']
-
-    def logits(params, z, x):
-        return module.apply({'params': params}, z, x)
-
-    def greedy(params, z):
-        def step(carry, part):
-            state, before, done = carry
-            state, y = module.apply({'params': params}, state, part, before, method='step')
-            y = jnp.where(done, 0, y.argmax(-1).astype(jnp.int32))
-            return (state, y, done | (y == 0)), y
-
-        state, parts = module.apply({'params': params}, z, method='begin')
-        before = jnp.full(len(z), symbols, jnp.int32)
-        start = state, before, jnp.zeros(len(z), bool)
-        return lax.scan(step, start, parts.swapaxes(0, 1))[1].T
-
-    return Speller(init, logits, greedy)
-
-
-def before_padding(x: Array) -> Array:
-    """Which symbols of x (n, t) come before the first padding."""
-    return jnp.cumsum(x == 0, axis=1) == 0
-
-
 def _act(act, kind):
-    if callable(act):
-        return act
-    if act not in ACTS:
-        raise BadInput(f'unknown act {act!r}; choose one of {", ".join(ACTS)}')
-    if ACTS[act] in OUTPUTS and kind != 'mlp':
+    if act not in layers.ACTS:
+        raise BadInput(f'unknown act {act!r}; choose one of {", ".join(layers.ACTS)}')
+    if layers.ACTS[act] in layers.OUTPUTS and kind != 'mlp':
         raise BadInput(f"act {act!r} is for kind 'mlp', not {kind!r}; use act='relu'")
-    return ACTS[act]
+    return layers.ACTS[act]
 
 
 def _rows(shape):
@@ -653,9 +294,3 @@ def _check(shape, code, kind, norm, width):
         raise BadInput(f"norm 'instance' is for images, not for kind {kind!r}; use norm 'layer'")
     if kind == 'recurrent' and norm != 'none':
         raise BadInput(f"kind 'recurrent' has no norm {norm!r}; use norm='none'")
-
-
-def _check_sequence(**sizes):
-    for name, size in sizes.items():
-        if size < 1:
-            raise BadInput(f'{name} must be at least 1, not {size}')

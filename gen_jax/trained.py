@@ -1,0 +1,99 @@
+"""What is done with a trained run: evaluate it, draw samples, reconstruct."""
+import hashlib
+import json
+from pathlib import Path
+import re
+
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+
+from gen_jax import data, metrics, record, samplers, train
+from gen_jax.data import stored
+from gen_jax.metrics import inception
+from gen_jax.types import BadInput, State
+
+MODES = 'evaluate', 'sample', 'reconstruct'
+
+
+def subject(run: train.Run, state: State) -> metrics.Subject:
+    """What the measures of gen_jax.metrics look at."""
+    return metrics.Subject(run.model, state, run.data, run.key, run.config.eval.k,
+                           train.collector(run, state), features(run), {})
+
+
+def features(run: train.Run) -> metrics.Features:
+    """What eval.features names.  Raises BadInput where it is unknown, or is not for such data."""
+    name, shape = run.config.eval.features, train.tested(run.data, 1, run.key).x.shape[1:]
+    if name not in ('pixels', 'classifier', 'inception'):
+        raise BadInput(f'unknown eval.features {name!r}; choose pixels, classifier or inception')
+    if name == 'inception':
+        if not run.config.eval.weights:
+            raise BadInput('features inception need a file of weights: give --config.eval.weights, '
+                           'see experiments/inception.py')
+        if len(shape) != 3:
+            raise BadInput(f'features inception are for images, but {run.config.data.name} holds '
+                           f'examples of shape {shape}; use eval.features=pixels')
+        params, digest = inception.load(run.config.eval.weights)
+        return metrics.Features(name, digest, 'bilinear, 299x299', params, inception.features)
+    return metrics.PIXELS if name == 'pixels' else classifier(run.config)
+
+
+def classifier(config: ConfigDict) -> metrics.Features:
+    """The code of a classifier of the data set, trained here where it has not been."""
+    view, _, name = config.data.name.rpartition(':')
+    if view == 'rows':
+        raise BadInput('features classifier are for images and vectors; use eval.features=pixels')
+    ours = train.defaults('classifier', name, encoder='scratch', latent=128, average=.999)
+    ours.data.update({k: v for k, v in config.data.items() if k not in ('name', 'limit')})
+    images = data.holding(data.load(**ours.data).train.x) == data.IMAGES
+    ours.model.update(dict(kind='conv', width=(32, 64)) if images else
+                      dict(kind='mlp', width=(256,)))
+    ours.epochs, ours.eval.every = (60 if name == 'digits' else 10), 10 ** 9
+    known = json.dumps(train.leaves(json.loads(ours.to_json()), but=('data.dir',)), sort_keys=True)
+    known = hashlib.sha256(known.encode()).hexdigest()[:8]
+    folder = stored.cache() / 'classifiers' / f'{name}-{known}'
+    if train.summary(folder).get('epochs', 0) < ours.epochs:
+        print(f'training the classifier of {name} once, in {folder}', flush=True)
+        train.train(ours, folder)
+    run, state = train.load(folder, ours)
+    digest = hashlib.sha256(b''.join(np.asarray(a).tobytes() for a in jax.tree.leaves(
+        (state.params, state.buffers)))).hexdigest()
+    return metrics.Features('classifier', digest, 'none', state, run.model.encode,
+                            run.model.classify)
+
+
+def use(config: ConfigDict, workdir: Path, mode: str) -> None:
+    """What is done with a trained run: evaluate, sample or reconstruct."""
+    run, state = train.load(workdir, config)
+    if mode == 'sample':
+        samplers.require(config.sampler, config.model.name, run.model, state,
+                         train.tested(run.data, 1, run.key))
+    if mode == 'reconstruct' and not train.can_reconstruct(run.model):
+        lacking = 'decoder' if run.model.encode else 'encoder'
+        raise BadInput(f'model {config.model.name} has no {lacking} to reconstruct with')
+    if mode != 'evaluate':
+        print('pictures: ' + ', '.join(str(p) for p in train.draw(run, state, workdir, only=mode)))
+        return
+    looked_at = subject(run, state)
+    names = metrics.chosen(re.findall(r'\w+', config.eval.metrics), looked_at)
+    print(f'step {int(state.step)}, {len(run.data.test.x)} test examples')
+    report(workdir, train.evaluator(run)(state))
+    for name in names:
+        found = metrics.MEASURES[name][1](looked_at)
+        report(workdir, {f'test/{k}': float(v) for k, v in found.items()})
+    if set(names) & set(metrics.FEATURED):
+        used, n = looked_at.features, len(looked_at.seen.get('real', ()))
+        about = dict(name=used.name, sha256=used.digest, resizer=used.resizer, split='test',
+                     examples=n, samples=n)
+        record.write_json(workdir / 'summary.json', train.summary(workdir) | dict(features=about))
+        print('features: ' + ', '.join(f'{k} {v}' for k, v in about.items()))
+
+
+def report(workdir: Path, measured: dict[str, float]) -> None:
+    """Into summary.json, and on the terminal."""
+    found = train.summary(workdir)
+    found['metrics'] = found.get('metrics', {}) | measured
+    record.write_json(workdir / 'summary.json', found)
+    for name, value in measured.items():
+        print(f'{name:32} {value:12.4f}', flush=True)
