@@ -12,7 +12,8 @@ import pytest
 from scipy import stats
 
 from gen_jax import adversarial, game, nets
-from gen_jax.adversarial import adversary, augmentation, charge, packed
+from gen_jax.adversarial import rules
+from gen_jax.adversarial.rules import adversary, augmentation, charge, packed
 from gen_jax.types import BadInput, Batch, Player, State
 
 KEY = jax.random.key(0)
@@ -88,7 +89,7 @@ def slopes(loss, real, fake):
 
 
 def test_the_papers_and_the_losses_are_the_same_ones():
-    assert PAPERS.keys() == adversarial.LOSSES.keys()
+    assert PAPERS.keys() == rules.LOSSES.keys()
 
 
 @pytest.mark.parametrize('name', PAPERS)
@@ -203,7 +204,7 @@ def test_penalties_of_a_linear_critic(shape, norm):
     critic = lambda x: (x * w).reshape(len(x), -1).sum(1)
     truth = dict(gradient=(norm - 1) ** 2, onesided=max(norm - 1, 0) ** 2, dragan=(norm - 1) ** 2,
                  r1=norm ** 2 / 2, r2=norm ** 2 / 2, r1r2=norm ** 2, none=0, clip=0)
-    assert truth.keys() == set(adversarial.PENALTIES)
+    assert truth.keys() == set(rules.PENALTIES)
     for name, value in truth.items():
         np.testing.assert_allclose(due(name, critic, random((6, *shape)), random((6, *shape), 1)),
                                    [value] * 6, rtol=1e-4, err_msg=name)
@@ -299,7 +300,7 @@ def test_the_critic_pays_weight_times_the_penalty(penalty):
 def test_clipped_parameters_stop_at_the_cut():
     p, u = dict(a=jnp.array([-.5, .02, .09]), b=jnp.array(.1)), dict(a=jnp.array([0, .03, .05]),
                                                                     b=jnp.array(-.3))
-    moved = optax.apply_updates(p, adversarial.clipped(.1).update(u, optax.EmptyState(), p)[0])
+    moved = optax.apply_updates(p, rules.clipped(.1).update(u, optax.EmptyState(), p)[0])
     np.testing.assert_allclose(moved['a'], [-.1, .05, .1], rtol=1e-6)
     assert float(moved['b']) == pytest.approx(-.1)
 
@@ -487,7 +488,7 @@ def test_cutout_blanks_a_window_of_half_the_size(h, w):
         np.testing.assert_allclose(covered.mean(0), likely, atol=.045)
 
 
-@pytest.mark.parametrize('name', adversarial.AUGMENTS)
+@pytest.mark.parametrize('name', rules.AUGMENTS)
 def test_augmentation_is_of_every_example_and_key_its_own_and_differentiable(name):
     """Given the key it is affine: a difference is the derivative, and slopes reach all that is
     seen."""
