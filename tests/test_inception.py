@@ -78,55 +78,51 @@ class Truth:
         y = gamma * (y.transpose(0, 3, 1, 2) - mean) / np.sqrt(var + .001) + beta
         return np.maximum(y, 0)
 
+    def run(self, at, x, *layers):
+        """Layers one after the other, each a name's end and what else `conv` takes."""
+        for name, *how in layers:
+            x = self.conv(at + name, x, *how)
+        return x
+
     def a(self, at, x, pool):
-        five = self.conv(at + 'branch5x5_1', x, 48)
-        three = self.conv(at + 'branch3x3dbl_1', x, 64)
-        three = self.conv(at + 'branch3x3dbl_2', three, 96, 3, 3)
         return np.concatenate([
-            self.conv(at + 'branch1x1', x, 64),
-            self.conv(at + 'branch5x5_2', five, 64, 5, 5),
-            self.conv(at + 'branch3x3dbl_3', three, 96, 3, 3),
-            self.conv(at + 'branch_pool', mean_of_those_there(x), pool)], 1)
+            self.run(at + 'branch', x, ('1x1', 64)),
+            self.run(at + 'branch5x5_', x, ('1', 48), ('2', 64, 5, 5)),
+            self.run(at + 'branch3x3dbl_', x, ('1', 64), ('2', 96, 3, 3), ('3', 96, 3, 3)),
+            self.run(at + 'branch_', mean_of_those_there(x), ('pool', pool))], 1)
 
     def b(self, at, x):
-        three = self.conv(at + 'branch3x3dbl_1', x, 64)
-        three = self.conv(at + 'branch3x3dbl_2', three, 96, 3, 3)
+        half = 3, 3, 2, False
         return np.concatenate([
-            self.conv(at + 'branch3x3', x, 384, 3, 3, 2, False),
-            self.conv(at + 'branch3x3dbl_3', three, 96, 3, 3, 2, False), shrunk(x)], 1)
+            self.run(at + 'branch', x, ('3x3', 384, *half)),
+            self.run(at + 'branch3x3dbl_', x, ('1', 64), ('2', 96, 3, 3), ('3', 96, *half)),
+            shrunk(x)], 1)
 
     def c(self, at, x, inner):
-        seven = self.conv(at + 'branch7x7_1', x, inner)
-        seven = self.conv(at + 'branch7x7_2', seven, inner, 1, 7)
-        twice = self.conv(at + 'branch7x7dbl_1', x, inner)
-        for i, size in enumerate([(7, 1), (1, 7), (7, 1)], 2):
-            twice = self.conv(f'{at}branch7x7dbl_{i}', twice, inner, *size)
+        twice = [(f'{i}', inner, *size)
+                 for i, size in enumerate([(7, 1), (1, 7), (7, 1)], 2)]
         return np.concatenate([
-            self.conv(at + 'branch1x1', x, 192),
-            self.conv(at + 'branch7x7_3', seven, 192, 7, 1),
-            self.conv(at + 'branch7x7dbl_5', twice, 192, 1, 7),
-            self.conv(at + 'branch_pool', mean_of_those_there(x), 192)], 1)
+            self.run(at + 'branch', x, ('1x1', 192)),
+            self.run(at + 'branch7x7_', x, ('1', inner), ('2', inner, 1, 7), ('3', 192, 7, 1)),
+            self.run(at + 'branch7x7dbl_', x, ('1', inner), *twice, ('5', 192, 1, 7)),
+            self.run(at + 'branch_', mean_of_those_there(x), ('pool', 192))], 1)
 
     def d(self, at, x):
-        three = self.conv(at + 'branch3x3_1', x, 192)
-        seven = self.conv(at + 'branch7x7x3_1', x, 192)
-        seven = self.conv(at + 'branch7x7x3_2', seven, 192, 1, 7)
-        seven = self.conv(at + 'branch7x7x3_3', seven, 192, 7, 1)
+        half = 3, 3, 2, False
         return np.concatenate([
-            self.conv(at + 'branch3x3_2', three, 320, 3, 3, 2, False),
-            self.conv(at + 'branch7x7x3_4', seven, 192, 3, 3, 2, False), shrunk(x)], 1)
+            self.run(at + 'branch3x3_', x, ('1', 192), ('2', 320, *half)),
+            self.run(at + 'branch7x7x3_', x, ('1', 192), ('2', 192, 1, 7), ('3', 192, 7, 1),
+                     ('4', 192, *half)), shrunk(x)], 1)
 
     def e(self, at, x, pooled):
-        three = self.conv(at + 'branch3x3_1', x, 384)
-        twice = self.conv(at + 'branch3x3dbl_1', x, 448)
-        twice = self.conv(at + 'branch3x3dbl_2', twice, 384, 3, 3)
+        three = self.run(at + 'branch3x3_', x, ('1', 384))
+        twice = self.run(at + 'branch3x3dbl_', x, ('1', 448), ('2', 384, 3, 3))
+        apart = [(name, 384, *size) for name, size in dict(a=(1, 3), b=(3, 1)).items()]
         return np.concatenate([
-            self.conv(at + 'branch1x1', x, 320),
-            self.conv(at + 'branch3x3_2a', three, 384, 1, 3),
-            self.conv(at + 'branch3x3_2b', three, 384, 3, 1),
-            self.conv(at + 'branch3x3dbl_3a', twice, 384, 1, 3),
-            self.conv(at + 'branch3x3dbl_3b', twice, 384, 3, 1),
-            self.conv(at + 'branch_pool', pooled, 192)], 1)
+            self.run(at + 'branch', x, ('1x1', 320)),
+            *(self.run(at + 'branch3x3_2', three, layer) for layer in apart),
+            *(self.run(at + 'branch3x3dbl_3', twice, layer) for layer in apart),
+            self.run(at + 'branch_', pooled, ('pool', 192))], 1)
 
     def features(self, x):
         x = 2 * bilinear(np.float64(x), 299).transpose(0, 3, 1, 2) - 1
