@@ -168,30 +168,24 @@ def modes(x, centres, sigma: float) -> dict[str, float]:
                 kl=divergence(counts, np.ones(m)) if good.any() else float(np.log(m)))
 
 
-def counted(label, number: int) -> np.ndarray:
-    """How often each of `number` labels occurs."""
-    label = np.asarray(label)
+def classes(label, reference) -> dict[str, float]:
+    """modes, how many of the classes occur among labels (n,) predicted for samples, and kl,
+    KL(samples || reference) in nats of the labels' distributions (Metz et al. 2017, on stacked
+    MNIST); `reference` (m,), of m classes, is in proportion to their shares.
+
+    Raises BadInput where samples have a label whose share is 0, since kl is then infinite, and a
+    count made up for it would decide its value.
+    """
+    label, reference = np.asarray(label), np.asarray(reference)
     if label.ndim != 1 or not len(label) or label.dtype.kind not in 'iu':
         raise BadInput(f'labels must be integers (n,), one or more, not {label.dtype} of shape '
                        f'{label.shape}')
-    if label.min() < 0 or label.max() >= number:
-        raise BadInput(f'labels must be from 0 to {number - 1}, not from {label.min()} to '
+    if label.min() < 0 or label.max() >= len(reference):
+        raise BadInput(f'labels must be from 0 to {len(reference) - 1}, not from {label.min()} to '
                        f'{label.max()}')
-    return np.bincount(label.astype(int), minlength=number)
-
-
-def classes(label, number: int, reference=None) -> dict[str, float]:
-    """modes, how many of `number` classes occur among labels (n,) predicted for samples, and kl,
-    KL(samples || reference) in nats of the labels' distributions (Metz et al. 2017, on stacked
-    MNIST, with 1000); the reference is that of labels (m,), or uniform.
-
-    Raises BadInput where samples have a label that the reference lacks, since kl is then infinite,
-    and a count made up for it would decide its value.
-    """
-    counts = counted(label, number)
-    others = np.ones(number) if reference is None else counted(reference, number)
-    lacking = ((counts > 0) & (others == 0)).sum()
+    counts = np.bincount(label.astype(int), minlength=len(reference))
+    lacking = ((counts > 0) & (reference == 0)).sum()
     if lacking:
         raise BadInput(f'samples have {lacking} labels that the reference lacks, so that kl is '
-                       'infinite; give more of it, or None for a uniform one')
-    return dict(modes=int((counts > 0).sum()), kl=divergence(counts, others))
+                       'infinite; give more of it, or a uniform one')
+    return dict(modes=int((counts > 0).sum()), kl=divergence(counts, reference))

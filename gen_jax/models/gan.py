@@ -26,11 +26,10 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
     see adversarial.critic; told: how the generator is told labels, see adversarial.generator.
     kind, width, norm: of the nets, width from the image inwards for the critic, the other way round
     for the generator; critic_norm, critic_width: the critic's where they differ, critic_act: of its
-    units.  rate, b1, b2: of Adam;
-    critic_rate where the critic's differs (two time scales, Heusel et al. 2017).  average: decay of
-    the moving average of the generator that samples are drawn from, 0 for none.  every: the
-    generator moves every so many steps, each of which brings the critic fresh data.  order: see
-    game.
+    units.  rate, b1, b2: of Adam; critic_rate where the critic's differs (two time scales, Heusel
+    et al. 2017).  average: decay of the moving average of the generator that samples are drawn
+    from, 0 for none.  every: the generator moves every so many steps, each of which brings the
+    critic fresh data.  order: see game.
     Metrics: critic_loss and generator_loss, without penalties; accuracy_real, accuracy_fake, the
     shares the critic judges rightly; penalty, where there is one, before its weight; label_real,
     label_fake, the labels an auxiliary critic names rightly.  In evaluation spread_real and
