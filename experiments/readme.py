@@ -31,7 +31,8 @@ SHOWN = dict(ae=['mse'], vae=BOUND, cvae=BOUND, iwae=['iwae', 'elbo', 'nll', 'nl
              tcvae=['elbo', 'mi', 'tc', 'nll'], mmd=['recon', 'kl', 'mmd', 'nll'],
              vq=['elbo', 'recon', 'prior_nll', 'perplexity'],
              **{name: ['accuracy_real', 'accuracy_fake', 'psnr', 'frechet_pixels',
-                       'frechet_pixels_floor', 'modes', 'high_quality', 'category']
+                       'frechet_pixels_floor', 'frechet_classifier',
+                       'frechet_classifier_floor', 'modes', 'high_quality', 'category']
                 for name in ('gan', 'infogan', 'vaegan', 'aae', 'bigan')},
              denoising=['noisy_psnr', 'psnr', 'noisy_ssim', 'ssim'],
              colorize=['grey_chroma_psnr', 'chroma_psnr', 'gain'],
