@@ -82,9 +82,11 @@ def result(folder: Path) -> dict:
 
 
 def picture(source: Path, name: str) -> None:
-    """A PNG among README's, in 256 colours: a third of the bytes."""
-    image = Image.open(source).convert('RGB').quantize(256, dither=Image.Dither.NONE)
-    image.save(ROOT / 'docs' / f'{name}.png', optimize=True)
+    """A PNG among README's, no larger than is seen there: of 256 colours."""
+    image = Image.open(source).convert('RGB')
+    if image.width > 3000:
+        image.thumbnail((1600, 1600))
+    image.quantize(256, dither=Image.Dither.NONE).save(ROOT / 'docs' / f'{name}.png', optimize=True)
 
 
 def keep(folder: Path) -> None:
