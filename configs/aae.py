@@ -11,8 +11,8 @@ from gen_jax.train import defaults
 
 
 def get_config(dataset='digits'):
-    flat = dict(error='mse', width=(128, 128, 128), latent=2, adversary=.01, penalty='r1',
-                weight=.2)
+    flat = dict(error='mse', width=(128, 128, 128), critic=(128, 128, 128), latent=2,
+                loss='relativistic', penalty='r1r2', weight=.1, b1=0.)
     config = defaults('aae', dataset, **flat if dataset in points.NAMES else {})
     config.epochs = 300 if dataset == 'digits' else 10
     if dataset == 'digits':

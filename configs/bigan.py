@@ -13,8 +13,8 @@ def get_config(dataset='digits'):
     hyper = dict(kind='mlp', width=(256, 256), latent=10, critic_norm='none', loss='relativistic',
                  penalty='r1', weight=.1, rate=1e-3)
     if dataset in points.NAMES:
-        hyper |= dict(width=(128, 128, 128), norm='none', latent=2, b1=0., penalty='r1r2',
-                      weight=.2)
+        hyper |= dict(width=(128, 128, 128), norm='none', critic_norm='spectral', latent=2, b1=0.,
+                      penalty='r1r2', weight=.2)
     config = defaults('bigan', dataset, **hyper)
     config.epochs = 300 if dataset == 'digits' else 10
     if dataset in points.NAMES:
