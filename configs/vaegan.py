@@ -11,12 +11,14 @@ from gen_jax.train import defaults
 
 
 def get_config(dataset='digits'):
-    hyper = dict(critic_norm='none', penalty='r1', weight=.1, beta=.05, rate=1e-3)
+    hyper = dict(critic_norm='none', penalty='r1', weight=.1, rate=1e-3)
     if dataset in points.NAMES:
-        hyper |= dict(kind='mlp', width=(128, 128, 128), norm='none', latent=2, b1=0.,
+        hyper |= dict(kind='mlp', width=(128, 128, 128), norm='none', latent=2, beta=.05, b1=0.,
                       loss='relativistic', penalty='r1r2', weight=.2)
     elif dataset == 'digits':
-        hyper |= dict(kind='mlp', width=(256, 256), latent=10)
+        hyper |= dict(kind='mlp', width=(256, 256), latent=10, beta=.05)
+    else:  # thousands of features, whose error would drown the rest
+        hyper |= dict(gamma=.01)
     config = defaults('vaegan', dataset, **hyper)
     config.epochs = 200 if dataset == 'digits' else 5
     if dataset in points.NAMES:
