@@ -16,12 +16,11 @@ normalised spectrally (Miyato et al. 2018): with batch normalisation it wins out
 `mnist`, where after three epochs a classifier finds all ten digits among the samples, none under
 3 %.  On points (`ring`, `grid`, `spiral`) the nets are three dense layers.
 """
-from gen_jax.data import points
-from gen_jax.train import defaults
+from gen_jax.train import POINTS, defaults
 
 
 def get_config(dataset='digits'):
-    if dataset in points.NAMES:
+    if dataset in POINTS:
         config = defaults('gan', dataset, kind='mlp', width=(128, 128, 128), norm='none', latent=2,
                           loss='relativistic', penalty='r1r2', weight=.2, rate=1e-3, b1=0., b2=.9)
         config.epochs, config.batch, config.eval.every = 30, 256, 10

@@ -17,8 +17,10 @@ from ml_collections import ConfigDict, config_dict
 import numpy as np
 
 from gen_jax import checkpoint, data, loop, models, parallel, record, samplers
+from gen_jax.data import points
 from gen_jax.types import Array, BadInput, Batch, Model, State
 
+POINTS = points.NAMES
 FREE = 'epochs', 'eval', 'data.dir', 'sampler'  # may differ between two commands on one workdir
 
 
