@@ -189,7 +189,7 @@ def prior(name: str, latent: int, components: int = 500) -> Prior:
         raise BadInput(f'components must be at least 1, not {components}')
     if name == 'normal':
         return Prior(lambda key, batch: {}, lambda params, z, infer: normal(z),
-                     lambda params, key, n, infer: jax.random.normal(key, (n, latent)))
+                     lambda params, key, n, infer: losses.normal(key, n, latent))
 
     def init(key, batch):
         if name == 'mixture':
@@ -298,7 +298,7 @@ def _full(latent) -> Posterior:
         logvar = losses.bound(logvar)
         root = jnp.zeros((len(code), latent, latent)).at[:, *below].set(rest)
         root += jnp.exp(logvar / 2)[:, :, None] * jnp.eye(latent)
-        e = jax.random.normal(key, mean.shape)
+        e = losses.normal(key, *mean.shape)
         return mean + jnp.einsum('nij,nj->ni', root, e), normal(e) - logvar.sum(-1) / 2
 
     return Posterior(2 * latent + len(below[0]), lambda key: {}, sample,

@@ -182,7 +182,13 @@ def staged(rate: float, first: int) -> Callable[[Array], Array] | float:
 
 def reparameterise(key: Array, mean: Array, logvar: Array) -> Array:
     """A sample of N(mean, exp(logvar)) that is differentiable in both (Kingma & Welling 2014)."""
-    return mean + jnp.exp(logvar / 2) * jax.random.normal(key, mean.shape)
+    return mean + jnp.exp(logvar / 2) * normal(key, *mean.shape)
+
+
+def normal(key: Array, *shape: int) -> Array:
+    """Draws of N(0, I), whose first columns are the same whatever the last axis: so a model with
+    fewer latent dimensions, see sweep, sees the same noise."""
+    return jax.random.normal(key, shape[::-1]).T
 
 
 def critic_loss(real: Array, fake: Array) -> Array:

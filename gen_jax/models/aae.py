@@ -47,11 +47,11 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
         return dict(encoder=params, decoder=made[0]), dict(encoder=buffers, decoder=made[1])
 
     def prior(state, key, n):
-        z = jax.random.normal(key, (n, latent))
+        z = losses.normal(key, n, latent)
         return (z, jnp.arange(n) % labels) if labels else z
 
     def draws(key, batch):
-        return Batch(jax.random.normal(key, (len(batch.x), latent)))
+        return Batch(losses.normal(key, len(batch.x), latent))
 
     def codes(state, x):
         own = state.params['ae']['encoder'], state.buffers['ae']['encoder']

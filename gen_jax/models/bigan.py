@@ -49,7 +49,7 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
         return {n: p for n, (p, _) in made.items()}, {n: b for n, (_, b) in made.items()}
 
     def prior(state, key, n):
-        return jax.random.normal(key, (n, latent))
+        return losses.normal(key, n, latent)
 
     def pairs(state, batch, key):
         """Those of the data, those of the prior, and the coder's new buffers."""

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gen_jax import adversarial
+from gen_jax import adversarial, losses
 from gen_jax.game import game
 from gen_jax.types import Batch, Model, Player
 
@@ -47,7 +47,7 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
                                       norm=norm, told=told, labels=labels)
 
     def codes(key, n):
-        return jax.random.normal(key, (n, latent))
+        return losses.normal(key, n, latent)
 
     def prior(state, key, n):
         z = codes(key, n)

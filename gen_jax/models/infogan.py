@@ -47,7 +47,7 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, categories:
         keys = jax.random.split(key, 3)
         return joined(jax.random.randint(keys[0], (n,), 0, categories),
                       jax.random.uniform(keys[1], (n, continuous), minval=-1, maxval=1),
-                      jax.random.normal(keys[2], (n, latent)))
+                      losses.normal(keys[2], n, latent))
 
     def joined(category, code, noise):
         return jnp.concatenate([jax.nn.one_hot(category, categories), code, noise], 1)

@@ -57,7 +57,7 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 50, below: in
 
     def sample(params, key, n, infer):
         keys = jax.random.split(key)
-        z2 = jax.random.normal(keys[0], (n, latent))
+        z2 = losses.normal(keys[0], n, latent)
         return dict(z1=losses.reparameterise(keys[1], *moments(down, params, z2)), z2=z2)
 
     def of_z1(f):

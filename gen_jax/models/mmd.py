@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gen_jax import losses
 from gen_jax.game import game
 from gen_jax.types import Array, BadInput, Batch, Model, Player
 from gen_jax.variational import variational
@@ -40,7 +41,7 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 10, alpha: fl
 
     def terms(drawn, key):
         """Each (n,)."""
-        mmd = discrepancy(kernel, drawn.z, jax.random.normal(key, drawn.z.shape))
+        mmd = discrepancy(kernel, drawn.z, losses.normal(key, *drawn.z.shape))
         loss = drawn.nll + (alpha + weight - 1) * mmd
         if deterministic:
             return dict(loss=loss, recon=drawn.nll, mmd=mmd)

@@ -52,7 +52,7 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
         return losses.gaussian_kl(*code).sum(1), losses.reparameterise(key, *code), buffers
 
     def prior(state, key, n):
-        return jax.random.normal(key, (n, latent))
+        return losses.normal(key, n, latent)
 
     def encoder_move(state, batch, key):
         kl, z, buffers = read(state, batch, key)
