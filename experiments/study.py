@@ -5,13 +5,11 @@ An experiment is one file with `main(study)`; started again it goes on where it 
 import argparse
 import csv
 import json
-import os
 from pathlib import Path
 import runpy
 import sys
 import time
 
-import jax
 from ml_collections import ConfigDict
 
 from gen_jax import record, train
@@ -119,14 +117,18 @@ def start(main, doc: str, name: str, dataset: str = 'digits', **more) -> None:
     p.add_argument('--quick', action='store_true', help='a small size, for minutes')
     for flag, (default, text) in more.items():
         p.add_argument(f'--{flag}', type=type(default), default=default, help=text)
-    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-        jax.config.update('jax_compilation_cache_dir', str(stored.cache() / 'compiled'))
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', .2)
     flags = p.parse_args()
     given = [f'--{k}' + ('' if v is True else f'={v}') for k, v in vars(flags).items()
              if v != p.get_default(k) and k not in ('workdir', 'data_dir')]
+    command = ' '.join([f'python experiments/{name}.py', *given])
+    guarded(name, lambda: main(Study(name, flags, command)))
+
+
+def guarded(name: str, run) -> None:
+    """run(), with compiled programs kept; bad input becomes one line and status 1."""
+    stored.keep_compiled()
     try:
-        main(Study(name, flags, ' '.join([f'python experiments/{name}.py', *given])))
+        run()
     except BadInput as e:
         sys.exit(f'{name}: {e}')
     except KeyboardInterrupt:

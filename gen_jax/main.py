@@ -1,12 +1,10 @@
 """python -m gen_jax.main --config=configs/NAME.py[:DATASET] [--workdir=DIR] [--mode=MODE] ..."""
 import difflib
-import os
 from pathlib import Path
 import runpy
 import sys
 
 from absl import flags, logging
-import jax
 from ml_collections import config_flags
 
 from gen_jax import train, trained
@@ -89,7 +87,5 @@ def guarded(argv):
 
 if __name__ == '__main__':
     logging.set_verbosity(logging.ERROR)
-    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-        jax.config.update('jax_compilation_cache_dir', str(stored.cache() / 'compiled'))
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', .2)
+    stored.keep_compiled()
     sys.exit(guarded(sys.argv))

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 import tempfile
 
+import jax
 import numpy as np
 
 from gen_jax.types import BadInput, Batch
@@ -90,6 +91,14 @@ def cached(builder, split: str) -> Batch:
 def cache() -> Path:
     """The user's folder for what is kept between runs."""
     return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'gen_jax'
+
+
+def keep_compiled() -> None:
+    """From here on, compiled programs are kept in the cache, unless JAX_COMPILATION_CACHE_DIR says
+    where else."""
+    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+        jax.config.update('jax_compilation_cache_dir', str(cache() / 'compiled'))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', .2)
 
 
 def home(builder) -> Path:
