@@ -25,7 +25,8 @@ def manager(folder: Path, *, keep: int = 3, best: str | None = None):
 def save(manager, state: State, metrics: dict[str, float]) -> None:
     """Starts writing the state under its step; returns before it is on disk."""
     import orbax.checkpoint as ocp
-    manager.save(int(state.step), args=ocp.args.StandardSave(state._asdict()), metrics=metrics)
+    step = int(jax.device_get(state.step).ravel()[0])  # one, or that of all side by side
+    manager.save(step, args=ocp.args.StandardSave(state._asdict()), metrics=metrics)
 
 
 def restore(folder: Path, like: State, *, best: str | None = None, say=print) -> State | None:

@@ -4,6 +4,7 @@
 `shard_map` and `pmap` run the loop once per device on its share of each batch, with its own noise;
 gradients are averaged by game's `axis`, while what couples a batch (batch statistics) stays local.
 """
+import math
 from typing import Callable, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 from gen_jax.types import BadInput
 
 MODES = 'jit', 'shard_map', 'pmap'
+BESIDE = 'vmap', 'map', 'shard'
 AXIS = 'data'
 
 
@@ -63,3 +65,36 @@ def layout(mode: str, batch: int) -> Layout:
     if mode == 'jit':
         return Layout(None, sharded, place, jit)
     return Layout(AXIS, own, place, dict(shard_map=shard_map, pmap=pmap)[mode])
+
+
+def beside(how: str, points: int, batch: int) -> Layout:
+    """The Layout of so many trainings side by side, whose loop takes a leading axis of states and
+    of keys: `vmap`, each operation over all of them; `map`, one after the other; `shard`, over the
+    devices, a mesh with axes `sweep`, of the points, and `data`, of each one's batches.
+
+    Raises BadInput for another way, or devices that cannot share points and batch equally.
+    """
+    if how not in BESIDE:
+        raise BadInput(f'unknown way {how!r} to train points; choose one of {", ".join(BESIDE)}')
+    devices = jax.device_count() if how == 'shard' else 1
+    side = math.gcd(points, devices)
+    if batch % (devices // side):
+        raise BadInput(f'{points} points of batch {batch} cannot be shared by {devices} devices; '
+                       f'use a multiple of {devices} points')
+    mesh = jax.make_mesh((side, devices // side), ('sweep', AXIS), axis_types=(AxisType.Auto,) * 2,
+                         devices=jax.devices()[:devices])
+    spread = NamedSharding(mesh, P('sweep'))
+
+    def share(rows, key):
+        return lax.with_sharding_constraint(rows, NamedSharding(mesh, P(AXIS))), key
+
+    def compile(run, donate):
+        def one_by_one(states, data, keys):
+            return lax.map(lambda own: run(own[0], data, own[1]), (states, keys))
+
+        every = jax.vmap(run, (0, None, 0), spmd_axis_name='sweep')
+        return jax.jit(one_by_one if how == 'map' else every, donate_argnums=donate,
+                       in_shardings=(spread, NamedSharding(mesh, P()), spread),
+                       out_shardings=spread)
+
+    return Layout(None, share, lambda tree: jax.device_put(tree, NamedSharding(mesh, P())), compile)

@@ -75,6 +75,10 @@ def alarms(named: dict[str, float]) -> list[str]:
     return [words for words, is_so in wrong.items() if is_so]
 
 
+def clock(seconds: float) -> str:
+    return f'{round(seconds) // 60}:{round(seconds) % 60:02d}'
+
+
 class Progress:
     """One line that says where training stands: on a terminal rewritten in place after each epoch,
     elsewhere a plain line after each evaluation."""
@@ -85,11 +89,11 @@ class Progress:
 
     def __call__(self, epoch: int, named: dict[str, float], rate: float) -> None:
         spent = time.perf_counter() - self.start
-        left = round(spent / (epoch - self.done) * (self.epochs - epoch))
+        left = clock(spent / (epoch - self.done) * (self.epochs - epoch))
         shown = '  '.join(f'{name} {value:.4g}' for name, value in named.items()
                           if name.count('/') == 1)
         line = f'epoch {epoch}/{self.epochs}  {shown}  {rate:,.0f} examples/s  ' \
-               f'{left // 60}:{left % 60:02d} left'
+               f'{left} left'
         line += ''.join(f'  ! {words}' for words in alarms(named))
         if self.live:
             end = '\n' if epoch == self.epochs else ''

@@ -21,6 +21,7 @@ from gen_jax.data import points
 from gen_jax.types import Array, BadInput, Batch, Model, State
 
 POINTS = points.NAMES
+PRECISIONS = 'default', 'float32', 'tensorfloat32', 'bfloat16'
 FREE = 'epochs', 'eval', 'data.dir', 'sampler'  # may differ between two commands on one workdir
 
 
@@ -41,6 +42,7 @@ def defaults(model: str, dataset: str, **changed) -> ConfigDict:
         seed=0, epochs=10, batch=128,
         parallel='jit',   # or shard_map, pmap
         scan=0,           # steps in one compiled call; 0: a whole epoch
+        precision='default',  # of matrix products in training; or float32, tensorfloat32, bfloat16
         init='',          # a trained run's workdir, whose encoder to start from
         sampler='prior',  # for --mode=sample; or gmm, aggregate, flow, twostage
         data=dict(name=dataset, dir=config_dict.placeholder(str), binarize='none', identities=(),
@@ -86,18 +88,15 @@ def prepare(config: ConfigDict) -> Run:
             raise BadInput(f'{name} must be at least 1, not {value}')
     if config.scan < 0:
         raise BadInput(f'scan must be 0 (an epoch a call) or a number of steps, not {config.scan}')
+    if config.precision not in PRECISIONS:
+        raise BadInput(f'unknown precision {config.precision!r}'
+                       f'{near(config.precision, PRECISIONS)}; there are {", ".join(PRECISIONS)}')
     if config.eval.checkpoint not in ('latest', 'best'):
         raise BadInput(f'eval.checkpoint is latest or best, not {config.eval.checkpoint!r}')
     if config.sampler not in samplers.SAMPLERS:
         raise BadInput(f'unknown sampler {config.sampler!r}'
                        f'{near(config.sampler, samplers.SAMPLERS)}; '
                        f'there are {", ".join(samplers.SAMPLERS)}')
-    module = find(config.model.name)
-    hyper = {k: v for k, v in config.model.items() if k != 'name'}
-    known = set(inspect.signature(module.make).parameters)
-    if extra := [k for k in hyper if k not in known]:
-        raise BadInput(f'model {config.model.name} has no {", ".join(extra)}; '
-                       f'use --config=configs/{config.model.name}.py')
     dataset = data.load(**config.data)
     size = len(dataset.train.x)
     if config.batch > size:
@@ -109,16 +108,8 @@ def prepare(config: ConfigDict) -> Run:
         dataset.write(config.eval.text)
     layout = parallel.layout(config.parallel, config.batch)
     key = jax.random.key(config.seed)
-    example = seen(dataset, key)
-    if 'source' in known:
-        hyper['source'] = source(config, example) if config.init else None
-    elif config.init:
-        raise BadInput(f'model {config.model.name} cannot start from another run; leave init empty')
-    if 'size' in known:
-        hyper['size'] = size
-    if 'batch' in known:  # as one call of the step sees it
-        hyper['batch'] = config.batch // (jax.device_count() if layout.axis else 1)
-    model = module.make(example, axis=layout.axis, **hyper)
+    make, example = maker(config, dataset, layout, key)
+    model = make()
     state = layout.place(jax.jit(model.init)(key, example))
     found = jax.eval_shape(model.evaluate, state, tested(dataset, 1, key), key)
     best, named = config.eval.best, [f'test/{k}' for k, v in sorted(found.items()) if v.ndim == 1]
@@ -126,6 +117,28 @@ def prepare(config: ConfigDict) -> Run:
         raise BadInput(f'eval.best {best!r} is not measured{near(best, named)}; '
                        f'there are {", ".join(named)}, or nothing for none')
     return Run(config, dataset, model, layout, key, state, size // config.batch)
+
+
+def maker(config: ConfigDict, dataset: data.Dataset, layout: parallel.Layout,
+          key: Array) -> tuple[typing.Callable[..., Model], Batch]:
+    """make(**changed) -> the config's model, but for hyper-parameters that are changed; and the
+    examples that it is made for.  Raises BadInput for what does not fit together."""
+    module = find(config.model.name)
+    hyper = {k: v for k, v in config.model.items() if k != 'name'}
+    known = set(inspect.signature(module.make).parameters)
+    if extra := [k for k in hyper if k not in known]:
+        raise BadInput(f'model {config.model.name} has no {", ".join(extra)}; '
+                       f'use --config=configs/{config.model.name}.py')
+    example = seen(dataset, key)
+    if 'source' in known:
+        hyper['source'] = source(config, example) if config.init else None
+    elif config.init:
+        raise BadInput(f'model {config.model.name} cannot start from another run; leave init empty')
+    if 'size' in known:
+        hyper['size'] = len(dataset.train.x)
+    if 'batch' in known:  # as one call of the step sees it
+        hyper['batch'] = config.batch // (jax.device_count() if layout.axis else 1)
+    return functools.partial(module.make, example, axis=layout.axis, **hyper), example
 
 
 def seen(dataset: data.Dataset, key: Array) -> Batch:
@@ -219,7 +232,8 @@ class Trainer:
             start = time.perf_counter()
             chunk = loop.training(run.model, run.data.prepare, len(run.data.train.x),
                                   run.config.batch, steps, run.layout.share)
-            lowered = run.layout.compile(chunk, (0,)).lower(state, self.data, run.key)
+            with jax.default_matmul_precision(run.config.precision):
+                lowered = run.layout.compile(chunk, (0,)).lower(state, self.data, run.key)
             self.compiled[steps] = lowered.compile()
             self.compile_seconds += time.perf_counter() - start
         return self.compiled[steps](state, self.data, run.key)

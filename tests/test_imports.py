@@ -7,7 +7,7 @@ from conftest import ROOT
 
 ORDER = ('types', 'losses', 'ops', 'nets', 'densities', 'variational', 'adversarial', 'game',
          'models', 'data', 'loop', 'parallel', 'checkpoint', 'samplers', 'metrics', 'record',
-         'train', 'trained', 'main')
+         'train', 'trained', 'sweep', 'main')
 PICKLES = {'pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal'}
 SOURCES = sorted((ROOT / 'gen_jax').rglob('*.py'))
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))

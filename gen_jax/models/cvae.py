@@ -1,6 +1,7 @@
 """The conditional VAE: encoder and decoder are told the label (Sohn et al. 2015)."""
 from typing import Sequence
 
+import numpy as np
 import optax
 
 from gen_jax.game import game
@@ -18,7 +19,7 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 20, beta: flo
     by class.  Hyper-parameters and metrics: as of the VAE in vae.
     Raises BadInput for data without labels, and for what does not fit.
     """
-    labels = 0 if example.label is None else int(example.label.max()) + 1
+    labels = 0 if example.label is None else int(np.asarray(example.label).max()) + 1
     if labels < 2:
         raise BadInput(f'cvae needs examples of at least two labels, but finds {labels}; '
                        'use --config=configs/vae.py')

@@ -3,6 +3,7 @@ from typing import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gen_jax import losses, nets
@@ -53,7 +54,7 @@ def make(example: Batch, *, axis: str | None = None, latent: int | None = 32, ki
     mean over all other labels, and copy_psnr, that of no swap.
     Raises BadInput for fewer than two labels, or what does not fit the data.
     """
-    labels = 0 if example.label is None else int(example.label.max()) + 1
+    labels = 0 if example.label is None else int(np.asarray(example.label).max()) + 1
     if labels < 2:
         raise BadInput(f'deepfake needs examples of at least two identities (labels), but finds '
                        f'{labels}; name more in --config.data.identities, or leave it empty')

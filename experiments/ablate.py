@@ -1,0 +1,338 @@
+"""A grid of trainings as few compiled programs: what a number in a config does.
+
+    python experiments/ablate.py --config=configs/vae.py:mnist --sweep.model.beta=.25,.5,1,2,4,8 \\
+        --sweep.model.latent=2,5,10,20,40 --sweep.seed=0,1,2 [--config.KEY=VALUE ...]
+
+--sweep.KEY=A,B,... takes any number in the config.  Points that differ in numbers that can be
+traced (beta, rates, weights, noise levels, seeds, and the latent size by masking) share a
+compilation; others (batch, epochs, data.limit ...) have one for each value.  --how=map trains them
+one after the other in one program, vmap side by side, shard over all devices; the default is map on
+one CPU, vmap on one accelerator, shard on several devices.  --dry prints points, compilations and
+memory, and trains nothing.  A grid that needs more than --memory gigabytes is trained in parts.
+
+At the end each point is measured by --config.eval.metrics, see gen_jax.metrics; by default the nll
+and active units, of models without a density the Frechet distance of samples.  The workdir then has
+ablate.csv (a row per point and epoch), ablate.md (means and deviations over seeds), ablate.png and
+samples.png.  Killed, the same command goes on.
+
+    python experiments/ablate.py ... --search=optuna --trials=50 --objective=test/nll
+
+tries 50 points of the grid, chosen by Optuna's sampler, eight at a time; search.db keeps them.
+"""
+import csv
+import json
+from pathlib import Path
+import re
+import sys
+
+from absl import flags
+import jax
+import numpy as np
+from study import guarded
+
+from gen_jax import main as cli, parallel, record, sweep, train
+from gen_jax.types import BadInput
+
+HOW = flags.DEFINE_enum('how', '', ('', *parallel.BESIDE), 'how points are trained together')
+DRY = flags.DEFINE_bool('dry', False, 'print what would be done')
+YES = flags.DEFINE_bool('yes', False, 'also more than 10,000 points')
+MEMORY = flags.DEFINE_float('memory', 0., 'gigabytes for a part of the grid; 0: most there are')
+SEARCH = flags.DEFINE_enum('search', '', ('', 'optuna'), 'choose among the points')
+TRIALS = flags.DEFINE_integer('trials', 50, 'points to try in a search', lower_bound=1)
+OBJECTIVE = flags.DEFINE_string('objective', '', 'what a search makes least, and a heat map shows')
+MANY, AT_ONCE, SHOWN = 10_000, 8, 9
+
+
+def split(argv: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The flags for absl, and the lists of values by swept key."""
+    swept = {}
+    for word in argv:
+        if found := re.match(r'--?sweep\.([^=]+)=(.*)', word):
+            swept[found[1]] = found[2]
+    return [w for w in argv if not re.match(r'--?sweep\.', w)], swept
+
+
+class Ablation:
+    """A workdir and what is known of its points."""
+
+    def __init__(self, config, workdir: Path, grid: dict[str, list]):
+        self.config, self.workdir, self.grid, self.rows = config, workdir, grid, {}
+        self.how = HOW.value or ('shard' if jax.device_count() > 1 else
+                                 'map' if jax.default_backend() == 'cpu' else 'vmap')
+        self.limit = MEMORY.value * 1e9 or sweep.memory()
+
+    def judge(self, g: sweep.Group, most: int | None = None) -> sweep.Judge:
+        return sweep.Judge(g, re.findall(r'\w+', self.config.eval.metrics), most)
+
+    def file(self, point: dict) -> Path:
+        return self.workdir / 'points' / f'{sweep.name(point)}.json'
+
+    def by(self) -> dict:
+        """What decides a point's result but for what the whole workdir shares."""
+        e = self.config.eval
+        return dict(epochs=self.config.epochs, metrics=e.metrics, k=e.k, features=e.features)
+
+    def known(self, point: dict) -> bool:
+        file = self.file(point)
+        return file.exists() and json.loads(file.read_text())['by'] == self.by()
+
+    def measure(self, points: list[dict]) -> None:
+        """Trains and measures those of the points that have not been."""
+        for g in sweep.plan(self.config, points):
+            if all(map(self.known, g.points)):
+                continue
+            print(f'{len(g.points)} points share a program, by {self.how}; they differ in '
+                  f'{", ".join(g.traced) or "nothing"}', flush=True)
+            judge = self.judge(g)
+            for made, part in sweep.fitting(g, self.how, self.limit):
+                if all(map(self.known, part)):
+                    continue
+                ends = sweep.follow(g, made, part, self.workdir / sweep.label(part))
+                for point, (rows, state) in zip(part, ends):
+                    if not self.known(point):
+                        self.write(judge, point, rows, state)
+
+    def write(self, judge: sweep.Judge, point: dict, rows: list[dict], state) -> None:
+        found = dict(values=point, by=self.by(), rows=rows, metrics={}, samples=[])
+        if state is not None:
+            print(f'measuring {sweep.name(point)}', flush=True)
+            samples = judge.samples(state, SHOWN)
+            found |= dict(metrics=train.named_at_end(rows) | judge(point, state),
+                          samples=[] if samples is None else samples.round(3).tolist())
+        self.file(point).parent.mkdir(parents=True, exist_ok=True)
+        record.write_json(self.file(point), found)
+
+    def found(self, points: list[dict]) -> list[dict]:
+        return [json.loads(self.file(p).read_text()) for p in points]
+
+
+def dry(ablation: Ablation, points: list[dict]) -> None:
+    groups = sweep.plan(ablation.config, points)
+    print(f'{len(points)} points, {len(groups)} compilation{"s" * (len(groups) > 1)}, '
+          f'by {ablation.how}')
+    for g in groups:
+        parts = sweep.fitting(g, ablation.how, ablation.limit)
+        most = max(made.bytes for made, _ in parts) / 1e9
+        print(f'{len(g.points)} points that differ in {", ".join(g.traced) or "nothing"}: '
+              f'{len(parts)} part{"s" * (len(parts) > 1)} of {most:.3f} GB; measured by '
+              f'{", ".join(ablation.judge(g).names)}')
+
+
+def search(ablation: Ablation) -> list[dict]:
+    """The points that Optuna chose, measured; the objective is made least."""
+    try:
+        import optuna
+    except ImportError:
+        raise BadInput("--search=optuna needs Optuna: pip install '.[search]'") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    g = sweep.plan(ablation.config, sweep.grid(ablation.grid)[:1])[0]
+    known = ablation.judge(g, most=200).known()
+    if OBJECTIVE.value not in known:
+        raise BadInput(f'objective {OBJECTIVE.value!r} is not measured'
+                       f'{train.near(OBJECTIVE.value, known)}; there are {", ".join(known)}')
+    study = optuna.create_study(
+        storage=f'sqlite:///{ablation.workdir}/search.db', study_name='ablate', load_if_exists=True,
+        sampler=optuna.samplers.TPESampler(seed=ablation.config.seed, constant_liar=True))
+    state, points = optuna.trial.TrialState, []
+    while True:
+        started = [t for t in study.trials if t.state == state.RUNNING and t.params]
+        done = [t for t in study.trials if t.state in (state.COMPLETE, state.FAIL) and t.params]
+        points = [t.params for t in done]
+        if len(done) >= TRIALS.value:
+            break
+        asked = [(t.number, t.params) for t in started]
+        for _ in range(min(AT_ONCE, TRIALS.value - len(done)) - len(asked)):
+            trial = study.ask()
+            asked.append((trial.number, {k: trial.suggest_categorical(k, v)
+                                         for k, v in ablation.grid.items()}))
+        ablation.measure([dict(p) for p in {sweep.name(p): p for _, p in asked}.values()])
+        for number, point in asked:
+            value = ablation.found([point])[0]['metrics'].get(OBJECTIVE.value)
+            study.tell(number, value, state=state.FAIL if value is None else state.COMPLETE)
+        print(f'{len(done) + len(asked)} of {TRIALS.value} trials: least {OBJECTIVE.value} '
+              f'{study.best_value:.4f} at {sweep.name(study.best_params)}', flush=True)
+    return list({sweep.name(p): p for p in points}.values())
+
+
+def tables(workdir: Path, found: list[dict]) -> None:
+    """ablate.csv, a row per point and epoch; ablate.md, means and deviations over seeds."""
+    lines = [f['values'] | row for f in found for row in f['rows']]
+    columns = list(dict.fromkeys(k for line in lines for k in line if k != 'point'))
+    with (workdir / 'ablate.csv').open('w', newline='') as f:
+        writer = csv.DictWriter(f, columns, extrasaction='ignore')
+        writer.writeheader()
+        writer.writerows(lines)
+    shown = [k for k in dict.fromkeys(k for f in found for k in f['metrics'])
+             if k.startswith('test/') and k.count('/') == 1]
+    keys = [k for k in found[0]['values'] if k != sweep.SEED]
+    head = [*keys, 'seeds', *(k.removeprefix('test/') for k in shown)]
+    text = ['| ' + ' | '.join(head) + ' |', '|' + ' --- |' * len(head)]
+    for key, members in over_seeds(found).items():
+        alive = [m for m in members if m['metrics']]
+        cells = [f'{v:g}' for v in key] + [f'{len(alive)} of {len(members)}']
+        for k in shown:
+            values = [m['metrics'][k] for m in alive if k in m['metrics']]
+            cells.append('' if not values else f'{np.mean(values):.4g}' + (
+                f' +- {np.std(values):.2g}' if len(members) > 1 else ''))
+        text.append('| ' + ' | '.join(cells) + ' |')
+    (workdir / 'ablate.md').write_text('\n'.join(text) + '\n')
+    print('\n'.join(text))
+
+
+def over_seeds(found: list[dict]) -> dict[tuple, list[dict]]:
+    """Points by their values but for the seed."""
+    groups = {}
+    for f in found:
+        groups.setdefault(tuple(v for k, v in f['values'].items() if k != sweep.SEED), []).append(f)
+    return groups
+
+
+def pictures(workdir: Path, found: list[dict], objective: str) -> list[Path]:
+    """The figures of the field, as far as there are numbers for them."""
+    alive = [f for f in found if f['metrics']]
+    keys = [k for k in found[0]['values'] if k != sweep.SEED]
+    if not alive or not keys:
+        return []
+    panels = []
+    if all({'test/kl', 'test/recon'} <= f['metrics'].keys() for f in alive):
+        panels.append(rate_distortion)
+    if objective:
+        panels.append(heat if len(keys) > 1 else line)
+    if sweep.LATENT in keys and 'test/active_units' in alive[0]['metrics']:
+        panels.append(units)
+    if any(k.startswith('test/kl_unit/') for k in alive[0]['metrics']):
+        panels.append(dimensions)
+    files = []
+    if panels:
+        fig = record.figure(4.4 * len(panels), 3.8)
+        for axes, panel in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels):
+            panel(fig, axes, alive, keys, objective)
+        files.append(workdir / 'ablate.png')
+        fig.savefig(files[0], dpi=150)
+    groups = [members[0] for members in over_seeds([f for f in alive if f['samples']]).values()]
+    if groups:
+        some = [groups[i] for i in np.unique(np.linspace(0, len(groups) - 1, 24).astype(int))]
+        files.append(record.pictures(workdir / 'samples.png', {
+            sweep.name({k: f['values'][k] for k in keys}): np.asarray(f['samples'])
+            for f in some}, columns=3))
+    return files
+
+
+def short(key: str) -> str:
+    return key.removeprefix('model.').removeprefix('test/').replace('_', ' ')
+
+
+def coloured(alive, keys):
+    """A colour for each point by its first key but the latent size, on a scale of its own."""
+    key = next((k for k in keys if k != sweep.LATENT), keys[0])
+    values = sorted({f['values'][key] for f in alive})
+    return key, values, [values.index(f['values'][key]) / max(1, len(values) - 1) for f in alive]
+
+
+def rate_distortion(fig, axes, alive, keys, objective):
+    """Alemi et al. 2018: what the code costs and what it leaves out."""
+    from matplotlib import colormaps
+    key, values, places = coloured(alive, keys)
+    colours = colormaps['viridis'](places)
+    for value in values:
+        own = [i for i, f in enumerate(alive) if f['values'][key] == value]
+        axes.plot([alive[i]['metrics']['test/kl'] for i in own],
+                  [alive[i]['metrics']['test/recon'] for i in own], 'o', ms=4,
+                  color=colours[own[0]], label=f'{value:g}')
+    axes.set(xlabel='rate: KL, nats', ylabel='distortion: reconstruction, nats')
+    axes.legend(title=short(key), frameon=False, fontsize=8)
+
+
+def heat(fig, axes, alive, keys, objective):
+    """Means of the objective over two keys."""
+    across, down = keys[:2]
+    xs, ys = (sorted({f['values'][k] for f in alive}) for k in (across, down))
+    table = np.full((len(ys), len(xs)), np.nan)
+    for i, y in enumerate(ys):
+        for j, x in enumerate(xs):
+            own = [f['metrics'][objective] for f in alive if objective in f['metrics']
+                   and (f['values'][across], f['values'][down]) == (x, y)]
+            if own:
+                table[i, j] = np.mean(own)
+                axes.text(j, i, f'{table[i, j]:.4g}', ha='center', va='center', fontsize=7,
+                          color='w', bbox=dict(facecolor='.2', alpha=.5, lw=0, pad=1))
+    fig.colorbar(axes.imshow(table, origin='lower', aspect='auto'), ax=axes, label=short(objective))
+    axes.set(xticks=range(len(xs)), yticks=range(len(ys)), xlabel=short(across), ylabel=short(down))
+    axes.set_xticklabels([f'{x:g}' for x in xs])
+    axes.set_yticklabels([f'{y:g}' for y in ys])
+
+
+def line(fig, axes, alive, keys, objective):
+    """The objective over the one key, with its deviation over seeds."""
+    groups = {k[0]: [f['metrics'][objective] for f in own if objective in f['metrics']]
+              for k, own in over_seeds(alive).items()}
+    xs = sorted(x for x, v in groups.items() if v)
+    axes.errorbar(xs, [np.mean(groups[x]) for x in xs], [np.std(groups[x]) for x in xs], marker='o',
+                  ms=4, capsize=2)
+    axes.set(xlabel=short(keys[0]), ylabel=short(objective))
+
+
+def units(fig, axes, alive, keys, objective):
+    """Active units over the latent size."""
+    from matplotlib import colormaps
+    key, values, places = coloured(alive, keys)
+    sizes = sorted({f['values'][sweep.LATENT] for f in alive})
+    axes.plot(sizes, sizes, '--', color='.7', label='all')
+    for value in values if key != sweep.LATENT else [None]:
+        own = [f for f in alive if value is None or f['values'][key] == value]
+        found = [np.mean([f['metrics']['test/active_units'] for f in own
+                          if f['values'][sweep.LATENT] == n] or [np.nan]) for n in sizes]
+        place = 0 if value is None else values.index(value) / max(1, len(values) - 1)
+        axes.plot(sizes, found, marker='o', ms=4, color=colormaps['viridis'](place),
+                  label='active' if value is None else f'{value:g}')
+    axes.set(xlabel='latent dimensions', ylabel='active units')
+    axes.legend(title=None if key == sweep.LATENT else short(key), frameon=False, fontsize=8)
+
+
+def dimensions(fig, axes, alive, keys, objective):
+    """The KL of each dimension, largest first."""
+    from matplotlib import colormaps
+    _, _, places = coloured(alive, keys)
+    for f, colour in zip(alive, colormaps['viridis'](places)):
+        kl = sorted((v for k, v in f['metrics'].items() if k.startswith('test/kl_unit/')),
+                    reverse=True)[:f['values'].get(sweep.LATENT)]
+        axes.plot(range(1, len(kl) + 1), kl, color=colour, lw=.8)
+    axes.set(xlabel='latent dimension, sorted', ylabel='KL, nats')
+
+
+def main(argv: list[str]) -> None:
+    argv, words = split(argv)
+    cli.parse(argv)
+    config = cli.CONFIG.value
+    if not words:
+        raise BadInput('give a number to sweep, for example --sweep.model.beta=0.5,1,2')
+    grid = {key: sweep.numbers(config, key, text) for key, text in words.items()}
+    count = int(np.prod([len(v) for v in grid.values()]))
+    if count > MANY and not (YES.value or SEARCH.value):
+        raise BadInput(f'the grid has {count:,} points; give --yes for more than {MANY:,}')
+    if SEARCH.value and not OBJECTIVE.value:
+        raise BadInput('a search needs --objective, for example --objective=test/nll')
+    source = Path(cli.source(argv).split(':')[0]).stem
+    own = f'runs/ablate-{source}-{config.data.name.replace(":", "-")}'
+    workdir = Path(cli.WORKDIR.value or own)
+    ablation = Ablation(config, workdir, grid)
+    if DRY.value:
+        dry(ablation, sweep.grid(grid))
+        return
+    train.claim(workdir, config)
+    if SEARCH.value:
+        points = search(ablation)
+    else:
+        points = sweep.grid(grid)
+        ablation.measure(points)
+    found = ablation.found(points)
+    tables(workdir, found)
+    measured = {k for f in found for k in f['metrics']}
+    wanted = [OBJECTIVE.value, *(f'test/{k}' for k in (
+        'nll', 'frechet_classifier', 'frechet_pixels', 'loss'))]
+    files = pictures(workdir, found, next((k for k in wanted if k in measured), ''))
+    print(f'{workdir}/ablate.csv, ablate.md' + ''.join(f', {f.name}' for f in files))
+
+
+if __name__ == '__main__':
+    guarded('ablate', lambda: main(sys.argv))

@@ -1,0 +1,325 @@
+"""Sweeps: many points in one program are the same trainings one by one."""
+import csv
+import importlib
+import inspect
+import json
+import os
+import pkgutil
+import runpy
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from conftest import ROOT
+from gen_jax import models, sweep, train
+from gen_jax.types import BadInput
+
+GB = 1e9
+
+
+def config(model='vae', dataset='digits', **changed):
+    made = runpy.run_path(str(ROOT / 'configs' / f'{model}.py'))['get_config'](dataset)
+    made.epochs, made.eval.every, made.eval.best = 2, 1, ''
+    small = dict(width=(16,), kind='mlp')
+    made.update_from_flattened_dict({f'model.{k}': v for k, v in small.items() if k in made.model}
+                                    | changed)
+    return made
+
+
+def trained(made, points, folder, how='map', limit=GB):
+    """name of a point -> its rows and last state."""
+    found = {}
+    for g in sweep.plan(made, points):
+        for program, part in sweep.fitting(g, how, limit):
+            ends = sweep.follow(g, program, part, folder / sweep.label(part), say=lambda _: None)
+            found |= {sweep.name(p): (g, *end) for p, end in zip(part, ends)}
+    return found
+
+
+def alone(made, point):
+    """The metrics of each epoch of a point's own training, and its last state."""
+    run = train.prepare(sweep.changed(made, point))
+    trainer, evaluate, state, rows = train.Trainer(run), train.evaluator(run), run.state, []
+    for _ in range(made.epochs):
+        state, named = trainer.epoch(state)
+        rows.append(named | evaluate(state))
+    return rows, state
+
+
+def same(rows, others, **tolerance):
+    assert len(rows) == len(others)
+    for ours, theirs in zip(rows, others):
+        shared = ours.keys() & theirs.keys() - {'point', 'epoch'}
+        assert len(shared) > 4
+        for k in shared:
+            np.testing.assert_allclose(ours[k], theirs[k], err_msg=k, **tolerance)
+
+
+GRID = sweep.grid({'model.beta': [.5, 4.], 'model.latent': [2, 5], 'seed': [0, 3]})
+
+
+@pytest.fixture(scope='module')
+def swept(tmp_path_factory):
+    return trained(config(), GRID, tmp_path_factory.mktemp('swept'))
+
+
+@pytest.mark.parametrize('point', GRID[::3], ids=sweep.name)
+def test_a_point_is_its_own_training(swept, point):
+    """A latent size inside the largest among them, from the parameters it would have alone."""
+    rows, state = alone(config(), point)
+    g, ours, ours_end = swept[sweep.name(point)]
+    assert set(g.traced) == {'model.beta', 'model.latent', 'seed'} and len(g.points) == len(GRID)
+    same(ours, rows, rtol=1e-5, atol=1e-6)
+    assert [r['epoch'] for r in ours] == [1, 2]
+    inside = sweep.embedded(state, g.extents, point['model.latent'], 5)
+    for a, b in zip(jax.tree.leaves(inside.params), jax.tree.leaves(ours_end.params)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_what_lies_beyond_the_latent_size_is_held_at_zero(swept):
+    g, _, state = swept['beta=0.5,latent=2,seed=0']
+    first, = (a for a in jax.tree.leaves(state.params['vae']['decoder']) if len(a) == 5)
+    assert (first[:2] != 0).all() and (first[2:] == 0).all()
+
+
+@pytest.mark.parametrize('how, devices', [('vmap', 1), ('shard', 8)])
+def test_every_way_gives_one_result(swept, how, devices, tmp_path, environment):
+    """Eight devices take a point each, by a process of their own."""
+    if devices == 1:
+        found = {k: rows for k, (_, rows, _) in trained(config(), GRID, tmp_path, how).items()}
+    else:
+        code = ('import json, sys; from pathlib import Path; import test_sweep as t; '
+                'found = t.trained(t.config(**{"batch": 64}), t.GRID[:6], Path(sys.argv[1]), '
+                '"shard"); print(json.dumps({k: r for k, (_, r, _) in found.items()}))')
+        env = environment | dict(XLA_FLAGS='--xla_force_host_platform_device_count=8')
+        env['PYTHONPATH'] += os.pathsep + str(ROOT / 'tests')
+        out = subprocess.run([sys.executable, '-c', code, str(tmp_path / 'child')], env=env,
+                             capture_output=True, text=True, check=True, timeout=300).stdout
+        found = json.loads(out.splitlines()[-1])
+        swept = trained(config(batch=64), GRID[:6], tmp_path / 'one')
+    assert len(found) == len(GRID) - 2 * (devices == 8)
+    for name, rows in found.items():
+        same(rows, swept[name][1], rtol=1e-4, atol=1e-5)
+
+
+def test_points_that_differ_in_shapes_have_programs_of_their_own(tmp_path):
+    made = config()
+    groups = sweep.plan(made, sweep.grid({'batch': [64, 128], 'seed': [0, 1]}))
+    assert [(g.run.config.batch, len(g.points)) for g in groups] == [(64, 2), (128, 2)]
+    flow = config(**{'model.posterior': 'iaf'})
+    groups = sweep.plan(flow, sweep.grid({'model.latent': [2, 4], 'model.beta': [1., 2.]}))
+    assert [g.run.config.model.latent for g in groups] == [2, 4]
+    assert all(g.extents is None and len(g.points) == 2 for g in groups)
+
+
+def test_numbers_that_cannot_be_traced_together_are_not():
+    """noise_steps alone can be, where there is no noise."""
+    made = config('gan', **{'model.norm': 'none', 'model.critic_norm': 'none'})
+    groups = sweep.plan(made, sweep.grid({'model.noise': [.1, .2], 'model.noise_steps': [9, 10]}))
+    assert [g.traced for g in groups] == [('model.noise',)] * 2
+
+
+NAMES = sorted(m.name for m in pkgutil.iter_modules(models.__path__))
+DATASETS = dict(colorize='photos', deepfake='faces', text='text')
+
+
+@pytest.mark.parametrize('name', [n for n in NAMES if n not in DATASETS and n != 'classifier'])
+def test_a_traced_number_trains_as_a_written_one(name):
+    """All numbers of a model that can be traced at once."""
+    made = config(name)
+    made.model.latent = made.model.latent or 5
+    run = train.prepare(made)
+    make, example = train.maker(made, run.data, run.layout, run.key)
+    kinds = inspect.signature(importlib.import_module(f'gen_jax.models.{name}').make).parameters
+    numbers = {}
+    for k, v in made.model.items():
+        if kinds.get(k) and type(v) in (int, float) and k != 'latent' and sweep.traceable(
+                run, {f'model.{n}': x for n, x in (numbers | {k: v}).items()}):
+            numbers[k] = v
+    assert 'rate' in numbers
+    example = jax.tree.map(lambda a: a[:16], example)
+
+    def once(values):
+        model = make(**values)
+        state, found = model.step(model.init(run.key, example), example, run.key)
+        return state.params, found
+
+    quick = dict(compiler_options={'xla_backend_optimization_level': 0})
+    written = jax.jit(lambda: once(numbers), **quick)()
+    traced = jax.jit(once, **quick)({k: jnp.asarray(v) for k, v in numbers.items()})
+    for a, b in zip(jax.tree.leaves(written), jax.tree.leaves(traced), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5)
+
+
+def test_the_numbers_of_a_penalty_share_a_program(tmp_path):
+    made = config('gan', **{'model.norm': 'none', 'model.critic_norm': 'none', 'epochs': 1})
+    points = sweep.grid({'model.weight': [.1, 1.], 'model.latent': [4, 8]})
+    found = trained(made, points, tmp_path)
+    rows, _ = alone(made, points[2])
+    g, ours, _ = found[sweep.name(points[2])]
+    assert set(g.traced) == {'model.weight', 'model.latent'}
+    same(ours, [{k: v for k, v in r.items() if 'gradient_' not in k} for r in rows], rtol=1e-4,
+         atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_its_point_alone(tmp_path):
+    made, points = config(), sweep.grid({'model.rate': [1e-3, 1e30]})
+    found = trained(made, points, tmp_path)
+    (_, good, state), (_, bad, none) = found.values()
+    assert none is None and [r['epoch'] for r in bad] == [1] and bad[0]['stopped'] < 11
+    assert 'test/loss' not in bad[0]
+    rows, _ = alone(made, points[0])
+    same(good, rows, rtol=1e-5, atol=1e-6)
+    assert int(state.step) == 22
+
+
+def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, swept):
+    short = config()
+    short.epochs = 1
+    trained(short, GRID, tmp_path)
+    again = trained(config(), GRID, tmp_path)
+    for name, (_, rows, state) in again.items():
+        assert rows == swept[name][1]
+        for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(swept[name][2])):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_grid_too_large_is_trained_in_parts(tmp_path, swept):
+    g, = sweep.plan(config(), GRID)
+    whole = sweep.programs(g, GRID, 'map').bytes
+    parts = sweep.fitting(g, 'map', .7 * whole)
+    assert [p for _, part in parts for p in part] == GRID and len(parts) > 1
+    assert all(made.bytes <= .7 * whole for made, _ in parts)
+    found = trained(config(), GRID, tmp_path, limit=.7 * whole)
+    for name, (_, rows, _) in found.items():
+        same(rows, swept[name][1], rtol=1e-5, atol=1e-6)
+    with pytest.raises(BadInput, match='a point takes .* GB, more than the 0.000 GB'):
+        sweep.fitting(g, 'map', 1.)
+
+
+@pytest.mark.parametrize('key, words, said', [
+    ('model.bata', '1', "unknown key 'model.bata'.*'model.beta'"),
+    ('model.kind', '1', "model.kind cannot be swept: it is no number but 'mlp'"),
+    ('model.width', '1', 'model.width cannot be swept'),
+    ('model', '1', "unknown key 'model'"),
+    ('model.beta', '', 'give values to sweep model.beta over'),
+    ('model.beta', '1,x', "'1,x' are not values of model.beta, which is a number"),
+    ('model.latent', '1.5', 'model.latent, which is an integer')])
+def test_what_cannot_be_swept_is_refused(key, words, said):
+    with pytest.raises(BadInput, match=said):
+        sweep.numbers(config(), key, words)
+
+
+def test_points_that_no_model_takes_are_refused_before_any_is_trained():
+    with pytest.raises(BadInput, match='latent must be at least 1, not 0'):
+        sweep.plan(config(), sweep.grid({'model.latent': [0, 2]}))
+    with pytest.raises(BadInput, match='smooth'):
+        sweep.plan(config('gan', **{'model.loss': 'hinge'}),
+                   sweep.grid({'model.smooth': [0., .1]}))
+
+
+# The command line
+
+
+@pytest.fixture(scope='module')
+def ablate(environment):
+    def run(*args, cwd=ROOT):
+        done = subprocess.run([sys.executable, str(ROOT / 'experiments' / 'ablate.py'), *args],
+                              cwd=cwd, env=environment, text=True, capture_output=True, timeout=300,
+                              check=False)
+        return done
+    return run
+
+
+COMMAND = ('--config=configs/vae.py', '--config.epochs=2', '--config.eval.k=10',
+           '--config.model.width=(16,)')
+
+
+@pytest.fixture(scope='module')
+def ablated(ablate, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('ablated') / 'sweep'
+    done = ablate(*COMMAND, '--sweep.model.beta=.5,2', '--sweep.model.latent=2,3',
+                  '--sweep.seed=0,1', f'--workdir={workdir}')
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+def test_a_sweep_leaves_tables_and_figures(ablated):
+    workdir, done = ablated
+    rows = list(csv.DictReader((workdir / 'ablate.csv').open()))
+    assert len(rows) == 8 * 2
+    assert {(r['model.beta'], r['model.latent'], r['seed'], r['epoch']) for r in rows} == {
+        (b, d, s, e) for b in ('0.5', '2.0') for d in '23' for s in '01' for e in '12'}
+    assert all(float(r['train/loss']) > 0 for r in rows)
+    table = (workdir / 'ablate.md').read_text()
+    assert table in done.stdout and table.count('\n') == 2 + 4
+    assert '2 of 2' in table and 'nll' in table and 'active_units' in table
+    for name in 'ablate.png', 'samples.png':
+        assert (workdir / name).stat().st_size > 10_000
+
+
+def test_the_table_is_of_means_and_deviations_over_seeds(ablated):
+    workdir, _ = ablated
+    head, _, first, *_ = (workdir / 'ablate.md').read_text().splitlines()
+    cells = dict(zip(*([c.strip() for c in line.strip('|').split('|')] for line in (head, first))))
+    nll = [json.loads(f.read_text())['metrics']['test/nll']
+           for f in sorted((workdir / 'points').glob('beta=0.5,latent=2,seed=*.json'))]
+    mean, deviation = cells['nll'].split(' +- ')
+    assert float(mean) == pytest.approx(np.mean(nll), rel=1e-3)
+    assert float(deviation) == pytest.approx(np.std(nll), rel=.06)
+
+
+def test_a_finished_sweep_trains_nothing(ablated, ablate):
+    workdir, before = ablated
+    done = ablate(*COMMAND, '--sweep.model.beta=.5,2', '--sweep.model.latent=2,3',
+                  '--sweep.seed=0,1', f'--workdir={workdir}')
+    assert done.returncode == 0 and 'epoch' not in done.stdout and 'measuring' not in done.stdout
+    assert done.stdout.splitlines()[0] == before.stdout.splitlines()[-7]  # the table's head
+
+
+def test_dry_prints_the_plan_and_trains_nothing(ablate, tmp_path):
+    done = ablate(*COMMAND, '--sweep.model.beta=.5,1,2', '--sweep.batch=64,128', '--dry',
+                  f'--workdir={tmp_path / "none"}')
+    assert done.returncode == 0, done.stderr
+    assert '6 points, 2 compilations, by map' in done.stdout
+    assert done.stdout.count('3 points that differ in model.beta: 1 part of 0.00') == 2
+    assert 'measured by nll, units' in done.stdout and not (tmp_path / 'none').exists()
+
+
+@pytest.mark.parametrize('flags, said', [
+    (['--sweep.model.bata=1'], "ablate: unknown key 'model.bata' to sweep, did you mean"),
+    (['--sweep.model.kind=1'], 'ablate: model.kind cannot be swept'),
+    (['--sweep.model.beta='], 'ablate: give values to sweep model.beta over'),
+    ([], 'ablate: give a number to sweep'),
+    ([f'--sweep.seed={",".join(map(str, range(10_001)))}'],
+     'ablate: the grid has 10,001 points; give --yes for more than 10,000'),
+    (['--sweep.seed=0', '--search=optuna'], 'ablate: a search needs --objective'),
+    (['--sweep.seed=0,1', '--search=optuna', '--objective=test/mig'],
+     "ablate: objective 'test/mig' is not measured"),
+    (['--sweep.seed=0', '--config.model.bata=1'], "ablate: unknown config key 'model.bata'")])
+def test_bad_input_is_one_line(ablate, flags, said, tmp_path):
+    done = ablate(*COMMAND, *flags, f'--workdir={tmp_path / "w"}')
+    assert done.returncode == 1 and done.stderr.startswith(said), done.stderr
+    assert done.stderr.count('\n') == 1
+
+
+def test_a_search_goes_on_and_finds_the_least(ablate, tmp_path):
+    optuna = pytest.importorskip('optuna')
+    workdir = tmp_path / 'search'
+    flags = [*COMMAND, '--sweep.model.beta=.5,1,2,4', '--sweep.model.latent=1,2,4',
+             '--search=optuna', '--objective=test/loss', '--config.eval.metrics=units',
+             f'--workdir={workdir}']
+    for trials in 3, 5:
+        done = ablate(*flags, f'--trials={trials}')
+        assert done.returncode == 0, done.stderr
+        assert f'{trials} of {trials} trials' in done.stdout
+    study = optuna.load_study(study_name='ablate', storage=f'sqlite:///{workdir}/search.db')
+    assert len(study.trials) == 5
+    for trial in study.trials:
+        found = json.loads((workdir / 'points' / f'{sweep.name(trial.params)}.json').read_text())
+        assert trial.value == found['metrics']['test/loss']
+    assert f'{min(t.value for t in study.trials):.4f}' in done.stdout
