@@ -1,60 +1,107 @@
-"""How fast is training?  An epoch of three reference models, alone and against another program.
+"""How fast is training?  An epoch of reference models, alone, together, against another program.
 
-    python experiments/speed.py --data_dir=DIR [--images=12800] [--models=conv_ae,mlp_vae,dcgan]
+    python experiments/speed.py --data_dir=DIR [--models=conv_ae,text] [--batches=128,1024]
     python experiments/speed.py --data_dir=DIR --peer="PYTHON torch_peers.py IDX_IMAGES.gz"
+    python experiments/speed.py --data_dir=DIR --sweep=8
 
-The models are those of configs/ae.py, vae.py and gan.py on the first images of MNIST (TFDS), batch
-128, trained as `gen_jax.main` does: conv_ae, the survey's autoencoder; mlp_vae, 784-400-20; dcgan,
-here with batch normalisation in both nets, rate 2e-4 and no moving average, as the peer has it.
-Prints one JSON object a line: {"model", "way", "seconds" (best epoch), "first" (first epoch,
-compilation included), "examples_per_second"}.
+The models are those of configs/, trained as `gen_jax.main` does, each in a process of its own:
+conv_ae, the survey's autoencoder, mlp_vae, 784-400-20, and dcgan, here with batch normalisation in
+both nets, rate 2e-4 and no moving average as the peer has it, on the first --images of MNIST;
+residual32 and residual64, residual autoencoders of photographs; text.  One JSON object a line:
+{"model", "way", "batch", "devices", "precision", "seconds" (best epoch), "first" (seconds from the
+start of the process to the end of the first epoch), "examples_per_second", "memory" (greatest, MB),
+"share" (of the speed of a large matrix product here, by XLA's count of operations)}; then a table.
 
 With --peer, a command that takes --images, --models, --ways, --repeats and prints such lines, both
 run alternately, --rounds times each, and a last line a model gives the ratio of the best epochs:
 {"model", "ratio", "seconds", "peer", "way"}.  Machines are noisy: trust the ratio, not the seconds.
+With --sweep=N, N mlp_vaes of different seeds together, see gen_jax.sweep, and one by itself.
 """
 import argparse
 import json
+import resource
 import runpy
 import shlex
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
-from gen_jax import train
+from gen_jax import sweep, train
+from gen_jax.data import stored
 
-CONFIGS = dict(conv_ae='ae', mlp_vae='vae', dcgan='gan')
-PEER = dict(dcgan=dict(average=0., critic_norm='batch', rate=2e-4))  # as the other program has it
+MNIST = {'conv_ae', 'mlp_vae', 'dcgan'}
+RESIDUAL = {'model.kind': 'residual', 'model.width': (32, 64, 128)}
+# config, data set, and what differs
+MODELS = dict(
+    conv_ae=('ae', 'mnist', {}), mlp_vae=('vae', 'mnist', {}),
+    dcgan=('gan', 'mnist', {'model.average': 0., 'model.critic_norm': 'batch', 'model.rate': 2e-4}),
+    residual32=('ae', 'photos', RESIDUAL | {'data.size': 32}),
+    residual64=('ae', 'photos', RESIDUAL | {'data.size': 64}), text=('text', 'text', {}))
 
 
-def trainer(model: str, images: int, data_dir: str | None):
-    """(Trainer, state) of a reference model on the first `images` of MNIST."""
-    file = Path(__file__).parents[1] / 'configs' / f'{CONFIGS[model]}.py'
-    config = runpy.run_path(str(file))['get_config']('mnist')
-    config.data.dir = data_dir
-    config.model.update(PEER.get(model, {}))
+def prepared(model: str, a: argparse.Namespace) -> train.Run:
+    """The Run of a reference model on the first --images."""
+    name, dataset, changed = MODELS[model]
+    file = Path(__file__).parents[1] / 'configs' / f'{name}.py'
+    config = runpy.run_path(str(file))['get_config'](dataset)
+    config.data.dir, config.batch, config.precision = a.data_dir, a.batch, a.precision
+    config.update_from_flattened_dict(changed)
     run = train.prepare(config)
-    images = images // config.batch * config.batch
-    data = run.data._replace(train=jax.tree.map(lambda a: a[:images], run.data.train))
-    run = run._replace(data=data, per_epoch=images // config.batch)
-    return train.Trainer(run), run.state, images
+    images = min(a.images, len(run.data.train.x)) // config.batch * config.batch
+    data = run.data._replace(train=jax.tree.map(lambda v: v[:images], run.data.train))
+    return run._replace(data=data, per_epoch=images // config.batch)
 
 
-def epochs(model: str, images: int, data_dir: str | None, repeats: int):
-    """Yields the line of a model, measured over `repeats` more epochs each time."""
-    worker, state, images = trainer(model, images, data_dir)
-    start = time.perf_counter()
+def epochs(model: str, a: argparse.Namespace):
+    """Yields the line of a model, measured over --repeats more epochs each time."""
+    run = prepared(model, a)
+    worker, state, images = train.Trainer(run), run.state, run.per_epoch * a.batch
     state, _ = worker.epoch(state)
-    first, best = time.perf_counter() - start, float('inf')
+    first, best = time.time() - a.since, float('inf')
     while True:
-        for _ in range(repeats):
+        for _ in range(a.repeats):
             start = time.perf_counter()
             state, _ = worker.epoch(state)
             best = min(best, time.perf_counter() - start)
-        yield dict(model=model, way='gen_jax', seconds=round(best, 4), first=round(first, 3),
-                   examples_per_second=round(images / best))
+        yield dict(model=model, way='gen_jax', batch=a.batch, devices=jax.device_count(),
+                   precision=a.precision, seconds=round(best, 4), first=round(first, 2),
+                   examples_per_second=round(images / best), memory=round(memory() / 1e6),
+                   share=round(share(worker, state, best / run.per_epoch, a.precision), 3))
+
+
+def memory() -> float:
+    """The greatest number of bytes in use so far: on the accelerator, or of the process."""
+    used = jax.devices()[0].memory_stats() or {}
+    return used.get('peak_bytes_in_use', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def share(worker: train.Trainer, state, seconds: float, precision: str) -> float:
+    """A step's operations a second over those of the largest of some matrix products."""
+    if 1 not in worker.compiled:
+        worker.call(jax.tree.map(jnp.copy, state), 1)
+    cost = worker.compiled[1].cost_analysis()['flops'] * jax.device_count()
+    side, best = 2048 if jax.default_backend() == 'cpu' else 8192, float('inf')
+    with jax.default_matmul_precision(precision):
+        product = jax.jit(jnp.matmul)
+        x = jnp.ones((side, side))
+        product(x, x).block_until_ready()
+        for _ in range(5):
+            start = time.perf_counter()
+            product(x, x).block_until_ready()
+            best = min(best, time.perf_counter() - start)
+    return cost / seconds / (2 * side ** 3 / best) / jax.device_count()
+
+
+def alone(model: str, a: argparse.Namespace) -> dict:
+    """The line of a model by a process of its own, whose memory and start are its own too."""
+    words = [sys.executable, __file__, '--one', f'--models={model}', f'--batches={a.batch}',
+             f'--images={a.images}', f'--repeats={a.repeats}', f'--precision={a.precision}',
+             f'--since={time.time()}', *([f'--data_dir={a.data_dir}'] if a.data_dir else [])]
+    return json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def peer(command: str, model: str, way: str, images: int, repeats: int) -> dict:
@@ -64,32 +111,76 @@ def peer(command: str, model: str, way: str, images: int, repeats: int) -> dict:
     return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
 
+def compared(model: str, a: argparse.Namespace) -> None:
+    """Prints the lines of a model and its peer, and their ratio."""
+    ours, theirs = epochs(model, a), {}
+    for _ in range(a.rounds):
+        for way in a.ways.split(','):
+            other = peer(a.peer, model, way, a.images, a.repeats)
+            theirs[way] = min(theirs.get(way, other), other, key=lambda o: o['seconds'])
+            line = next(ours)
+    best = min(theirs.values(), key=lambda o: o['seconds'])
+    for found in [line, *theirs.values(), dict(
+            model=model, ratio=round(line['seconds'] / best['seconds'], 3), way=best['way'],
+            seconds=line['seconds'], peer=best['seconds'])]:
+        print(json.dumps(found), flush=True)
+
+
+def together(a: argparse.Namespace) -> None:
+    """Prints the examples a second of N models side by side, each way, and of one by itself."""
+    run = prepared('mlp_vae', a)
+    g, = sweep.plan(run.config, sweep.grid({'seed': list(range(a.sweep))}))
+    g = g._replace(run=g.run._replace(data=run.data, per_epoch=run.per_epoch))
+    images, single = run.per_epoch * a.batch, next(epochs('mlp_vae', a))
+    print(json.dumps({k: single[k] for k in ('model', 'way', 'examples_per_second')}), flush=True)
+    for how in ('map', 'vmap', *(['shard'] if jax.device_count() > 1 else [])):
+        made = sweep.programs(g, g.points, how)
+        states, keys = sweep.born(g, g.points)
+        best = float('inf')
+        for _ in range(a.repeats + 1):
+            start = time.perf_counter()
+            states, *_ = jax.block_until_ready(made.train(states, keys))
+            best = min(best, time.perf_counter() - start)
+        print(json.dumps(dict(model='mlp_vae', way=f'{a.sweep} by {how}',
+                              examples_per_second=round(a.sweep * images / best))), flush=True)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data_dir')
     p.add_argument('--images', type=int, default=12800)
-    p.add_argument('--models', default=','.join(CONFIGS))
+    p.add_argument('--models', default='', help=f'of {", ".join(MODELS)}')
+    p.add_argument('--batches', default='128')
+    p.add_argument('--precision', default='default', choices=train.PRECISIONS)
     p.add_argument('--repeats', type=int, default=3)
     p.add_argument('--peer')
     p.add_argument('--ways', default='eager,channels_last,compile', help='of the peer')
     p.add_argument('--rounds', type=int, default=3)
+    p.add_argument('--sweep', type=int, default=0)
+    p.add_argument('--one', action='store_true', help=argparse.SUPPRESS)
+    p.add_argument('--since', type=float, default=time.time(), help=argparse.SUPPRESS)
     a = p.parse_args()
-    for model in a.models.split(','):
-        ours = epochs(model, a.images, a.data_dir, a.repeats)
-        line, theirs = next(ours), {}
-        for _ in range(a.rounds if a.peer else 0):
-            for way in a.ways.split(','):
-                other = peer(a.peer, model, way, a.images, a.repeats)
-                theirs[way] = min(theirs.get(way, other), other, key=lambda o: o['seconds'])
-                line = next(ours)
-        for found in [line, *theirs.values()]:
-            print(json.dumps(found), flush=True)
-        if theirs:
-            best = min(theirs.values(), key=lambda o: o['seconds'])
-            print(json.dumps(dict(model=model, ratio=round(line['seconds'] / best['seconds'], 3),
-                                  seconds=line['seconds'], peer=best['seconds'], way=best['way'])),
-                  flush=True)
+    stored.keep_compiled()
+    models = a.models.split(',') if a.models else [
+        m for m in MODELS if not a.peer or m in MNIST]
+    lines = []
+    for batch in a.batches.split(','):
+        a.batch = int(batch)
+        if a.sweep:
+            together(a)
+            continue
+        for model in models:
+            if a.peer:
+                compared(model, a)
+                continue
+            lines.append(next(epochs(model, a)) if a.one else alone(model, a))
+            print(json.dumps(lines[-1]), flush=True)
+    if lines and not a.one:
+        keys = 'model', 'batch', 'examples_per_second', 'first', 'memory', 'share'
+        print('\n| ' + ' | '.join(keys) + ' |\n|' + ' --- |' * len(keys))
+        for line in lines:
+            print('| ' + ' | '.join(str(line[k]) for k in keys) + ' |')
 
 
 if __name__ == '__main__':

@@ -29,6 +29,14 @@ def snapshot(folder) -> dict[str, bytes | None]:
             for p in sorted(folder.rglob('*'))}
 
 
+def pytest_collection_modifyitems(config, items):
+    """Tests of speed want the machine for themselves: they run with -m speed alone."""
+    if 'speed' not in config.option.markexpr:
+        timed = [item for item in items if item.get_closest_marker('speed')]
+        config.hook.pytest_deselected(items=timed)
+        items[:] = [item for item in items if item not in timed]
+
+
 @pytest.fixture(scope='session')
 def environment(tmp_path_factory):
     """The environment of a child process: this checkout, CPU, compiled programs kept for us all."""
