@@ -329,7 +329,7 @@ def main(argv: list[str]) -> None:
     tables(workdir, found)
     measured = {k for f in found for k in f['metrics']}
     wanted = [OBJECTIVE.value, *(f'test/{k}' for k in (
-        'nll', 'frechet_classifier', 'frechet_pixels', 'loss'))]
+        'nll', 'frechet_classifier', 'frechet_pixels', 'elbo', 'loss'))]  # loss is weighted by beta
     files = pictures(workdir, found, next((k for k in wanted if k in measured), ''))
     print(f'{workdir}/ablate.csv, ablate.md' + ''.join(f', {f.name}' for f in files))
 
