@@ -55,7 +55,7 @@ def numbers(config: ConfigDict, key: str, words: str) -> list:
     if not words.strip():
         raise BadInput(f'give values to sweep {key} over, as --sweep.{key}=1,2')
     try:
-        return [kind(word) for word in words.split(',')]
+        return list(dict.fromkeys(kind(word) for word in words.split(',')))
     except ValueError:
         raise BadInput(f'{words!r} are not values of {key}, which is '
                        f'{"an integer" if kind is int else "a number"}') from None
@@ -68,7 +68,7 @@ def changed(config: ConfigDict, values: dict[str, Any]) -> ConfigDict:
 
 
 def name(point: dict[str, Any]) -> str:
-    return ','.join(f'{k.removeprefix("model.")}={v:g}' for k, v in point.items())
+    return ','.join(f'{k.removeprefix("model.")}={v}' for k, v in point.items())
 
 
 def label(points: list[dict[str, Any]]) -> str:
@@ -82,11 +82,13 @@ def plan(config: ConfigDict, points: list[dict[str, Any]]) -> list[Group]:
     run = train.prepare(changed(config, points[0]))
     traced = [k for k in points[0] if k == SEED]
     for key in (k for k in points[0] if k not in (SEED, LATENT)):
-        if traceable(run, {k: points[0][k] for k in (*traced, key) if k != SEED}):
+        if key.startswith('model.') and traceable(run, numbered(points[0], (*traced, key))):
             traced.append(key)
     if LATENT in points[0]:
         sizes = sorted({point[LATENT] for point in points})
-        if len(sizes) > 1 and alike(run, sizes[0], sizes[-1]):
+        others = [numbered(point, traced) for point in points]
+        others = list({tuple(values.items()): values for values in others}.values())
+        if len(sizes) > 1 and alike(run, sizes[0], sizes[-1], others):
             traced.append(LATENT)
     groups = {}
     for point in points:
@@ -96,22 +98,25 @@ def plan(config: ConfigDict, points: list[dict[str, Any]]) -> list[Group]:
             for fixed, members in groups.items()]
 
 
+def numbered(point: dict[str, Any], traced) -> dict[str, Any]:
+    """A point's hyper-parameters among the traced keys, by the names that `make` has for them."""
+    return {k.removeprefix('model.'): point[k] for k in traced if k not in (SEED, LATENT)}
+
+
 def group(config: ConfigDict, points: list[dict[str, Any]], traced: tuple[str, ...]) -> Group:
     if LATENT in traced:
         config = changed(config, {LATENT: max(point[LATENT] for point in points)})
     run = train.prepare(config)
     make, _ = train.maker(config, run.data, run.layout, run.key)
     for point in points:  # which says what is wrong with a number, as a traced one cannot
-        make(**{k.removeprefix('model.'): point[k] for k in traced if k != SEED})
+        make(**numbered(point, traced), **{'latent': point[LATENT]} if LATENT in traced else {})
     sizes = extents(make, run, config.model.latent) if LATENT in traced else None
     return Group(run._replace(model=swept(make, make(), sizes, config.model.get('latent'))), make,
                  points, traced, sizes)
 
 
 def traceable(run: train.Run, values: dict[str, Any]) -> bool:
-    """Whether one program can train the model for any values of these keys together."""
-    if not all(key.startswith('model.') for key in values):
-        return False
+    """Whether one program can train the model for any values of these hyper-parameters."""
     make, example = train.maker(run.config, run.data, run.layout, run.key)
 
     def once(values):
@@ -120,7 +125,7 @@ def traceable(run: train.Run, values: dict[str, Any]) -> bool:
         return state, found, model.evaluate(state, example, run.key)
 
     try:
-        jax.eval_shape(once, {k.removeprefix('model.'): jnp.asarray(v) for k, v in values.items()})
+        jax.eval_shape(once, {k: jnp.asarray(v) for k, v in values.items()})
     except (jax.errors.JAXTypeError, TypeError, ValueError):
         return False
     return True
@@ -196,9 +201,10 @@ def embedded(state: State, sizes: list, used: int, latent: int) -> State:
     return tree.unflatten(leaves)
 
 
-def alike(run: train.Run, used: int, latent: int) -> bool:
+def alike(run: train.Run, used: int, latent: int, others: list[dict[str, Any]]) -> bool:
     """Whether a model of `latent` dimensions of which so many are in use is, to float tolerance,
-    one made with these: by its metrics in two steps and an evaluation after."""
+    one made with these, whichever of `others` its traced numbers are: by its metrics in two steps
+    and an evaluation after."""
     make, example = train.maker(run.config, run.data, run.layout, run.key)
     sizes = extents(make, run, latent)
     if sizes is None:
@@ -207,29 +213,36 @@ def alike(run: train.Run, used: int, latent: int) -> bool:
 
     @functools.partial(jax.jit, static_argnums=0,
                        compiler_options={'xla_backend_optimization_level': 0})
-    def metrics_of(inside, key):
-        model, state = make(latent=used), make(latent=used).init(key, example)
+    def measured(inside, values, key):
+        model = make(latent=used, **values)
+        state = model.init(key, example)
         if inside:
             state = embedded(state, sizes, used, latent)
             state = state._replace(buffers=state.buffers | {
-                POINT: dict(values={}, latent=jnp.int32(used))})
-            model = swept(lambda: make(latent=latent), make(latent=latent), sizes, latent)
+                POINT: dict(values=values, latent=jnp.int32(used))})
+            model = swept(functools.partial(make, latent=latent), make(latent=latent, **values),
+                          sizes, latent)
         found = []
         for i in range(2):
-            state, measured = model.step(state, example, jax.random.fold_in(key, i))
-            found.append(measured)
+            state, metrics_of = model.step(state, example, jax.random.fold_in(key, i))
+            found.append(metrics_of)
         found.append(model.evaluate(state, example, key))
         return [{k: v for k, v in f.items() if v.ndim < 2 and not k.startswith('gradient_')}
                 for f in found]
 
-    ours, theirs = (jax.tree.leaves(metrics_of(inside, run.key)) for inside in (True, False))
-    return all(np.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(ours, theirs))
+    def same(values):
+        values = {k: jnp.asarray(v) for k, v in values.items()}
+        ours, theirs = (jax.tree.leaves(measured(inside, values, run.key))
+                        for inside in (True, False))
+        return all(np.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(ours, theirs))
+
+    return all(map(same, others))
 
 
 def born(g: Group, points: list[dict[str, Any]]) -> tuple[State, Array]:
     """States, one behind the other, and keys of points, each as its own training would have it."""
-    values = {k.removeprefix('model.'): jnp.asarray([p[k] for p in points])
-              for k in g.traced if k not in (SEED, LATENT)}
+    values = {k: jnp.asarray([numbered(p, g.traced)[k] for p in points])
+              for k in numbered(points[0], g.traced)}
     keys = jax.vmap(jax.random.key)(jnp.asarray([p.get(SEED, g.run.config.seed) for p in points]))
     latent = g.run.config.model.get('latent')
     size = np.array([p[LATENT] if g.extents else 0 for p in points])

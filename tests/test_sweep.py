@@ -114,6 +114,15 @@ def test_points_that_differ_in_shapes_have_programs_of_their_own(tmp_path):
     groups = sweep.plan(flow, sweep.grid({'model.latent': [2, 4], 'model.beta': [1., 2.]}))
     assert [g.run.config.model.latent for g in groups] == [2, 4]
     assert all(g.extents is None and len(g.points) == 2 for g in groups)
+    # bits that are free count for dimensions beyond the size too: only with 0 is it the same
+    groups = sweep.plan(config(), sweep.grid({'model.latent': [2, 4], 'model.free_bits': [0., .5]}))
+    assert [g.traced for g in groups] == [('model.free_bits',)] * 2
+
+
+def test_points_have_names_of_their_own():
+    points = sweep.grid({'seed': [10 ** 6, 10 ** 6 + 1], 'model.rate': [.1, .1000001]})
+    assert len(set(map(sweep.name, points))) == 4
+    assert sweep.numbers(config(), 'seed', '0,1,0') == [0, 1]
 
 
 def test_numbers_that_cannot_be_traced_together_are_not():
@@ -138,7 +147,7 @@ def test_a_traced_number_trains_as_a_written_one(name):
     numbers = {}
     for k, v in made.model.items():
         if kinds.get(k) and type(v) in (int, float) and k != 'latent' and sweep.traceable(
-                run, {f'model.{n}': x for n, x in (numbers | {k: v}).items()}):
+                run, numbers | {k: v}):
             numbers[k] = v
     assert 'rate' in numbers
     example = jax.tree.map(lambda a: a[:16], example)
