@@ -68,7 +68,7 @@ def check_likelihood(rows):
 
 def check_latent_size(rows):
     assert [row['latent'] for row in rows] == ['2', '5', '10', '20', '40']
-    assert numbers(rows, 'nll')[2] < numbers(rows, 'nll')[0] - 1
+    assert numbers(rows, 'nll')[1] < numbers(rows, 'nll')[0] - .5  # seeds deviate by 0.25
     assert (numbers(rows, 'units') <= numbers(rows, 'latent')).all()
     np.testing.assert_allclose(numbers(rows, 'elbo'),
                                -numbers(rows, 'recon') - numbers(rows, 'kl'), rtol=1e-4)
