@@ -1,0 +1,58 @@
+"""Points in as few groups as there must be programs."""
+from typing import Any, Callable, NamedTuple
+
+from ml_collections import ConfigDict
+
+from gen_jax import train
+from gen_jax.sweep.points import LATENT, SEED, changed
+from gen_jax.sweep.traced import alike, extents, swept, traceable
+from gen_jax.types import Model
+
+
+class Group(NamedTuple):
+    """Points that one compiled program trains.  run: its model is `swept`; make: (**numbers) ->
+    Model; traced: the keys in which its points differ; extents: see `extents`, of model.latent."""
+    run: train.Run
+    make: Callable[..., Model]
+    points: list[dict[str, Any]]
+    traced: tuple[str, ...]
+    extents: list | None
+
+
+def plan(config: ConfigDict, points: list[dict[str, Any]]) -> list[Group]:
+    """The points in as few groups as there must be programs.  Raises BadInput for a point that
+    cannot be trained."""
+    run = train.prepare(changed(config, points[0]))
+    traced = [k for k in points[0] if k == SEED]
+    for key in (k for k in points[0] if k not in (SEED, LATENT)):
+        if key.startswith('model.') and traceable(run, numbered(points[0], (*traced, key))):
+            traced.append(key)
+    if LATENT in points[0]:
+        sizes = sorted({point[LATENT] for point in points})
+        others = [numbered(point, traced) for point in points]
+        others = list({tuple(values.items()): values for values in others}.values())
+        if len(sizes) > 1 and alike(run, sizes[0], sizes[-1], others):
+            traced.append(LATENT)
+    groups = {}
+    for point in points:
+        fixed = tuple((k, v) for k, v in point.items() if k not in traced)
+        groups.setdefault(fixed, []).append(point)
+    return [group(changed(config, dict(fixed)), members, tuple(traced))
+            for fixed, members in groups.items()]
+
+
+def numbered(point: dict[str, Any], traced) -> dict[str, Any]:
+    """A point's hyper-parameters among the traced keys, by the names that `make` has for them."""
+    return {k.removeprefix('model.'): point[k] for k in traced if k not in (SEED, LATENT)}
+
+
+def group(config: ConfigDict, points: list[dict[str, Any]], traced: tuple[str, ...]) -> Group:
+    if LATENT in traced:
+        config = changed(config, {LATENT: max(point[LATENT] for point in points)})
+    run = train.prepare(config)
+    make, _ = train.maker(config, run.data, run.layout, run.key)
+    for point in points:  # which says what is wrong with a number, as a traced one cannot
+        make(**numbered(point, traced), **{'latent': point[LATENT]} if LATENT in traced else {})
+    sizes = extents(make, run, config.model.latent) if LATENT in traced else None
+    return Group(run._replace(model=swept(make, make(), sizes, config.model.get('latent'))), make,
+                 points, traced, sizes)

@@ -1,0 +1,67 @@
+"""The measures of points, compiled once for all of a group."""
+import itertools
+from typing import Any
+
+import jax
+import numpy as np
+
+from gen_jax import loop, metrics, train, trained
+from gen_jax.sweep.groups import Group
+from gen_jax.sweep.points import SEED
+from gen_jax.sweep.training import born
+from gen_jax.types import State
+
+
+class Judge:
+    """Measures the points of a group, each by programs that are compiled for the first.
+
+    asked: names of gen_jax.metrics; without any nll and active units, or of a model without a
+    density the Frechet distance of samples.  most: look at so many examples, None for all.
+    """
+
+    def __init__(self, g: Group, asked: list[str], most: int | None = None):
+        self.g, self.most, self.compiled, self.features = g, most, {}, trained.features(g.run)
+        self.start = jax.tree.map(lambda a: a[0], born(g, g.points[:1])[0])
+        fit = metrics.chosen(asked, self._subject(g.points[0], self.start))
+        few = [n for n in ('nll', 'units') if n in fit] or [n for n in fit if n == 'frechet']
+        self.names = asked or few
+
+    def __call__(self, point: dict[str, Any], state: State) -> dict[str, float]:
+        found, subject = {}, self._subject(point, state)
+        for measure in self.names:
+            found |= metrics.MEASURES[measure][1](subject)
+        return {f'test/{k}': float(v) for k, v in found.items()}
+
+    def known(self) -> list[str]:
+        """What is known of a point in the end: by measuring it untrained."""
+        run = self.g.run
+        shapes = jax.eval_shape(run.model.evaluate, self.start, train.tested(run.data, 1, run.key),
+                                run.key)
+        return [f'test/{k}' for k, v in shapes.items() if v.ndim == 1] + list(
+            self(self.g.points[0], self.start))
+
+    def samples(self, state: State, n: int) -> np.ndarray | None:
+        """Decoded codes of the prior, the same for every point; None where a model has no prior."""
+        run = self.g.run
+        if not run.model.prior or not run.model.decode or run.data.read:
+            return None
+        if 'samples' not in self.compiled:
+            self.compiled['samples'] = jax.jit(lambda state, key: run.model.decode(
+                state, run.model.prior(state, key, n)))
+        return np.asarray(self.compiled['samples'](state, jax.random.key(0)))
+
+    def _subject(self, point, state):
+        run, calls = self.g.run, itertools.count()
+        key = jax.random.key(point.get(SEED, run.config.seed))
+
+        def collect(evaluate, split, most):
+            at = next(calls)
+            if at not in self.compiled:
+                least = min(filter(None, (most, self.most)), default=None)
+                examples = jax.tree.map(lambda a: a[:least], getattr(run.data, split))
+                self.compiled[at] = train.over(run, evaluate, examples, loop.collection)
+            program, placed = self.compiled[at]
+            return jax.device_get(program(state, placed, key))
+
+        return metrics.Subject(run.model, state, run.data, key, run.config.eval.k, collect,
+                               self.features, {})

@@ -1,0 +1,137 @@
+"""A Model whose numbers are arrays in its state, its latent size among them."""
+import functools
+import operator
+from typing import Any, Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax import train
+from gen_jax.types import Array, Density, Model, State
+
+POINT = 'point'
+
+
+def swept(make: Callable[..., Model], like: Model, sizes: list | None, latent: int | None) -> Model:
+    """The Model whose numbers are in its state, buffers['point']['values'], and of whose `latent`
+    dimensions, where `sizes` are given, buffers['point']['latent'] are in use; `like` has the
+    functions that it is to have."""
+    def opened(state):
+        point = state.buffers[POINT]
+        rest = {k: v for k, v in state.buffers.items() if k != POINT}
+        return make(**point['values']), state._replace(buffers=rest)
+
+    def lifted(path):
+        def run(state, *args):
+            model, state = opened(state)
+            return operator.attrgetter(path)(model)(state, *args)
+        return run
+
+    def step(state, batch, key):
+        point = state.buffers[POINT]
+        model, state = opened(state)
+        state, found = model.step(state, batch, key)
+        if sizes:
+            state = held(state, sizes, point['latent'], latent)
+        return state._replace(buffers=state.buffers | {POINT: point}), found
+
+    maps = {f: lifted(f) for f in Model._fields if getattr(like, f)}
+    if like.density:
+        maps['density'] = Density(**{f: lifted(f'density.{f}') for f in Density._fields
+                                     if getattr(like.density, f)})
+    return Model(**maps | dict(init=like.init, step=step))
+
+
+def extents(make: Callable[..., Model], run: train.Run, latent: int) -> list | None:
+    """For each leaf of a state, {axis: b} of the axes that hold b blocks of `latent` numbers; None
+    where the latent size has shaped one otherwise."""
+    example = train.seen(run.data, run.key)
+    ours, more = (jax.tree.flatten(jax.eval_shape(make(latent=n).init, run.key, example))
+                  for n in (latent, latent + 1))
+    if ours[1] != more[1]:
+        return None
+    found = [{axis: n - m for axis, (m, n) in enumerate(zip(a.shape, b.shape)) if n != m}
+             for a, b in zip(ours[0], more[0])]
+    right = all(b * latent == a.shape[axis] for a, axes in zip(ours[0], found)
+                for axis, b in axes.items())
+    return found if right else None
+
+
+def held(state: State, sizes: list, used: Array, latent: int) -> State:
+    """The state with zeros beyond the dimensions in use."""
+    leaves, tree = jax.tree.flatten(state)
+    for i, axes in enumerate(sizes):
+        for axis in axes:
+            here = jnp.arange(leaves[i].shape[axis]) % latent < used
+            leaves[i] = jnp.where(jnp.expand_dims(here, range(1, leaves[i].ndim - axis)),
+                                  leaves[i], 0)
+    return tree.unflatten(leaves)
+
+
+def embedded(state: State, sizes: list, used: int, latent: int) -> State:
+    """The state of a model of fewer latent dimensions as one of `latent`."""
+    leaves, tree = jax.tree.flatten(state)
+    for i, axes in enumerate(sizes):
+        for axis, blocks in axes.items():
+            shape = leaves[i].shape
+            parts = leaves[i].reshape(*shape[:axis], blocks, used, *shape[axis + 1:])
+            wide = [(0, 0)] * parts.ndim
+            wide[axis + 1] = 0, latent - used
+            leaves[i] = jnp.pad(parts, wide).reshape(
+                *shape[:axis], blocks * latent, *shape[axis + 1:])
+    return tree.unflatten(leaves)
+
+
+def alike(run: train.Run, used: int, latent: int, others: list[dict[str, Any]]) -> bool:
+    """Whether a model of `latent` dimensions of which so many are in use is, to float tolerance,
+    one made with these, whichever of `others` its traced numbers are: by its metrics in two steps
+    and an evaluation after."""
+    make, example = train.maker(run.config, run.data, run.layout, run.key)
+    sizes = extents(make, run, latent)
+    if sizes is None:
+        return False
+    example = jax.tree.map(lambda a: a[:32], example)
+
+    @functools.partial(jax.jit, static_argnums=0,
+                       compiler_options={'xla_backend_optimization_level': 0})
+    def measured(inside, values, key):
+        model = make(latent=used, **values)
+        state = model.init(key, example)
+        if inside:
+            state = embedded(state, sizes, used, latent)
+            state = state._replace(buffers=state.buffers | {
+                POINT: dict(values=values, latent=jnp.int32(used))})
+            model = swept(functools.partial(make, latent=latent), make(latent=latent, **values),
+                          sizes, latent)
+        found = []
+        for i in range(2):
+            state, metrics_of = model.step(state, example, jax.random.fold_in(key, i))
+            found.append(metrics_of)
+        found.append(model.evaluate(state, example, key))
+        return [{k: v for k, v in f.items() if v.ndim < 2 and not k.startswith('gradient_')}
+                for f in found]
+
+    def same(values):
+        values = {k: jnp.asarray(v) for k, v in values.items()}
+        ours, theirs = (jax.tree.leaves(measured(inside, values, run.key))
+                        for inside in (True, False))
+        return all(np.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(ours, theirs))
+
+    return all(map(same, others))
+
+
+def traceable(run: train.Run, values: dict[str, Any]) -> bool:
+    """Whether one program can train the model for any values of these hyper-parameters."""
+    make, example = train.maker(run.config, run.data, run.layout, run.key)
+
+    def once(values):
+        model = make(**values)
+        state, found = model.step(model.init(run.key, example), example, run.key)
+        return state, found, model.evaluate(state, example, run.key)
+
+    try:
+        jax.eval_shape(once, {k: jnp.asarray(v) for k, v in values.items()})
+    except (jax.errors.JAXTypeError, TypeError, ValueError):
+        return False
+    return True

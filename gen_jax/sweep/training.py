@@ -1,0 +1,140 @@
+"""The points of a group, trained side by side."""
+import functools
+import json
+import os
+from pathlib import Path
+import time
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax import checkpoint, loop, parallel, record, train
+from gen_jax.sweep.groups import Group, numbered
+from gen_jax.sweep.points import LATENT, SEED, name
+from gen_jax.sweep.traced import POINT, embedded
+from gen_jax.types import Array, BadInput, State
+
+
+def born(g: Group, points: list[dict[str, Any]]) -> tuple[State, Array]:
+    """States, one behind the other, and keys of points, each as its own training would have it."""
+    values = {k: jnp.asarray([numbered(p, g.traced)[k] for p in points])
+              for k in numbered(points[0], g.traced)}
+    keys = jax.vmap(jax.random.key)(jnp.asarray([p.get(SEED, g.run.config.seed) for p in points]))
+    latent = g.run.config.model.get('latent')
+    size = np.array([p[LATENT] if g.extents else 0 for p in points])
+
+    def one(values, key, used):
+        size = dict(latent=used) if g.extents else {}
+        state = g.make(**values, **size).init(key, train.seen(g.run.data, key))
+        state = embedded(state, g.extents, used, latent) if g.extents else state
+        point = dict(values=values) | ({'latent': jnp.int32(used)} if g.extents else {})
+        return state._replace(buffers=state.buffers | {POINT: point})
+
+    @jax.jit
+    def all_of_them(values, keys):
+        rows = [np.flatnonzero(size == n) for n in np.unique(size)]
+        parts = [jax.vmap(functools.partial(one, used=int(size[r[0]])))(
+            jax.tree.map(lambda a, r=r: a[r], values), keys[r]) for r in rows]
+        order = np.argsort(np.concatenate(rows))
+        return jax.tree.map(lambda *a: jnp.concatenate(a)[order], *parts)
+
+    return all_of_them(values, keys), keys
+
+
+class Programs(NamedTuple):
+    """What trains and evaluates n points: (states, data, keys) -> ...; and the bytes it takes."""
+    layout: parallel.Layout
+    train: Callable
+    evaluate: Callable
+    bytes: int
+
+
+def programs(g: Group, points: list[dict[str, Any]], how: str) -> Programs:
+    run = g.run
+    layout = parallel.beside(how, len(points), run.config.batch)
+    states, keys = jax.eval_shape(functools.partial(born, g, points))
+    data, test = (layout.place(getattr(run.data, split)) for split in ('train', 'test'))
+    batch = min(run.config.eval.batch, len(test.x))
+    chunk = loop.training(run.model, run.data.prepare, len(data.x), run.config.batch, run.per_epoch,
+                          layout.share)
+    whole = loop.evaluation(run.model.evaluate, run.data.prepare, len(test.x), batch)
+    with jax.default_matmul_precision(run.config.precision):
+        compiled = layout.compile(chunk, (0,)).lower(states, data, keys).compile()
+    tested = layout.compile(whole, ())
+    used = compiled.memory_analysis()
+    needed = sum(getattr(used, f'{part}_size_in_bytes') for part in ('argument', 'output', 'temp'))
+    return Programs(layout, lambda states, keys: compiled(states, data, keys),
+                    lambda states, keys: tested(states, test, keys),
+                    needed - used.alias_size_in_bytes)
+
+
+def memory() -> float:
+    """Bytes for a program, most of what its device has."""
+    found = jax.devices()[0].memory_stats() or {}
+    here = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    return .8 * found.get('bytes_limit', here)
+
+
+def fitting(g: Group, how: str, limit: float) -> list[tuple[Programs, list[dict[str, Any]]]]:
+    """The group's points in parts that take at most `limit` bytes each, by XLA's own analysis, with
+    what trains each.  Raises BadInput where one alone takes more."""
+    n = len(g.points)
+    while True:
+        made = programs(g, g.points[:n], how)
+        if made.bytes <= limit:
+            break
+        if n == 1:
+            raise BadInput(f'a point takes {made.bytes / 1e9:.3f} GB, more than the '
+                           f'{limit / 1e9:.3f} GB there are; use a smaller model or batch')
+        n = min(n - 1, max(1, int(n * limit / made.bytes)))
+    parts = [g.points[i:i + n] for i in range(0, len(g.points), n)]
+    return [(made if len(part) == n else programs(g, part, how), part) for part in parts]
+
+
+def follow(g: Group, made: Programs, points: list[dict[str, Any]], folder: Path,
+           say: Callable = print) -> list[tuple[list[dict], State | None]]:
+    """Trains points side by side until config.epochs, from the newest checkpoint in `folder` where
+    there is one.  Of each its metrics, a row per epoch, and its state at the end, None where the
+    loss was not finite: such a point stops, and no other."""
+    config, file = g.run.config, folder / 'rows.jsonl'
+    folder.mkdir(parents=True, exist_ok=True)
+    states, keys = born(g, points)
+    kept = checkpoint.restore(folder / 'checkpoints', states)
+    states = states if kept is None else kept
+    saves = checkpoint.manager(folder / 'checkpoints', keep=2)
+    done = int(states.step[0]) // g.run.per_epoch
+    rows = [row for row in record.read_lines(file) if row['epoch'] <= done]
+    file.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    lost = {row['point'] for row in rows if 'stopped' in row}
+    since = time.perf_counter()
+    for epoch in range(done + 1, config.epochs + 1):
+        states, found, bad = made.train(states, keys)
+        found, bad = jax.device_get((found, bad))
+        due = epoch % config.eval.every == 0 or epoch == config.epochs
+        tested = jax.device_get(made.evaluate(states, keys)) if due else {}
+        new = []
+        for i, point in enumerate(points):
+            about = dict(point=name(point), epoch=epoch)
+            if bad[i] >= 0 and about['point'] not in lost:
+                lost.add(about['point'])
+                new.append(about | dict(stopped=int(bad[i])))
+                say(f'{about["point"]}: the loss is not finite at step {bad[i]}')
+            elif about['point'] not in lost:
+                new.append(about | record.flat({k: v[i] for k, v in found.items()}, 'train')
+                           | record.flat({k: v[i] for k, v in tested.items()}, 'test'))
+        rows += new
+        with file.open('a') as f:
+            f.write(''.join(json.dumps(row) + '\n' for row in new))
+        if due:
+            checkpoint.save(saves, states, {})
+        spent = (time.perf_counter() - since) / (epoch - done)
+        rate = len(points) * g.run.per_epoch * config.batch / spent
+        say(f'epoch {epoch}/{config.epochs} of {len(points)} points  {rate:,.0f} examples/s  '
+            f'{record.clock(spent * (config.epochs - epoch))} left')
+    saves.wait_until_finished()
+    saves.close()
+    return [([row for row in rows if row['point'] == name(p)],
+             None if name(p) in lost else jax.tree.map(lambda a, i=i: a[i], states))
+            for i, p in enumerate(points)]

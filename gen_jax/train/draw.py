@@ -1,0 +1,69 @@
+"""Samples and reconstructions of a state, as pictures or text."""
+import functools
+from pathlib import Path
+
+import jax
+
+from gen_jax import record, samplers
+from gen_jax.train.run import Run, collector, tested
+from gen_jax.types import Array, Batch, Model, State
+
+
+def draw(run: Run, state: State, workdir: Path, only: str | None = None) -> list[Path]:
+    """Samples and reconstructions as pictures or text, as far as the model has them."""
+    n, files = run.config.eval.samples, []
+    columns = max(1, round(n ** .5))
+    sampler = run.config.sampler if only == 'sample' else 'prior'
+    if only == 'sample' or run.model.prior and only != 'reconstruct':
+        title = 'samples' if sampler == 'prior' else f'samples-{sampler}'
+        parts = {title: samples(run, state, sampler, n)}
+        if parts[title].ndim < 3 and not run.data.read:
+            parts = {'test data': tested(run.data, n, run.key).x, **parts}
+        files.append(filed(run, workdir, title, parts, columns))
+    if can_reconstruct(run.model) and only != 'sample':
+        batch = tested(run.data, n, run.key)
+        if run.config.eval.text:
+            batch = Batch(jax.numpy.asarray(run.data.write(run.config.eval.text))[None])
+        files.append(filed(run, workdir, 'reconstructions', shown(run, state, batch), columns))
+    return files
+
+
+def filed(run: Run, workdir: Path, name: str, parts: dict[str, Array], columns: int) -> Path:
+    """The file in which examples are kept: text, or a picture."""
+    if run.data.read:
+        lines = {title: [run.data.read(x) for x in part] for title, part in parts.items()}
+        return record.texts(workdir / f'{name}.txt', lines)
+    return record.pictures(workdir / 'images' / f'{name}.png', parts, columns)
+
+
+def samples(run: Run, state: State, sampler: str, n: int) -> Array:
+    """n decoded codes of the model's prior, or of a density fitted to its codes."""
+    key = jax.random.fold_in(run.key, 1)
+    if sampler == 'prior':
+        z = jax.jit(run.model.prior, static_argnums=2)(state, key, n)
+    else:
+        codes = collector(run, state)(samplers.codes(run.model), 'train', None)
+        z = samplers.fit(sampler, codes, jax.random.fold_in(run.key, 2))(key, n)
+    return jax.jit(run.model.decode)(state, z)
+
+
+def shown(run: Run, state: State, batch: Batch) -> dict[str, Array]:
+    """What the model does to a batch, compiled, titles in the model's own order."""
+    show, titles = run.model.show or functools.partial(reconstructions, run.model), []
+
+    def values(*args):
+        parts = show(*args)
+        titles[:] = parts  # jit would sort a dict
+        return list(parts.values())
+
+    parts = jax.jit(values)(state, batch, run.key)
+    return dict(zip(titles, parts))
+
+
+def can_reconstruct(model: Model) -> bool:
+    return bool(model.show or model.encode and model.decode)
+
+
+def reconstructions(model: Model, state: State, batch: Batch, key: Array) -> dict[str, Array]:
+    y = model.decode(state, model.encode(state, batch.x))
+    return {'test data': batch.x, 'reconstructions': y}

@@ -1,0 +1,165 @@
+"""What a config means: data, model, layout and state; and what is computed over all examples."""
+import functools
+import inspect
+import json
+from pathlib import Path
+import typing
+from typing import NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+
+from gen_jax import checkpoint, data, loop, parallel, record, samplers
+from gen_jax.train.settings import find, match, near, stored_config
+from gen_jax.types import Array, BadInput, Batch, Model, State
+
+PRECISIONS = 'default', 'float32', 'tensorfloat32', 'bfloat16'
+
+
+class Run(NamedTuple):
+    """What a config means: its data, model, key and layout, and a state to start from."""
+    config: ConfigDict
+    data: data.Dataset
+    model: Model
+    layout: parallel.Layout
+    key: Array
+    state: State
+    per_epoch: int
+
+
+def prepare(config: ConfigDict) -> Run:
+    """Loads the data and makes the model.  Raises BadInput for what does not fit together."""
+    for name in 'epochs', 'batch', 'eval.batch', 'eval.every', 'eval.samples', 'eval.k':
+        value = config[name] if '.' not in name else config.eval[name.split('.')[1]]
+        if value < 1:
+            raise BadInput(f'{name} must be at least 1, not {value}')
+    if config.scan < 0:
+        raise BadInput(f'scan must be 0 (an epoch a call) or a number of steps, not {config.scan}')
+    if config.precision not in PRECISIONS:
+        raise BadInput(f'unknown precision {config.precision!r}'
+                       f'{near(config.precision, PRECISIONS)}; there are {", ".join(PRECISIONS)}')
+    if config.eval.checkpoint not in ('latest', 'best'):
+        raise BadInput(f'eval.checkpoint is latest or best, not {config.eval.checkpoint!r}')
+    if config.sampler not in samplers.SAMPLERS:
+        raise BadInput(f'unknown sampler {config.sampler!r}'
+                       f'{near(config.sampler, samplers.SAMPLERS)}; '
+                       f'there are {", ".join(samplers.SAMPLERS)}')
+    dataset = data.load(**config.data)
+    size = len(dataset.train.x)
+    if config.batch > size:
+        raise BadInput(f'batch {config.batch} is larger than {config.data.name}, '
+                       f'which has {size} training examples')
+    if config.eval.text and dataset.write is None:
+        raise BadInput(f'eval.text is for a data set of text, but {config.data.name} is none')
+    if config.eval.text:
+        dataset.write(config.eval.text)
+    layout = parallel.layout(config.parallel, config.batch)
+    key = jax.random.key(config.seed)
+    make, example = maker(config, dataset, layout, key)
+    model = make()
+    state = layout.place(jax.jit(model.init)(key, example))
+    found = jax.eval_shape(model.evaluate, state, tested(dataset, 1, key), key)
+    best, named = config.eval.best, [f'test/{k}' for k, v in sorted(found.items()) if v.ndim == 1]
+    if best and best not in named:
+        raise BadInput(f'eval.best {best!r} is not measured{near(best, named)}; '
+                       f'there are {", ".join(named)}, or nothing for none')
+    return Run(config, dataset, model, layout, key, state, size // config.batch)
+
+
+def maker(config: ConfigDict, dataset: data.Dataset, layout: parallel.Layout,
+          key: Array) -> tuple[typing.Callable[..., Model], Batch]:
+    """make(**changed) -> the config's model, but for hyper-parameters that are changed; and the
+    examples that it is made for.  Raises BadInput for what does not fit together."""
+    module = find(config.model.name)
+    hyper = {k: v for k, v in config.model.items() if k != 'name'}
+    known = set(inspect.signature(module.make).parameters)
+    if extra := [k for k in hyper if k not in known]:
+        raise BadInput(f'model {config.model.name} has no {", ".join(extra)}; '
+                       f'use --config=configs/{config.model.name}.py')
+    example = seen(dataset, key)
+    if 'source' in known:
+        hyper['source'] = source(config, example) if config.init else None
+    elif config.init:
+        raise BadInput(f'model {config.model.name} cannot start from another run; leave init empty')
+    if 'size' in known:
+        hyper['size'] = len(dataset.train.x)
+    if 'batch' in known:  # as one call of the step sees it
+        hyper['batch'] = config.batch // (jax.device_count() if layout.axis else 1)
+    return functools.partial(module.make, example, axis=layout.axis, **hyper), example
+
+
+def seen(dataset: data.Dataset, key: Array) -> Batch:
+    """What `make` sees of the data: 1,024 training examples, and one more of every label that is
+    not among them."""
+    rows = np.arange(min(1024, len(dataset.train.x)))
+    if dataset.train.label is not None:
+        first = np.unique(dataset.train.label, return_index=True)[1]
+        rows = np.concatenate([rows, np.setdiff1d(first, rows)])
+    batch = jax.tree.map(lambda a: a[rows], dataset.train)
+    return jax.tree.map(jax.numpy.asarray, dataset.prepare(batch, key))
+
+
+def tested(dataset: data.Dataset, n: int, key: Array) -> Batch:
+    """The first n test examples, prepared."""
+    batch = jax.tree.map(lambda a: jax.numpy.asarray(a[:n]), dataset.test)
+    return dataset.prepare(batch, key)
+
+
+def source(config: ConfigDict, example: Batch) -> tuple[Model, State]:
+    """The trained model to start from.  Raises BadInput unless it encodes such examples."""
+    run, state = load(Path(config.init), data_dir=config.data.dir)
+    theirs, ours = tested(run.data, 1, run.key).x.shape[1:], example.x.shape[1:]
+    if theirs != ours:
+        raise BadInput(f'the run in {config.init} was trained on examples of shape {theirs}, but '
+                       f'those of {config.data.name} have shape {ours}; give another init')
+    if run.model.encode is None:
+        raise BadInput(f'the run in {config.init} has no encoder; give another init')
+    return run.model, jax.device_get(state)
+
+
+def load(workdir: Path, config: ConfigDict | None = None, data_dir: str | None = None):
+    """(Run, State) of a trained run: the newest state, or the best where eval.checkpoint says so.
+
+    Its own config is used where none is given.  Raises BadInput where there is no such run.
+    """
+    stored = stored_config(workdir)
+    if stored is None:
+        raise BadInput(f'there is no run in {workdir}; train one first, by --mode=train')
+    if config is None:
+        config = ConfigDict(stored)
+        config.data.dir = data_dir or config.data.dir
+    match(workdir, stored, json.loads(config.to_json()))
+    run = prepare(config)
+    state = checkpoint.restore(workdir / 'checkpoints', run.state,
+                               best=config.eval.best if config.eval.checkpoint == 'best' else None)
+    if state is None:
+        raise BadInput(f'there is no checkpoint in {workdir}; train first, by --mode=train')
+    return run, state
+
+
+def evaluator(run: Run):
+    """A function state -> test metrics, named floats; compiled at its first call."""
+    compiled, test = over(run, run.model.evaluate, run.data.test, loop.evaluation)
+    return lambda state: record.flat(compiled(state, test, run.key), 'test')
+
+
+def over(run: Run, evaluate, examples: Batch, how) -> tuple[typing.Callable, Batch]:
+    """(state, data, key) -> what loop.evaluation or loop.collection gives of all examples, on all
+    devices; and the data as it lies there."""
+    size, devices = len(examples.x), jax.device_count()
+    batch = -(-min(run.config.eval.batch, size) // devices) * devices
+    layout = parallel.layout('jit', batch)
+    whole = how(evaluate, run.data.prepare, size, batch, layout.share)
+    return layout.compile(whole, ()), layout.place(examples)
+
+
+def collector(run: Run, state: State) -> typing.Callable:
+    """(f, split, most) -> the arrays of f(state, batch, key) over the first `most` examples of the
+    `train` or `test` split, or over all."""
+    def collect(evaluate, split, most):
+        examples = jax.tree.map(lambda a: a[:most], getattr(run.data, split))
+        compiled, placed = over(run, evaluate, examples, loop.collection)
+        return jax.device_get(compiled(state, placed, run.key))
+
+    return collect

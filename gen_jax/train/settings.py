@@ -1,0 +1,118 @@
+"""What a config may say: its keys and defaults, and the config.json of a workdir."""
+import difflib
+import importlib
+import inspect
+import json
+import os
+from pathlib import Path
+import pkgutil
+import types
+import typing
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from gen_jax import models, record
+from gen_jax.types import BadInput
+
+FREE = 'epochs', 'eval', 'data.dir', 'sampler'  # may differ between two commands on one workdir
+
+
+def defaults(model: str, dataset: str, **changed) -> ConfigDict:
+    """The config of a run of models/`model`: every key there is, with its default.
+
+    `changed` are the model's hyper-parameters that differ from those of its `make`.
+    """
+    make = find(model).make
+    hyper = {}
+    for name, p in inspect.signature(make).parameters.items():
+        if name not in ('example', 'axis', 'source', 'size', 'batch'):
+            hyper[name] = changed.pop(name, p.default)
+            if hyper[name] is None:  # a typed hole, so that the command line can fill it
+                hyper[name] = config_dict.placeholder(typing.get_args(p.annotation)[0])
+    assert not changed, f'make of {model} has no {", ".join(changed)}'
+    return ConfigDict(dict(
+        seed=0, epochs=10, batch=128,
+        parallel='jit',   # or shard_map, pmap
+        scan=0,           # steps in one compiled call; 0: a whole epoch
+        precision='default',  # of matrix products in training; or float32, tensorfloat32, bfloat16
+        init='',          # a trained run's workdir, whose encoder to start from
+        sampler='prior',  # for --mode=sample; or gmm, aggregate, flow, twostage
+        data=dict(name=dataset, dir=config_dict.placeholder(str), binarize='none', identities=(),
+                  limit=0, size=0),
+        model=dict(name=model, **hyper),
+        eval=dict(batch=500, every=1, best='test/loss', checkpoint='latest', samples=64,
+                  text='',    # to reconstruct, where the data set is text
+                  metrics='', # of gen_jax.metrics for --mode=evaluate; empty: all that fit
+                  k=5000,     # codes of each example for the nll
+                  features='pixels',  # to compare samples in; or classifier, inception
+                  weights='')))       # of inception, a file
+
+
+def find(name: str) -> types.ModuleType:
+    """The module of models/`name`.  Raises BadInput where there is none."""
+    known = sorted(m.name for m in pkgutil.iter_modules(models.__path__))
+    if name not in known:
+        raise BadInput(f'unknown model {name!r}{near(name, known)}; there are {", ".join(known)}')
+    return importlib.import_module(f'gen_jax.models.{name}')
+
+
+def near(word: str, known) -> str:
+    match = difflib.get_close_matches(word, list(known), 1, cutoff=.4)
+    return f', did you mean {match[0]!r}?' if match else ''
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Makes workdir this config's.  Raises BadInput where it is another's or cannot be written."""
+    file, ours = workdir / 'config.json', json.loads(config.to_json())
+    theirs = stored_config(workdir)
+    if theirs is not None:
+        match(workdir, theirs, ours)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        record.write_json(file, ours)
+        if not os.access(workdir, os.W_OK):
+            raise PermissionError('not writable')
+    except OSError as e:
+        raise BadInput(f'workdir {workdir} cannot be written ({e.strerror or e}); '
+                       'give another by --workdir') from e
+
+
+def stored_config(workdir: Path) -> dict | None:
+    """The config.json of a workdir, None where there is none; keys that did not exist when it was
+    written have their defaults."""
+    file = workdir / 'config.json'
+    try:
+        if not file.exists():
+            return None
+        stored = json.loads(file.read_text())
+        known = defaults(stored['model']['name'], stored['data']['name'])
+        return filled(stored, json.loads(known.to_json()))
+    except (OSError, ValueError, LookupError, TypeError) as e:
+        raise BadInput(f'{file} cannot be read ({e}); give another --workdir') from e
+
+
+def filled(tree: dict, default: dict) -> dict:
+    """A nested dict with what it lacks of a default."""
+    return default | {k: filled(v, default[k]) if isinstance(v, dict) and k in default else v
+                      for k, v in tree.items()}
+
+
+def leaves(tree: Any, path: str = '', but=()) -> dict[str, Any]:
+    """The values of a nested dict by their dotted keys, without the keys `but` and those below."""
+    if path in but:
+        return {}
+    if isinstance(tree, dict):
+        return {k: v for name, sub in tree.items()
+                for k, v in leaves(sub, f'{path}.{name}'.lstrip('.'), but).items()}
+    return {path: tree}
+
+
+def match(workdir: Path, theirs: dict, ours: dict) -> None:
+    """Raises BadInput with the keys in which two configs differ, but for the FREE ones."""
+    theirs, ours = (leaves(tree, but=FREE) for tree in (theirs, ours))
+    differ = [f'{k} (there {theirs.get(k)!r}, here {ours.get(k)!r})'
+              for k in sorted(theirs.keys() | ours.keys()) if theirs.get(k) != ours.get(k)]
+    if differ:
+        raise BadInput(f'workdir {workdir} holds a run of another config: it differs in '
+                       f'{", ".join(differ)}; give another --workdir')
