@@ -58,7 +58,9 @@ def prepare(config: ConfigDict) -> Run:
     key = jax.random.key(config.seed)
     make, example = maker(config, dataset, layout, key)
     model = make()
-    state = layout.place(jax.jit(model.init)(key, example))
+    # runs once: on a CPU the same bits for a third of the compilation
+    once = {'xla_backend_optimization_level': 1} if jax.default_backend() == 'cpu' else None
+    state = layout.place(jax.jit(model.init, compiler_options=once)(key, example))
     found = jax.eval_shape(model.evaluate, state, tested(dataset, 1, key), key)
     best, named = config.eval.best, [f'test/{k}' for k, v in sorted(found.items()) if v.ndim == 1]
     if best and best not in named:
