@@ -10,7 +10,8 @@ both nets, rate 2e-4 and no moving average as the peer has it, on the first --im
 residual32 and residual64, residual autoencoders of photographs; text.  One JSON object a line:
 {"model", "way", "batch", "devices", "precision", "seconds" (best epoch), "first" (seconds from the
 start of the process to the end of the first epoch), "examples_per_second", "memory" (greatest, MB),
-"share" (of the speed of a large matrix product here, by XLA's count of operations)}; then a table.
+"share" (of the speed of a large matrix product here, by XLA's count of operations)}; then a table,
+which the workdir (runs/speed-mnist, speed-peer or speed-sweep) keeps.
 
 With --peer, a command that takes --images, --models, --ways, --repeats and prints such lines, both
 run alternately, --rounds times each, and a last line a model gives the ratio of the best epochs:
@@ -29,11 +30,12 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from study import Study, guarded
 
 from gen_jax import sweep, train
-from gen_jax.data import stored
+from gen_jax.types import BadInput
 
-MNIST = {'conv_ae', 'mlp_vae', 'dcgan'}
+MNIST = 'conv_ae', 'mlp_vae', 'dcgan'
 RESIDUAL = {'model.kind': 'residual', 'model.width': (32, 64, 128)}
 # config, data set, and what differs
 MODELS = dict(
@@ -111,8 +113,8 @@ def peer(command: str, model: str, way: str, images: int, repeats: int) -> dict:
     return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
 
-def compared(model: str, a: argparse.Namespace) -> None:
-    """Prints the lines of a model and its peer, and their ratio."""
+def compared(model: str, a: argparse.Namespace) -> dict:
+    """The ratio of a model to its peer, whose lines are printed."""
     ours, theirs = epochs(model, a), {}
     for _ in range(a.rounds):
         for way in a.ways.split(','):
@@ -120,19 +122,19 @@ def compared(model: str, a: argparse.Namespace) -> None:
             theirs[way] = min(theirs.get(way, other), other, key=lambda o: o['seconds'])
             line = next(ours)
     best = min(theirs.values(), key=lambda o: o['seconds'])
-    for found in [line, *theirs.values(), dict(
-            model=model, ratio=round(line['seconds'] / best['seconds'], 3), way=best['way'],
-            seconds=line['seconds'], peer=best['seconds'])]:
+    for found in line, *theirs.values():
         print(json.dumps(found), flush=True)
+    return dict(model=model, ratio=round(line['seconds'] / best['seconds'], 3), way=best['way'],
+                seconds=line['seconds'], peer=best['seconds'])
 
 
-def together(a: argparse.Namespace) -> None:
-    """Prints the examples a second of N models side by side, each way, and of one by itself."""
+def together(a: argparse.Namespace):
+    """Yields the examples a second of N models side by side, each way, and of one by itself."""
     run = prepared('mlp_vae', a)
     g, = sweep.plan(run.config, sweep.grid({'seed': list(range(a.sweep))}))
     g = g._replace(run=g.run._replace(data=run.data, per_epoch=run.per_epoch))
     images, single = run.per_epoch * a.batch, next(epochs('mlp_vae', a))
-    print(json.dumps({k: single[k] for k in ('model', 'way', 'examples_per_second')}), flush=True)
+    yield dict(model='mlp_vae', way='alone', examples_per_second=single['examples_per_second'])
     for how in ('map', 'vmap', *(['shard'] if jax.device_count() > 1 else [])):
         made = sweep.programs(g, g.points, how)
         states, keys = sweep.born(g, g.points)
@@ -141,11 +143,21 @@ def together(a: argparse.Namespace) -> None:
             start = time.perf_counter()
             states, *_ = jax.block_until_ready(made.train(states, keys))
             best = min(best, time.perf_counter() - start)
-        print(json.dumps(dict(model='mlp_vae', way=f'{a.sweep} by {how}',
-                              examples_per_second=round(a.sweep * images / best))), flush=True)
+        yield dict(model='mlp_vae', way=f'{a.sweep} by {how}',
+                   examples_per_second=round(a.sweep * images / best))
 
 
-def main():
+def measured(a: argparse.Namespace):
+    """Yields the lines of the table."""
+    for batch in map(int, a.batches.split(',')):
+        a.batch = batch
+        if a.sweep:
+            yield from together(a)
+        for model in [] if a.sweep else a.models.split(','):
+            yield compared(model, a) if a.peer else alone(model, a)
+
+
+def flags() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data_dir')
@@ -160,28 +172,35 @@ def main():
     p.add_argument('--sweep', type=int, default=0)
     p.add_argument('--one', action='store_true', help=argparse.SUPPRESS)
     p.add_argument('--since', type=float, default=time.time(), help=argparse.SUPPRESS)
+    p.add_argument('--workdir')
     a = p.parse_args()
-    stored.keep_compiled()
-    models = a.models.split(',') if a.models else [
-        m for m in MODELS if not a.peer or m in MNIST]
-    lines = []
-    for batch in a.batches.split(','):
-        a.batch = int(batch)
-        if a.sweep:
-            together(a)
-            continue
-        for model in models:
-            if a.peer:
-                compared(model, a)
-                continue
-            lines.append(next(epochs(model, a)) if a.one else alone(model, a))
-            print(json.dumps(lines[-1]), flush=True)
-    if lines and not a.one:
-        keys = 'model', 'batch', 'examples_per_second', 'first', 'memory', 'share'
-        print('\n| ' + ' | '.join(keys) + ' |\n|' + ' --- |' * len(keys))
-        for line in lines:
-            print('| ' + ' | '.join(str(line[k]) for k in keys) + ' |')
+    a.models = a.models or ','.join(MNIST if a.peer else MODELS)
+    return a
+
+
+def main(a: argparse.Namespace) -> None:
+    if unknown := set(a.models.split(',')) - MODELS.keys():
+        raise BadInput(f'unknown models {", ".join(unknown)}; there are {", ".join(MODELS)}')
+    if not all(word.isdigit() and int(word) for word in a.batches.split(',')):
+        raise BadInput(f'--batches={a.batches} are not numbers of examples, as 128,1024')
+    if a.one:
+        a.batch = int(a.batches)
+        print(json.dumps(next(epochs(a.models, a))))
+        return
+    kind = 'sweep' if a.sweep else 'peer' if a.peer else 'mnist'
+    given = [w for w in sys.argv[1:] if not w.startswith(('--peer', '--data_dir', '--workdir'))]
+    study = Study('speed', argparse.Namespace(workdir=a.workdir or f'runs/speed-{kind}', quick=False),
+                  ' '.join(['python experiments/speed.py', *given, *['--peer=..'] * bool(a.peer)]))
+    study.say(f'measuring {a.models}')
+    rows = []
+    for row in measured(a):
+        print(json.dumps(row), flush=True)
+        rows.append(row)
+    what = 'ratio' if a.peer else 'examples_per_second'
+    study.table(rows, f'{what.replace("_", " ")}: ' + ', '.join(
+        f'{r["model"]} {r["way"] if a.sweep else r.get("batch", "")} {r[what]}' for r in rows))
 
 
 if __name__ == '__main__':
-    main()
+    arguments = flags()
+    guarded('speed', lambda: main(arguments))

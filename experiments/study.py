@@ -103,7 +103,7 @@ class Study:
         (self.workdir / f'{self.name}.md').write_text(text)
         self.summary(headline=headline)
         print(f'{text}\n{headline}')
-        print(f'table and figure: {self.workdir}/{self.name}.csv, .md, .png')
+        print(f'{self.workdir}/{self.name}.csv, .md' + ', .png' * self.figure.exists())
 
 
 def start(main, doc: str, name: str, dataset: str = 'digits', **more) -> None:
