@@ -174,7 +174,7 @@ def flags() -> argparse.Namespace:
     p.add_argument('--since', type=float, default=time.time(), help=argparse.SUPPRESS)
     p.add_argument('--workdir')
     a = p.parse_args()
-    a.models = a.models or ','.join(MNIST if a.peer else MODELS)
+    a.models = 'mlp_vae' if a.sweep else a.models or ','.join(MNIST if a.peer else MODELS)
     return a
 
 
@@ -189,8 +189,9 @@ def main(a: argparse.Namespace) -> None:
         return
     kind = 'sweep' if a.sweep else 'peer' if a.peer else 'mnist'
     given = [w for w in sys.argv[1:] if not w.startswith(('--peer', '--data_dir', '--workdir'))]
-    study = Study('speed', argparse.Namespace(workdir=a.workdir or f'runs/speed-{kind}', quick=False),
-                  ' '.join(['python experiments/speed.py', *given, *['--peer=..'] * bool(a.peer)]))
+    study = Study(
+        'speed', argparse.Namespace(workdir=a.workdir or f'runs/speed-{kind}', quick=False),
+        ' '.join(['python experiments/speed.py', *given, *['--peer=..'] * bool(a.peer)]))
     study.say(f'measuring {a.models}')
     rows = []
     for row in measured(a):
