@@ -3,6 +3,7 @@
     python experiments/speed.py --data_dir=DIR [--models=conv_ae,text] [--batches=128,1024]
     python experiments/speed.py --data_dir=DIR --peer="PYTHON torch_peers.py IDX_IMAGES.gz"
     python experiments/speed.py --data_dir=DIR --sweep=8
+    python experiments/speed.py --data_dir=DIR --profile [--models=dcgan]
 
 The models are those of configs/, trained as `gen_jax.main` does, each in a process of its own:
 conv_ae, the survey's autoencoder, mlp_vae, 784-400-20, and dcgan, here with batch normalisation in
@@ -17,14 +18,21 @@ With --peer, a command that takes --images, --models, --ways, --repeats and prin
 run alternately, --rounds times each, and a last line a model gives the ratio of the best epochs:
 {"model", "ratio", "seconds", "peer", "way"}.  Machines are noisy: trust the ratio, not the seconds.
 With --sweep=N, N mlp_vaes of different seeds together, see gen_jax.sweep, and one by itself.
+With --profile, milliseconds a step of each kind of operation, by XLA's own profile.  On two cores
+(--profile --images=1280) matrix products, which XLA calls ynn_fusion and dot, are 86 of dcgan's 113
+ms, at what the cores can do (share): of PyTorch's time, with the same products, no more than the
+rest can be saved.  Of conv_ae's 16 ms they are 7, and the rest moves data: patches, pooling, ReLU.
 """
 import argparse
+import collections
 import json
+import re
 import resource
 import runpy
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -98,6 +106,26 @@ def share(worker: train.Trainer, state, seconds: float, precision: str) -> float
     return cost / seconds / (2 * side ** 3 / best) / jax.device_count()
 
 
+def profiled(model: str, a: argparse.Namespace):
+    """Yields the kinds of operations of an epoch, the longest first, in milliseconds a step."""
+    run = prepared(model, a)
+    worker, spent = train.Trainer(run), collections.Counter()
+    state, _ = worker.epoch(run.state)
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            worker.epoch(state)
+        file = next(Path(folder).rglob('*.xplane.pb'))
+        for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
+            for event in (e for line in plane.lines for e in line.events):
+                operation = dict(event.stats).get('hlo_op', 'while')
+                if not operation.startswith(('while', 'call', 'conditional')):  # which hold others
+                    spent[re.sub(r'[.\d]+$', '', operation)] += event.duration_ns / 1e6
+    whole = sum(spent.values())
+    for kind, ms in [('all', whole), *spent.most_common(8)]:
+        yield dict(model=model, operations=kind, ms_per_step=round(ms / run.per_epoch, 3),
+                   part=round(ms / whole, 3))
+
+
 def alone(model: str, a: argparse.Namespace) -> dict:
     """The line of a model by a process of its own, whose memory and start are its own too."""
     words = [sys.executable, __file__, '--one', f'--models={model}', f'--batches={a.batch}',
@@ -154,7 +182,10 @@ def measured(a: argparse.Namespace):
         if a.sweep:
             yield from together(a)
         for model in [] if a.sweep else a.models.split(','):
-            yield compared(model, a) if a.peer else alone(model, a)
+            if a.profile:
+                yield from profiled(model, a)
+            else:
+                yield compared(model, a) if a.peer else alone(model, a)
 
 
 def flags() -> argparse.Namespace:
@@ -170,6 +201,7 @@ def flags() -> argparse.Namespace:
     p.add_argument('--ways', default='eager,channels_last,compile', help='of the peer')
     p.add_argument('--rounds', type=int, default=3)
     p.add_argument('--sweep', type=int, default=0)
+    p.add_argument('--profile', action='store_true')
     p.add_argument('--one', action='store_true', help=argparse.SUPPRESS)
     p.add_argument('--since', type=float, default=time.time(), help=argparse.SUPPRESS)
     p.add_argument('--workdir')
@@ -187,7 +219,7 @@ def main(a: argparse.Namespace) -> None:
         a.batch = int(a.batches)
         print(json.dumps(next(epochs(a.models, a))))
         return
-    kind = 'sweep' if a.sweep else 'peer' if a.peer else 'mnist'
+    kind = 'sweep' if a.sweep else 'peer' if a.peer else 'profile' if a.profile else 'mnist'
     given = [w for w in sys.argv[1:] if not w.startswith(('--peer', '--data_dir', '--workdir'))]
     study = Study(
         'speed', argparse.Namespace(workdir=a.workdir or f'runs/speed-{kind}', quick=False),
@@ -197,9 +229,10 @@ def main(a: argparse.Namespace) -> None:
     for row in measured(a):
         print(json.dumps(row), flush=True)
         rows.append(row)
-    what = 'ratio' if a.peer else 'examples_per_second'
+    what = 'ratio' if a.peer else 'ms_per_step' if a.profile else 'examples_per_second'
+    which = next(k for k in ('operations', 'batch', 'way') if k in rows[0])
     study.table(rows, f'{what.replace("_", " ")}: ' + ', '.join(
-        f'{r["model"]} {r["way"] if a.sweep else r.get("batch", "")} {r[what]}' for r in rows))
+        f'{r["model"]} {r[which]} {r[what]}' for r in rows if r.get('part', 1) == 1))
 
 
 if __name__ == '__main__':
