@@ -199,12 +199,12 @@ def main(argv: list[str]) -> None:
     if DRY.value:
         dry(ablation, sweep.grid(grid))
         return
-    train.claim(workdir, config)
-    if SEARCH.value:
-        points = search(ablation)
-    else:
-        points = sweep.grid(grid)
-        ablation.measure(points)
+    points = sweep.grid(grid)
+    with train.claim(workdir, config):
+        if SEARCH.value:
+            points = search(ablation)
+        else:
+            ablation.measure(points)
     found = ablation.found(points)
     tables(workdir, found)
     measured = {k for f in found for k in f['metrics']}

@@ -131,5 +131,5 @@ def guarded(name: str, run) -> None:
         run()
     except BadInput as e:
         sys.exit(f'{name}: {e}')
-    except KeyboardInterrupt:
-        sys.exit('\nstopped; the same command goes on from here')
+    except KeyboardInterrupt as e:
+        sys.exit(f'\n{e}' if str(e) else '\nstopped; the same command goes on from here')

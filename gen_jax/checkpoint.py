@@ -13,12 +13,16 @@ def manager(folder: Path, *, keep: int = 3, best: str | None = None):
     import orbax.checkpoint as ocp
     from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
     kept = [policy.LatestN(keep)]
+
+    def score(metrics):  # a state that training stopped at has none
+        return metrics.get(best, float('inf'))
+
     if best:
-        kept.append(policy.BestN(get_metric_fn=lambda m: m[best], reverse=True, n=1,
+        kept.append(policy.BestN(get_metric_fn=score, reverse=True, n=1,
                                  keep_checkpoints_without_metrics=False))
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policy.AnyPreservationPolicy(kept), cleanup_tmp_directories=True,
-        best_fn=(lambda m: m[best]) if best else None, best_mode='min')
+        best_fn=score if best else None, best_mode='min')
     return ocp.CheckpointManager(Path(folder).absolute(), options=options)
 
 
@@ -63,6 +67,11 @@ def restore(folder: Path, like: State, *, best: str | None = None, say=print) ->
     for path in damaged:
         shutil.rmtree(path)
     return state
+
+
+def saved_with(folder: Path, step: int) -> dict[str, float]:
+    """The metrics that were saved with the state of a step; {} where there are none."""
+    return _metrics(folder / str(step)) or {}
 
 
 def _read_through(path: Path) -> None:

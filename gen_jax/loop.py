@@ -3,6 +3,7 @@
 Everything random comes from the run's key and the step: the order of an epoch is a permutation
 from (key, epoch), the noise of a step from (key, step); so a run can stop and go on anywhere.
 """
+import functools
 from typing import Callable
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 
 from gen_jax.types import Array, Batch, Model, State
 
-ORDER, NOISE, TEST = range(3)
+ORDER, NOISE, TEST, AGAIN = range(4)
 
 
 def take(data: Batch, rows: Array) -> Batch:
@@ -23,14 +24,20 @@ def stream(key: Array, purpose: int, count: Array) -> Array:
     return jax.random.fold_in(jax.random.fold_in(key, purpose), count)
 
 
+def finite(metrics: dict[str, Array]) -> Array:
+    """Whether all metrics, of one step or of each of several, are."""
+    return jnp.isfinite(jnp.stack(list(metrics.values()))).all(0)
+
+
 def training(model: Model, prepare: Callable, size: int, batch: int, steps: int,
-             share: Callable = lambda rows, key: (rows, key)) -> Callable:
+             share: Callable = lambda rows, key: (rows, key), skip: bool = False) -> Callable:
     """(state, data, key) -> (state, metrics, bad): `steps` steps from where the state stands.
 
     data holds `size` stored examples; an epoch is a fresh permutation of them in whole batches, and
     the steps must not cross its end.  metrics are means over the steps; bad is the first step at
-    which a metric was not finite, else -1.  `share` maps a batch's rows (batch,) and key to those
-    of this device.
+    which a metric was not finite, else -1.  With `skip` such a step changes nothing but the count
+    of steps, and the means, one more of them `skipped`, are over the others.  `share` maps a
+    batch's rows (batch,) and key to those of this device.
     """
     per_epoch = size // batch
 
@@ -42,13 +49,21 @@ def training(model: Model, prepare: Callable, size: int, batch: int, steps: int,
         def step(state, rows):
             rows, noise = share(rows, stream(key, NOISE, state.step))
             prepared, played = jax.random.split(noise)
-            return model.step(state, prepare(take(data, rows), prepared), played)
+            new, metrics = model.step(state, prepare(take(data, rows), prepared), played)
+            if skip:
+                kept = jax.tree.map(functools.partial(jnp.where, finite(metrics)), new, state)
+                new = kept._replace(step=new.step)
+            return new, metrics
 
         first = state.step
         state, metrics = lax.scan(step, state, order)
-        wrong = ~jnp.isfinite(jnp.stack(list(metrics.values()))).all(0)
-        bad = jnp.where(wrong.any(), first + wrong.argmax(), -1)
-        return state, jax.tree.map(lambda m: m.mean(0), metrics), bad
+        fine = finite(metrics)
+        bad = jnp.where(fine.all(), -1, first + fine.argmin())
+        if not skip:
+            return state, jax.tree.map(lambda m: m.mean(0), metrics), bad
+        mean = jax.tree.map(lambda m: jnp.where(fine, m, 0).sum() / jnp.maximum(1, fine.sum()),
+                            metrics)
+        return state, mean | dict(skipped=1 - fine.mean()), bad
 
     return run
 

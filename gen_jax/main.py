@@ -72,13 +72,16 @@ def main(argv):
 
 
 def guarded(argv):
-    """main; bad input becomes one line and status 1, an interruption a word and status 130."""
+    """main; bad input becomes one line and status 1, an interruption a word and status 130, or 0
+    where all is saved."""
     try:
         parse(argv)
         main(argv)
     except BadInput as e:
         print(f'gen_jax: {e}', file=sys.stderr)
         return 1
+    except train.Stopped as e:
+        print(e)
     except KeyboardInterrupt:
         print('\nstopped; the same command goes on from the newest checkpoint', file=sys.stderr)
         return 130

@@ -75,8 +75,14 @@ def use(config: ConfigDict, workdir: Path, mode: str) -> None:
     if mode != 'evaluate':
         print('pictures: ' + ', '.join(str(p) for p in train.draw(run, state, workdir, only=mode)))
         return
+    with train.alone(workdir):
+        evaluate(run, state, workdir)
+
+
+def evaluate(run: train.Run, state: State, workdir: Path) -> None:
+    """The metrics that eval.metrics names, one after the other."""
     looked_at = subject(run, state)
-    names = metrics.chosen(re.findall(r'\w+', config.eval.metrics), looked_at)
+    names = metrics.chosen(re.findall(r'\w+', run.config.eval.metrics), looked_at)
     print(f'step {int(state.step)}, {len(run.data.test.x)} test examples')
     report(workdir, train.evaluator(run)(state))
     for name in names:

@@ -9,19 +9,25 @@ from ml_collections import ConfigDict
 from gen_jax import checkpoint, loop, record
 from gen_jax.data import points
 from gen_jax.train.draw import can_reconstruct, draw, samples, shown
+from gen_jax.train.faults import Stopped, alone, asked_to_stop
 from gen_jax.train.run import (
     PRECISIONS, Run, collector, evaluator, load, maker, over, prepare, seen, tested)
 from gen_jax.train.settings import claim, defaults, find, leaves, match, near, stored_config
 from gen_jax.types import BadInput, State
 
 POINTS = points.NAMES
+ROLLBACKS = 10
 
 
 class Trainer:
-    """Compiled epochs of a run; `compile_seconds` and `seconds` of training add up as it works."""
+    """Compiled epochs of a run; `compile_seconds` and `seconds` of training add up as it works.
+
+    sums: the metrics of an epoch that is not over, weighed by its steps; again: how often training
+    was taken up again after a rollback, with other random numbers each time.
+    """
 
     def __init__(self, run: Run):
-        self.run, self.compiled = run, {}
+        self.run, self.compiled, self.sums, self.again = run, {}, {}, 0
         self.data = run.layout.place(run.data.train)
         self.seconds = self.compile_seconds = 0.
 
@@ -31,52 +37,89 @@ class Trainer:
         if steps not in self.compiled:
             start = time.perf_counter()
             chunk = loop.training(run.model, run.data.prepare, len(run.data.train.x),
-                                  run.config.batch, steps, run.layout.share)
+                                  run.config.batch, steps, run.layout.share,
+                                  skip=run.config.nan == 'skip')
             with jax.default_matmul_precision(run.config.precision):
                 lowered = run.layout.compile(chunk, (0,)).lower(state, self.data, run.key)
             self.compiled[steps] = lowered.compile()
             self.compile_seconds += time.perf_counter() - start
-        return self.compiled[steps](state, self.data, run.key)
+        key = loop.stream(run.key, loop.AGAIN, self.again) if self.again else run.key
+        return self.compiled[steps](state, self.data, key)
+
+    def advance(self, state: State) -> tuple[State, dict[str, float] | None]:
+        """One call more, and the metrics of an epoch that ends with it.  Raises FloatingPointError
+        with the first step of a loss not finite."""
+        per_epoch, at_once = self.run.per_epoch, self.run.config.scan or self.run.per_epoch
+        done = int(state.step) % per_epoch
+        steps = min(at_once - done % at_once, per_epoch - done)
+        start, compiled = time.perf_counter(), self.compile_seconds
+        state, metrics, bad = self.call(state, steps)
+        bad = int(bad)
+        self.seconds += time.perf_counter() - start - (self.compile_seconds - compiled)
+        if bad >= 0 and self.run.config.nan != 'skip':
+            raise FloatingPointError(bad)
+        for name, value in record.flat(metrics, 'train').items():
+            self.sums[name] = self.sums.get(name, 0.) + value * steps / per_epoch
+        if done + steps < per_epoch:
+            return state, None
+        named, self.sums = self.sums, {}
+        if named.get('train/skipped', 0) > 1 - .5 / per_epoch:
+            raise FloatingPointError(bad)
+        return state, named
+
+    def resume(self, saved: dict[str, float], step: int) -> None:
+        """Takes up what was saved with the state of a step."""
+        self.again = max(self.again, int(saved.get('again', 0)))
+        self.sums = {k: v for k, v in saved.items()
+                     if k.startswith('train/') and step % self.run.per_epoch}
+
+    def so_far(self) -> dict[str, float]:
+        """What is to be saved with the state."""
+        return self.sums | ({'again': self.again} if self.again else {})
 
     def epoch(self, state: State) -> tuple[State, dict[str, float]]:
-        """A whole epoch.  Raises FloatingPointError with the first step of a loss not finite."""
-        per_epoch, at_once = self.run.per_epoch, self.run.config.scan or self.run.per_epoch
-        start, compiled = time.perf_counter(), self.compile_seconds
-        sums = {}
-        for done in range(0, per_epoch, at_once):
-            steps = min(at_once, per_epoch - done)
-            state, metrics, bad = self.call(state, steps)
-            if int(bad) >= 0:
-                raise FloatingPointError(int(bad))
-            for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.) + float(value) * steps / per_epoch
-        self.seconds += time.perf_counter() - start - (self.compile_seconds - compiled)
-        return state, record.flat(sums, 'train')
+        """What is left of an epoch, and the metrics of all of it.  Raises as `advance`."""
+        named = None
+        while named is None:
+            state, named = self.advance(state)
+        return state, named
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
-    """Trains until config.epochs, from the newest checkpoint in workdir where there is one."""
+    """Trains until config.epochs, from the newest checkpoint in workdir where there is one.
+
+    Raises BadInput for what does not fit together, for a workdir that cannot be written or is in
+    use and for a loss that is not finite; Stopped after SIGINT or SIGTERM, when all is saved.
+    """
     run = prepare(config)
-    claim(workdir, config)
+    trainer, evaluate = Trainer(run), evaluator(run)
+    with claim(workdir, config), asked_to_stop() as asked:
+        while not follow(run, trainer, evaluate, workdir, asked):
+            trainer.again += 1
+
+
+def follow(run: Run, trainer: Trainer, evaluate, workdir: Path, asked: list[str]) -> bool:
+    """Trains from the newest checkpoint on; whether to the end, or to a rollback."""
+    config = run.config
     state = checkpoint.restore(workdir / 'checkpoints', run.state)
     saves = checkpoint.manager(workdir / 'checkpoints', best=config.eval.best)
-    epoch = 0 if state is None else int(state.step) // run.per_epoch
+    first = 0 if state is None else int(state.step)
+    epoch = first // run.per_epoch
     if min(epoch, summary(workdir).get('epochs', 0)) >= config.epochs:
         print(f'this run is finished: {epoch} epochs, see {workdir}/summary.json; '
               'for more, raise --config.epochs')
-        return
+        return True
     if state is None:
         state = run.state
     else:
         print(f'going on after epoch {epoch}')
-    spent = summary(workdir).get('seconds', 0.) if epoch else 0.
-    log = record.Record(workdir, int(state.step))
-    progress = record.Progress(config.epochs, epoch)
-    trainer, evaluate = Trainer(run), evaluator(run)
-    measured = {}
+        trainer.resume(checkpoint.saved_with(workdir / 'checkpoints', first), first)
+    spent = summary(workdir).get('seconds', 0.) if first else 0.
+    log, progress = record.Record(workdir, first), record.Progress(config.epochs, epoch)
+    began, measured = trainer.seconds, {}
 
-    def summarise(epoch):
-        seconds, examples = spent + trainer.seconds, int(state.step) * config.batch
+    def summarise():
+        seconds, examples = spent + trainer.seconds - began, int(state.step) * config.batch
         record.write_json(workdir / 'summary.json', dict(
             model=config.model.name, dataset=config.data.name, epochs=epoch, steps=int(state.step),
             seconds=seconds, compile_seconds=trainer.compile_seconds,
@@ -85,32 +128,46 @@ def train(config: ConfigDict, workdir: Path) -> None:
 
     while epoch < config.epochs:
         try:
-            state, named = trainer.epoch(state)
+            state, named = trainer.advance(state)
         except FloatingPointError as e:
             log.close()
             saves.wait_until_finished()
             kept = saves.latest_step()
+            if config.nan == 'rollback' and kept is not None and trainer.again < ROLLBACKS:
+                print(f'the loss is not finite at step {e}; back to step {kept}, from there with '
+                      'other random numbers')
+                return False
             kept = 'nothing was saved' if kept is None else f'the checkpoint of step {kept} is kept'
             raise BadInput(f'the loss is not finite at step {e}; {kept}; '
                            'try a lower --config.model.rate') from None
-        epoch += 1
-        due = epoch % config.eval.every == 0 or epoch == config.epochs
-        if due:
-            measured = evaluate(state)
-            named |= measured
-            checkpoint.save(saves, state, measured)
-        log.metrics(int(state.step), epoch, named)
-        if due and epoch < config.epochs:  # so that a run that is killed knows its time
-            summarise(epoch)
-        done = epoch - progress.done
-        progress(epoch, named, done * run.per_epoch * config.batch / trainer.seconds)
+        due = False
+        if named:
+            epoch += 1
+            due = epoch % config.eval.every == 0 or epoch == config.epochs
+            if due:
+                measured = evaluate(state)
+                named |= measured
+                checkpoint.save(saves, state, measured | trainer.so_far())
+            log.metrics(int(state.step), epoch, named)
+            if due and epoch < config.epochs:  # so that a run that is killed knows its time
+                summarise()
+            examples = (int(state.step) - first) * config.batch
+            progress(epoch, named, examples / (trainer.seconds - began))
+        if asked and epoch < config.epochs:
+            if not due:
+                checkpoint.save(saves, state, trainer.so_far())
+            saves.wait_until_finished()
+            log.close()
+            raise Stopped(f'stopped by {asked[0]} after step {int(state.step)}, which is saved; '
+                          'the same command goes on from there')
     saves.wait_until_finished()
-    summarise(epoch)
+    summarise()
     curves = record.curves(workdir / 'images' / 'curves.png', log.lines)
     drawn = [curves, *draw(run, state, workdir)]
     log.close()
     saves.close()
     print('pictures: ' + ', '.join(str(p) for p in drawn))
+    return True
 
 
 def named_at_end(lines: list[dict]) -> dict[str, float]:

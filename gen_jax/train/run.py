@@ -14,6 +14,7 @@ from gen_jax import checkpoint, data, loop, parallel, record, samplers
 from gen_jax.train.settings import find, match, near, stored_config
 from gen_jax.types import Array, BadInput, Batch, Model, State
 
+NAN = 'stop', 'skip', 'rollback'
 PRECISIONS = 'default', 'float32', 'tensorfloat32', 'bfloat16'
 
 
@@ -39,6 +40,9 @@ def prepare(config: ConfigDict) -> Run:
     if config.precision not in PRECISIONS:
         raise BadInput(f'unknown precision {config.precision!r}'
                        f'{near(config.precision, PRECISIONS)}; there are {", ".join(PRECISIONS)}')
+    if config.nan not in NAN:
+        raise BadInput(f'unknown nan {config.nan!r}{near(config.nan, NAN)}; '
+                       f'there are {", ".join(NAN)}')
     if config.eval.checkpoint not in ('latest', 'best'):
         raise BadInput(f'eval.checkpoint is latest or best, not {config.eval.checkpoint!r}')
     if config.sampler not in samplers.SAMPLERS:

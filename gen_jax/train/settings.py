@@ -1,4 +1,5 @@
 """What a config may say: its keys and defaults, and the config.json of a workdir."""
+import contextlib
 import difflib
 import importlib
 import inspect
@@ -13,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from gen_jax import models, record
+from gen_jax.train.faults import alone, room
 from gen_jax.types import BadInput
 
 FREE = 'epochs', 'eval', 'data.dir', 'sampler'  # may differ between two commands on one workdir
@@ -35,6 +37,7 @@ def defaults(model: str, dataset: str, **changed) -> ConfigDict:
         seed=0, epochs=10, batch=128,
         parallel='jit',   # or shard_map, pmap
         scan=0,           # steps in one compiled call; 0: a whole epoch
+        nan='stop',       # at a loss not finite; or skip the step, or rollback to what was saved
         precision='default',  # of matrix products in training; or float32, tensorfloat32, bfloat16
         init='',          # a trained run's workdir, whose encoder to start from
         sampler='prior',  # for --mode=sample; or gmm, aggregate, flow, twostage
@@ -62,20 +65,24 @@ def near(word: str, known) -> str:
     return f', did you mean {match[0]!r}?' if match else ''
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
-    """Makes workdir this config's.  Raises BadInput where it is another's or cannot be written."""
+@contextlib.contextmanager
+def claim(workdir: Path, config: ConfigDict):
+    """Makes workdir this config's, and this program's alone.  Raises BadInput where it is another's
+    or cannot be written."""
     file, ours = workdir / 'config.json', json.loads(config.to_json())
     theirs = stored_config(workdir)
     if theirs is not None:
         match(workdir, theirs, ours)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        record.write_json(file, ours)
         if not os.access(workdir, os.W_OK):
             raise PermissionError('not writable')
     except OSError as e:
         raise BadInput(f'workdir {workdir} cannot be written ({e.strerror or e}); '
                        'give another by --workdir') from e
+    with alone(workdir), room(workdir):
+        record.write_json(file, ours)
+        yield
 
 
 def stored_config(workdir: Path) -> dict | None:

@@ -1,0 +1,74 @@
+"""So that no work is lost: one program for a workdir, and a request to stop that is heeded."""
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+import signal
+import socket
+import threading
+
+from gen_jax.types import BadInput
+
+
+class Stopped(KeyboardInterrupt):
+    """Training was asked to stop, and has saved where it stands."""
+
+
+@contextlib.contextmanager
+def alone(workdir: Path):
+    """Keeps other programs out of workdir.  Raises BadInput where one is in it.
+
+    The system lets go of the lock of a program that is dead, so that none stays behind.
+    """
+    with (workdir / 'lock').open('a+') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = False
+        except BlockingIOError:
+            held = True
+        file.seek(0)
+        owner = file.read()
+        if held:
+            raise BadInput(f'workdir {workdir} is in use by {owner or "another program"}; '
+                           'wait for it, stop it, or give another --workdir')
+        if owner:
+            print(f'{owner}, which had this workdir, is gone')
+        file.truncate(0)
+        file.write(f'process {os.getpid()} on {socket.gethostname()}')
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+@contextlib.contextmanager
+def asked_to_stop():
+    """A list that SIGINT and SIGTERM add their names to; a second SIGINT interrupts at once."""
+    asked = []
+
+    def note(number, _):
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(signal.Signals(number).name)
+        print('\nfinishing this step and saving; once more stops at once', flush=True)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone hears signals
+        yield asked
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def room(workdir: Path):
+    """Turns what writing raises, as on a full disk, into BadInput."""
+    try:
+        yield
+    except OSError as e:
+        raise BadInput(f'{workdir} cannot be written ({e.strerror or e}); what was saved is kept: '
+                       'make room and run the same command again') from e
