@@ -1,11 +1,17 @@
 """Checkpoints by orbax: asynchronous, atomic, the newest few and the best by a named metric."""
+import contextlib
+import errno
 import json
+import os
 from pathlib import Path
+import re
 import shutil
 
 import jax
 
 from gen_jax.types import BadInput, State
+
+ROOM = 16_000_000
 
 
 def manager(folder: Path, *, keep: int = 3, best: str | None = None):
@@ -27,10 +33,36 @@ def manager(folder: Path, *, keep: int = 3, best: str | None = None):
 
 
 def save(manager, state: State, metrics: dict[str, float]) -> None:
-    """Starts writing the state under its step; returns before it is on disk."""
+    """Starts writing the state under its step; returns before it is on disk.  Raises OSError where
+    it, or the one before, cannot be written."""
     import orbax.checkpoint as ocp
     step = int(jax.device_get(state.step).ravel()[0])  # one, or that of all side by side
-    manager.save(step, args=ocp.args.StandardSave(state._asdict()), metrics=metrics)
+    spare(manager.directory, sum(a.nbytes for a in jax.tree.leaves(state)))
+    with _written():
+        manager.save(step, args=ocp.args.StandardSave(state._asdict()), metrics=metrics)
+
+
+def spare(folder: Path, needed: int = 0) -> None:
+    """Raises OSError unless the disk has room for so many bytes and some pictures: before orbax and
+    TensorBoard find out, whose threads print tracebacks."""
+    if shutil.disk_usage(folder).free < needed + ROOM:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def finish(manager) -> None:
+    """Waits until all is on disk.  Raises OSError where it cannot be written."""
+    with _written():
+        manager.wait_until_finished()
+
+
+@contextlib.contextmanager
+def _written():
+    try:
+        yield
+    except Exception as e:  # of types that its layers choose, with the system's words in them
+        number = re.search(r"os_error_code='(\d+)'", str(e))
+        number = getattr(e, 'errno', None) or int(number[1] if number else errno.EIO)
+        raise OSError(number, os.strerror(number)) from e
 
 
 def restore(folder: Path, like: State, *, best: str | None = None, say=print) -> State | None:

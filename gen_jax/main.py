@@ -89,6 +89,6 @@ def guarded(argv):
 
 
 if __name__ == '__main__':
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # what matters of libraries' errors is raised
     stored.keep_compiled()
     sys.exit(guarded(sys.argv))

@@ -27,14 +27,21 @@ def write_json(file: Path, content) -> None:
     os.replace(part, file)
 
 
-def read_lines(file: Path) -> list[dict]:
-    """The whole lines of a metrics.jsonl; a last line cut short by a crash is left out."""
-    lines = []
-    for line in file.read_text().splitlines() if file.exists() else ():
+def read_lines(file: Path, *counts: str) -> list[dict]:
+    """The lines of a metrics.jsonl, each with these counts; damaged ones are named and left out, a
+    last one cut short by a crash without a word."""
+    lines, damaged = [], []
+    text = file.read_text(errors='replace') if file.exists() else ''
+    for number, line in enumerate(text.splitlines(), 1):
         try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            found = json.loads(line)
+            if not all(type(found[name]) is int for name in counts):
+                raise ValueError(line)
+            lines.append(found)
+        except (ValueError, LookupError, TypeError):
+            damaged.append(number)
+    if damaged and (damaged != [number] or text.endswith('\n')):
+        print(f'{file} is damaged in line {", ".join(map(str, damaged))}, which is left out')
     return lines
 
 
@@ -44,7 +51,8 @@ class Record:
     def __init__(self, workdir: Path, step: int):
         from tensorboardX import SummaryWriter
         self.file = workdir / 'metrics.jsonl'
-        self.lines = [line for line in read_lines(self.file) if line['step'] <= step]
+        self.lines = [line for line in read_lines(self.file, 'step', 'epoch')
+                      if line['step'] <= step]
         part = self.file.with_suffix('.part')
         part.write_text(''.join(json.dumps(line) + '\n' for line in self.lines))
         os.replace(part, self.file)

@@ -5,6 +5,7 @@ import importlib.util
 import os
 from pathlib import Path
 import tempfile
+import warnings
 
 import jax
 import numpy as np
@@ -99,6 +100,7 @@ def keep_compiled() -> None:
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         jax.config.update('jax_compilation_cache_dir', str(cache() / 'compiled'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', .2)
+    warnings.filterwarnings('ignore', 'Error writing persistent compilation cache')  # do without
 
 
 def home(builder) -> Path:

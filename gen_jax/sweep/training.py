@@ -105,7 +105,7 @@ def follow(g: Group, made: Programs, points: list[dict[str, Any]], folder: Path,
     states = states if kept is None else kept
     saves = checkpoint.manager(folder / 'checkpoints', keep=2)
     done = int(states.step[0]) // g.run.per_epoch
-    rows = [row for row in record.read_lines(file) if row['epoch'] <= done]
+    rows = [row for row in record.read_lines(file, 'epoch') if row['epoch'] <= done]
     file.write_text(''.join(json.dumps(row) + '\n' for row in rows))
     lost = {row['point'] for row in rows if 'stopped' in row}
     since = time.perf_counter()
@@ -133,7 +133,7 @@ def follow(g: Group, made: Programs, points: list[dict[str, Any]], folder: Path,
         rate = len(points) * g.run.per_epoch * config.batch / spent
         say(f'epoch {epoch}/{config.epochs} of {len(points)} points  {rate:,.0f} examples/s  '
             f'{record.clock(spent * (config.epochs - epoch))} left')
-    saves.wait_until_finished()
+    checkpoint.finish(saves)
     saves.close()
     return [([row for row in rows if row['point'] == name(p)],
              None if name(p) in lost else jax.tree.map(lambda a, i=i: a[i], states))

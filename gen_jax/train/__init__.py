@@ -131,7 +131,7 @@ def follow(run: Run, trainer: Trainer, evaluate, workdir: Path, asked: list[str]
             state, named = trainer.advance(state)
         except FloatingPointError as e:
             log.close()
-            saves.wait_until_finished()
+            checkpoint.finish(saves)
             kept = saves.latest_step()
             if config.nan == 'rollback' and kept is not None and trainer.again < ROLLBACKS:
                 print(f'the loss is not finite at step {e}; back to step {kept}, from there with '
@@ -156,11 +156,11 @@ def follow(run: Run, trainer: Trainer, evaluate, workdir: Path, asked: list[str]
         if asked and epoch < config.epochs:
             if not due:
                 checkpoint.save(saves, state, trainer.so_far())
-            saves.wait_until_finished()
+            checkpoint.finish(saves)
             log.close()
             raise Stopped(f'stopped by {asked[0]} after step {int(state.step)}, which is saved; '
                           'the same command goes on from there')
-    saves.wait_until_finished()
+    checkpoint.finish(saves)
     summarise()
     curves = record.curves(workdir / 'images' / 'curves.png', log.lines)
     drawn = [curves, *draw(run, state, workdir)]
@@ -175,5 +175,10 @@ def named_at_end(lines: list[dict]) -> dict[str, float]:
 
 
 def summary(workdir: Path) -> dict:
+    """What summary.json says; {} where there is none, or none that can be read."""
     file = workdir / 'summary.json'
-    return json.loads(file.read_text()) if file.exists() else {}
+    try:
+        return dict(json.loads(file.read_text())) if file.exists() else {}
+    except ValueError:
+        print(f'{file} cannot be read; it is written again when training ends')
+        return {}

@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from gen_jax import models, record
+from gen_jax import checkpoint, models, record
 from gen_jax.train.faults import alone, room
 from gen_jax.types import BadInput
 
@@ -77,6 +77,7 @@ def claim(workdir: Path, config: ConfigDict):
         workdir.mkdir(parents=True, exist_ok=True)
         if not os.access(workdir, os.W_OK):
             raise PermissionError('not writable')
+        checkpoint.spare(workdir)
     except OSError as e:
         raise BadInput(f'workdir {workdir} cannot be written ({e.strerror or e}); '
                        'give another by --workdir') from e

@@ -1,0 +1,294 @@
+"""Nothing that can happen to a run loses work: signals, losses not finite, full disks, damage."""
+import fcntl
+import functools
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from conftest import ROOT, snapshot
+from gen_jax import loop, train
+from gen_jax.models import vae
+from gen_jax.types import BadInput, Batch, Model, State
+from test_main import one_line
+from test_resume import same_runs, stored
+
+pytestmark = pytest.mark.usefixtures('compiled_once')
+EPOCHS, STEPS = 4, 11
+
+
+def config(**top):
+    made = train.defaults('vae', 'digits', width=(16,), latent=4, norm='batch')
+    made.epochs, made.eval.samples, made.scan, made.eval.every = EPOCHS, 4, 4, 2
+    made.update(top)
+    return made
+
+
+FLAGS = ('--config=configs/vae.py', '--config.model.width=(16,)', '--config.model.latent=4',
+         '--config.model.norm=batch', '--config.scan=4', '--config.eval.samples=4',
+         f'--config.epochs={EPOCHS}', '--config.eval.every=2')  # config(), on the command line
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """The workdir of a run that nothing happened to."""
+    workdir = tmp_path_factory.mktemp('whole')
+    train.train(config(), workdir)
+    return workdir
+
+
+def after_calls(monkeypatch, n, act):
+    """act() once training has made n calls."""
+    advance, made = train.Trainer.advance, []
+
+    def acting(self, state):
+        found = advance(self, state)
+        made.append(0)
+        if len(made) == n:
+            act()
+        return found
+
+    monkeypatch.setattr(train.Trainer, 'advance', acting)
+
+
+# Signals
+
+
+@pytest.mark.parametrize('calls, step', [(1, 4), (3, 11), (5, 19), (6, 22)],
+                         ids=['in an epoch', 'between epochs', 'later', 'at an evaluation'])
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=['SIGINT', 'SIGTERM'])
+def test_a_run_asked_to_stop_saves_its_step_and_goes_on(
+        whole, tmp_path, monkeypatch, capsys, calls, step, number):
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patched:
+        after_calls(patched, calls, lambda: os.kill(os.getpid(), number))
+        with pytest.raises(train.Stopped, match=f'by {number.name} after step {step}, which is '):
+            train.train(config(), tmp_path)
+    assert 'finishing this step' in capsys.readouterr().out
+    assert signal.getsignal(number) is before
+    assert max(stored(tmp_path)) == step
+    train.train(config(), tmp_path)
+    same_runs(whole, tmp_path)
+
+
+def test_a_second_interrupt_stops_at_once(whole, tmp_path, monkeypatch):
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        after_calls(patched, 7, twice)
+        with pytest.raises(KeyboardInterrupt) as interrupted:
+            train.train(config(), tmp_path)
+    assert interrupted.type is KeyboardInterrupt
+    train.train(config(), tmp_path)
+    same_runs(whole, tmp_path)
+
+
+def test_a_program_asked_to_stop_ends_with_a_word_and_status_0(environment, tmp_path):
+    command = [sys.executable, '-m', 'gen_jax.main', '--config=configs/vae.py',
+               '--config.epochs=100000', '--config.eval.every=20', f'--workdir={tmp_path}']
+    child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline().startswith('epoch 20/')
+    child.send_signal(signal.SIGTERM)
+    out, _ = child.communicate(timeout=60)
+    assert child.returncode == 0
+    assert 'stopped by SIGTERM after step' in out.splitlines()[-1]
+    assert (tmp_path / 'lock').read_text() == ''
+
+
+# One program for a workdir
+
+
+@pytest.mark.parametrize('mode', ['train', 'evaluate'])
+def test_the_second_program_on_a_workdir_is_refused(run_main, whole, mode):
+    before = snapshot(whole)
+    with train.alone(whole):
+        one_line(run_main(*FLAGS, '--config.epochs=9', f'--workdir={whole}', f'--mode={mode}'),
+                 str(whole), f'in use by process {os.getpid()} on ')
+    assert snapshot(whole) == before
+
+
+def test_the_lock_of_a_dead_program_is_no_lock(whole, capsys):
+    (whole / 'lock').write_text('process 1 on elsewhere')
+    with train.alone(whole):
+        assert 'process 1 on elsewhere, which had this workdir, is gone' in capsys.readouterr().out
+        assert f'process {os.getpid()} ' in (whole / 'lock').read_text()
+    assert (whole / 'lock').read_text() == ''
+
+
+def test_a_workdir_is_free_again_whatever_ended_its_program(tmp_path):
+    with pytest.raises(ZeroDivisionError), train.alone(tmp_path):
+        raise ZeroDivisionError
+    with (tmp_path / 'lock').open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+# Losses that are not finite
+
+
+def summing(wrong):
+    """A Model that adds up its batches, and whose loss is not finite at the steps `wrong`."""
+    def step(state, batch, key):
+        total = state.params['a'] + batch.x.sum()
+        loss = jnp.where(jnp.isin(state.step, jnp.asarray(wrong)), jnp.nan, batch.x.sum())
+        return state._replace(step=state.step + 1, params=dict(a=total * loss / loss)), dict(
+            loss=loss)
+
+    return Model(init=None, step=step, evaluate=None)
+
+
+@pytest.mark.parametrize('wrong', [[2], [0, 5], []])
+def test_a_step_that_is_skipped_changes_nothing_but_the_count(wrong):
+    x = jnp.arange(24.)
+    state = State(jnp.int32(0), dict(a=jnp.float32(0)), {}, {}, {})
+    run = loop.training(summing(wrong), lambda batch, key: batch, 24, 4, 6, skip=True)
+    state, metrics, bad = jax.jit(run)(state, Batch(x), jax.random.key(0))
+    order = jax.random.permutation(loop.stream(jax.random.key(0), loop.ORDER, 0), 24)
+    kept = np.delete(np.asarray(x[order]).reshape(6, 4).sum(1), wrong)
+    assert int(state.step) == 6
+    np.testing.assert_allclose(state.params['a'], kept.sum(), atol=1e-3)
+    np.testing.assert_allclose(metrics['loss'], kept.mean(), rtol=1e-6)
+    np.testing.assert_allclose(metrics['skipped'], len(wrong) / 6, atol=1e-6)
+    assert int(bad) == (wrong or [-1])[0]
+
+
+def falling(monkeypatch, at, once=True):
+    """VAEs whose loss is not finite at a step (all where None): with its first noise, or any."""
+    make = vae.make
+
+    @functools.wraps(make)
+    def worse(example, **hyper):
+        model = make(example, **hyper)
+
+        def step(state, batch, key):
+            new, metrics = model.step(state, batch, key)
+            if at is None:
+                return new, metrics | dict(loss=jnp.nan * metrics['loss'])
+            first = loop.stream(jax.random.key(0), loop.NOISE, at)
+            same = (jax.random.key_data(jax.random.split(first)[1])
+                    == jax.random.key_data(key)).all()
+            wrong = (state.step == at) & (same | (not once))
+            return new, metrics | dict(loss=jnp.where(wrong, jnp.nan, metrics['loss']))
+
+        return model._replace(step=step)
+
+    monkeypatch.setattr(vae, 'make', worse)
+
+
+def test_a_run_that_skips_goes_on(tmp_path, monkeypatch):
+    falling(monkeypatch, 13)
+    train.train(config(nan='skip'), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    np.testing.assert_allclose([line['train/skipped'] for line in lines], [0, 1 / STEPS, 0, 0],
+                               atol=1e-6)
+    assert all(np.isfinite(line['train/loss']) for line in lines)
+
+
+def test_a_run_that_would_skip_all_of_an_epoch_stops(tmp_path, monkeypatch):
+    falling(monkeypatch, None)
+    with pytest.raises(BadInput, match='not finite at step 8; nothing was saved'):
+        train.train(config(nan='skip'), tmp_path)
+
+
+def test_a_run_rolls_back_to_what_was_saved_and_goes_on_otherwise(
+        whole, tmp_path, monkeypatch, capsys):
+    falling(monkeypatch, 25)
+    train.train(config(nan='rollback'), tmp_path / 'one')
+    assert 'not finite at step 25; back to step 22,' in capsys.readouterr().out
+    lines, others = ([json.loads(line) for line in (w / 'metrics.jsonl').read_text().splitlines()]
+                     for w in (tmp_path / 'one', whole))
+    assert [line['epoch'] for line in lines] == [1, 2, 3, 4]
+    assert lines[:2] == others[:2] and lines[2] != others[2]
+    # stopped behind the rollback, it goes on as one that was not
+    with monkeypatch.context() as patched:
+        after_calls(patched, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(train.Stopped, match='after step 33'):
+            train.train(config(nan='rollback'), tmp_path / 'two')
+    train.train(config(nan='rollback'), tmp_path / 'two')
+    same_runs(tmp_path / 'one', tmp_path / 'two')
+
+
+def test_a_run_that_always_falls_stops_rolling_back(tmp_path, monkeypatch):
+    falling(monkeypatch, 25, once=False)
+    monkeypatch.setattr(train, 'ROLLBACKS', 2)
+    with pytest.raises(BadInput, match='not finite at step 25; the checkpoint of step 22 is kept'):
+        train.train(config(nan='rollback'), tmp_path)
+
+
+# Disks and damage
+
+
+def test_a_full_disk_is_said_in_a_line_and_what_was_saved_is_kept(run_main, whole, tmp_path):
+    """A small file system in memory, which only root can make."""
+    made = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=20m', 'tmpfs', str(tmp_path)],
+                          capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip(f'no file system can be mounted: {made.stderr.decode().strip()}')
+    try:
+        workdir, filler = tmp_path / 'run', tmp_path / 'filler'
+        train.train(config(epochs=2), workdir)
+        for free in 16_100_000, 10_000_000, 0:  # full after a while, before the start, altogether
+            with filler.open('ab') as file:
+                room = shutil.disk_usage(tmp_path).free - free
+                file.write(b'x' * room)
+            result = run_main(*FLAGS, f'--workdir={workdir}', '--config.epochs=300',
+                              '--config.eval.every=1')
+            one_line(result, f'{workdir} cannot be written (No space left on device)')
+            assert 22 in stored(workdir)
+        filler.unlink()
+        train.train(config(), workdir)
+        same_runs(whole, workdir)
+    finally:
+        subprocess.run(['umount', str(tmp_path)], check=True)
+
+
+def test_what_cannot_be_written_is_said_and_what_was_saved_is_kept(environment, whole, tmp_path):
+    """A limit to the size of files, beyond which writing fails as on a full disk."""
+    def small():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+
+    train.train(config(epochs=2), tmp_path)
+    child = subprocess.run([sys.executable, '-m', 'gen_jax.main', *FLAGS, f'--workdir={tmp_path}'],
+                           cwd=ROOT, env=environment | dict(JAX_ENABLE_COMPILATION_CACHE='false'),
+                           preexec_fn=small, capture_output=True, text=True, timeout=120)
+    assert child.returncode == 1, child
+    assert f'gen_jax: {tmp_path} cannot be written (File too large)' in child.stderr
+    assert 22 in stored(tmp_path)
+    train.train(config(), tmp_path)
+    same_runs(whole, tmp_path)
+
+
+def test_damaged_lines_of_metrics_are_named_and_the_others_kept(whole, tmp_path, capsys):
+    train.train(config(epochs=2), tmp_path)
+    file = tmp_path / 'metrics.jsonl'
+    one, two = file.read_text().splitlines(keepends=True)
+    file.write_bytes(one.replace('"step"', '"stfp"').encode() + b'\xff\xfe{\n' + two.encode())
+    train.train(config(), tmp_path)
+    assert f'{file} is damaged in line 1, 2, which is left out' in capsys.readouterr().out
+    lines = (whole / 'metrics.jsonl').read_text().splitlines(keepends=True)
+    assert file.read_text() == ''.join(lines[1:])
+
+
+def test_a_damaged_summary_is_made_again(whole, tmp_path, capsys):
+    train.train(config(), tmp_path)
+    (tmp_path / 'summary.json').write_text('{"epochs": 4')
+    train.train(config(), tmp_path)
+    assert 'summary.json cannot be read' in capsys.readouterr().out
+    same_runs(whole, tmp_path)
+
+
+def test_a_run_that_is_killed_ten_times_ends_as_one_that_is_not(environment):
+    done = subprocess.run([sys.executable, 'tests/torture.py', '--kills=10'], cwd=ROOT,
+                          env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith('10 kills, ')
