@@ -20,26 +20,31 @@ def alone(workdir: Path):
 
     The system lets go of the lock of a program that is dead, so that none stays behind.
     """
-    with (workdir / 'lock').open('a+') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = False
-        except BlockingIOError:
-            held = True
-        file.seek(0)
-        owner = file.read()
-        if held:
-            raise BadInput(f'workdir {workdir} is in use by {owner or "another program"}; '
-                           'wait for it, stop it, or give another --workdir')
-        if owner:
-            print(f'{owner}, which had this workdir, is gone')
-        file.truncate(0)
-        file.write(f'process {os.getpid()} on {socket.gethostname()}')
-        file.flush()
-        try:
-            yield
-        finally:
+    path = workdir / 'lock'
+    while True:
+        with path.open('a+') as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = False
+            except BlockingIOError:
+                held = True
+            file.seek(0)
+            owner = file.read()
+            if held:
+                raise BadInput(f'workdir {workdir} is in use by {owner or "another program"}; '
+                               'wait for it, stop it, or give another --workdir')
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                continue  # of a program that has just ended
+            if owner:
+                print(f'{owner}, which had this workdir, is gone')
             file.truncate(0)
+            file.write(f'process {os.getpid()} on {socket.gethostname()}')
+            file.flush()
+            try:
+                yield
+            finally:
+                path.unlink()
+            return
 
 
 @contextlib.contextmanager
