@@ -291,3 +291,10 @@ def test_a_run_that_is_killed_ten_times_ends_as_one_that_is_not(environment):
                           env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].startswith('10 kills, ')
+
+
+def test_random_overrides_and_damaged_files_are_refused_in_a_line_or_do(environment):
+    done = subprocess.run([sys.executable, 'tests/fuzz.py', '--trials=40'], cwd=ROOT,
+                          env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith('40 trials: ')

@@ -25,7 +25,7 @@ def read(name: str, dir: str | None = None, known=()) -> tuple[Batch, Batch]:
     dir = str(Path(dir).expanduser())
     try:
         builder = tfds.builder(name, data_dir=dir, file_format='array_record')
-    except tfds.core.registered.DatasetNotFoundError:
+    except (tfds.core.registered.DatasetNotFoundError, ValueError):  # or no name at all
         there = [*known, *tfds.list_builders(with_community_datasets=False)]
         near = difflib.get_close_matches(name, there, 1)
         hint = f', did you mean {near[0]!r}?' if near else ';'

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from gen_jax import checkpoint, data, loop, parallel, record, samplers
-from gen_jax.train.settings import find, match, near, stored_config
+from gen_jax.train.settings import find, leaves, match, near, stored_config
 from gen_jax.types import Array, BadInput, Batch, Model, State
 
 NAN = 'stop', 'skip', 'rollback'
@@ -31,6 +31,12 @@ class Run(NamedTuple):
 
 def prepare(config: ConfigDict) -> Run:
     """Loads the data and makes the model.  Raises BadInput for what does not fit together."""
+    for name, value in leaves(config.to_dict()).items():
+        if isinstance(value, tuple) and not all(type(v) is int for v in value):
+            raise BadInput(f'{name} must be whole numbers, as (256,), not {value!r}')
+        if any(type(v) is int and abs(v) >= 2 ** 31
+               for v in (value if isinstance(value, tuple) else [value])):
+            raise BadInput(f'{name} must be below {2 ** 31:,}, not {value}')
     for name in 'epochs', 'batch', 'eval.batch', 'eval.every', 'eval.samples', 'eval.k':
         value = config[name] if '.' not in name else config.eval[name.split('.')[1]]
         if value < 1:
