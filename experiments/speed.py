@@ -26,6 +26,7 @@ rest can be saved.  Of conv_ae's 16 ms they are 7, and the rest moves data: patc
 import argparse
 import collections
 import json
+import os
 import re
 import resource
 import runpy
@@ -223,7 +224,8 @@ def main(a: argparse.Namespace) -> None:
     given = [w for w in sys.argv[1:] if not w.startswith(('--peer', '--data_dir', '--workdir'))]
     study = Study(
         'speed', argparse.Namespace(workdir=a.workdir or f'runs/speed-{kind}', quick=False),
-        ' '.join(['python experiments/speed.py', *given, *['--peer=..'] * bool(a.peer)]))
+        ' '.join([*(f'{k}={v}' for k, v in os.environ.items() if k == 'XLA_FLAGS'),
+                  'python experiments/speed.py', *given, *['--peer=..'] * bool(a.peer)]))
     study.say(f'measuring {a.models}')
     rows = []
     for row in measured(a):
