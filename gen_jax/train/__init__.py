@@ -11,7 +11,8 @@ from gen_jax.data import points
 from gen_jax.train.draw import can_reconstruct, draw, samples, shown
 from gen_jax.train.run import (
     PRECISIONS, Run, collector, evaluator, load, maker, over, prepare, seen, tested)
-from gen_jax.train.settings import claim, defaults, find, leaves, match, near, stored_config
+from gen_jax.train.settings import HERE, claim, defaults, find, leaves, match, near, stored_config
+from gen_jax.train.streamed import feed
 from gen_jax.types import BadInput, State
 
 POINTS = points.NAMES
@@ -22,34 +23,39 @@ class Trainer:
 
     def __init__(self, run: Run):
         self.run, self.compiled = run, {}
-        self.data = run.layout.place(run.data.train)
+        self.feed = feed(run)
+        self.data = None if self.feed else run.layout.place(run.data.train)
         self.seconds = self.compile_seconds = 0.
 
     def call(self, state: State, steps: int):
         """The compiled call of so many steps."""
         run = self.run
+        data = self.feed(int(state.step), steps) if self.feed else self.data
         if steps not in self.compiled:
             start = time.perf_counter()
-            chunk = loop.training(run.model, run.data.prepare, len(run.data.train.x),
-                                  run.config.batch, steps, run.layout.share)
+            model, share = (run.model, run.data.prepare), run.layout.share
+            chunk = loop.streaming(*model, share) if self.feed else loop.training(
+                *model, len(run.data.train.x), run.config.batch, steps, share)
             with jax.default_matmul_precision(run.config.precision):
-                lowered = run.layout.compile(chunk, (0,)).lower(state, self.data, run.key)
+                lowered = run.layout.compile(chunk, (0,)).lower(state, data, run.key)
             self.compiled[steps] = lowered.compile()
             self.compile_seconds += time.perf_counter() - start
-        return self.compiled[steps](state, self.data, run.key)
+        return self.compiled[steps](state, data, run.key)
 
     def epoch(self, state: State) -> tuple[State, dict[str, float]]:
-        """A whole epoch.  Raises FloatingPointError with the first step of a loss not finite."""
-        per_epoch, at_once = self.run.per_epoch, self.run.config.scan or self.run.per_epoch
+        """What is left of an epoch.  Raises FloatingPointError with the first step of a loss that
+        is not finite."""
+        per_epoch, begun = self.run.per_epoch, int(state.step) % self.run.per_epoch
+        at_once = self.feed.at_once if self.feed else self.run.config.scan or per_epoch
         start, compiled = time.perf_counter(), self.compile_seconds
         sums = {}
-        for done in range(0, per_epoch, at_once):
+        for done in range(begun, per_epoch, at_once):
             steps = min(at_once, per_epoch - done)
             state, metrics, bad = self.call(state, steps)
             if int(bad) >= 0:
                 raise FloatingPointError(int(bad))
             for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.) + float(value) * steps / per_epoch
+                sums[name] = sums.get(name, 0.) + float(value) * steps / (per_epoch - begun)
         self.seconds += time.perf_counter() - start - (self.compile_seconds - compiled)
         return state, record.flat(sums, 'train')
 
