@@ -24,6 +24,12 @@ def stream(key: Array, purpose: int, count: Array) -> Array:
     return jax.random.fold_in(jax.random.fold_in(key, purpose), count)
 
 
+def order(key: Array, epoch: Array, size: int, batch: int) -> Array:
+    """The rows (steps, batch) of an epoch: a fresh permutation of all, in whole batches."""
+    rows = jax.random.permutation(stream(key, ORDER, epoch), size)
+    return rows[:size // batch * batch].reshape(-1, batch)
+
+
 def finite(metrics: dict[str, Array]) -> Array:
     """Whether all metrics, of one step or of each of several, are."""
     return jnp.isfinite(jnp.stack(list(metrics.values()))).all(0)
@@ -42,41 +48,56 @@ def training(model: Model, prepare: Callable, size: int, batch: int, steps: int,
     per_epoch = size // batch
 
     def run(state: State, data: Batch, key: Array):
-        order = jax.random.permutation(stream(key, ORDER, state.step // per_epoch), size)
-        order = order[:per_epoch * batch].reshape(per_epoch, batch)
-        order = lax.dynamic_slice_in_dim(order, state.step % per_epoch, steps)
-
-        def step(state, rows):
-            rows, noise = share(rows, stream(key, NOISE, state.step))
-            prepared, played = jax.random.split(noise)
-            new, metrics = model.step(state, prepare(take(data, rows), prepared), played)
-            if skip:
-                kept = jax.tree.map(functools.partial(jnp.where, finite(metrics)), new, state)
-                new = kept._replace(step=new.step)
-            return new, metrics
-
-        first = state.step
-        state, metrics = lax.scan(step, state, order)
-        fine = finite(metrics)
-        bad = jnp.where(fine.all(), -1, first + fine.argmin())
-        if not skip:
-            return state, jax.tree.map(lambda m: m.mean(0), metrics), bad
-        mean = jax.tree.map(lambda m: jnp.where(fine, m, 0).sum() / jnp.maximum(1, fine.sum()),
-                            metrics)
-        return state, mean | dict(skipped=1 - fine.mean()), bad
+        rows = order(key, state.step // per_epoch, size, batch)
+        rows = lax.dynamic_slice_in_dim(rows, state.step % per_epoch, steps)
+        return _scan(model, prepare, share, skip, state, rows, lambda rows: take(data, rows), key)
 
     return run
+
+
+def streaming(model: Model, prepare: Callable,
+               share: Callable = lambda batch, key: (batch, key), skip: bool = False) -> Callable:
+    """(state, data, key) -> (state, metrics, bad) as `training` has them: a step for each of the
+    stored batches in data (steps, batch, ...).  `share` is that of a layout which sees them whole.
+    """
+    def run(state: State, data: Batch, key: Array):
+        return _scan(model, prepare, share, skip, state, data, lambda batch: batch, key)
+
+    return run
+
+
+def _scan(model, prepare, share, skip, state, each, batch_of, key):
+    """A step with batch_of(share of it) for each of `each`."""
+    def step(state, one):
+        ours, noise = share(one, stream(key, NOISE, state.step))
+        prepared, played = jax.random.split(noise)
+        new, metrics = model.step(state, prepare(batch_of(ours), prepared), played)
+        if skip:
+            kept = jax.tree.map(functools.partial(jnp.where, finite(metrics)), new, state)
+            new = kept._replace(step=new.step)
+        return new, metrics
+
+    first = state.step
+    state, metrics = lax.scan(step, state, each)
+    fine = finite(metrics)
+    bad = jnp.where(fine.all(), -1, first + fine.argmin())
+    if not skip:
+        return state, jax.tree.map(lambda m: m.mean(0), metrics), bad
+    mean = jax.tree.map(lambda m: jnp.where(fine, m, 0).sum() / jnp.maximum(1, fine.sum()),
+                        metrics)
+    return state, mean | dict(skipped=1 - fine.mean()), bad
 
 
 def evaluation(evaluate: Callable, prepare: Callable, size: int, batch: int,
                share: Callable = lambda rows, key: (rows, key)) -> Callable:
     """(state, data, key) -> metrics averaged over all `size` examples, each counted once.
 
-    evaluate: (state, batch, key) -> a tree of arrays, a row per example.
+    evaluate: (state, batch, key) -> a tree of arrays, a row per example.  Where data are a piece of
+    more, a last argument says how many batches come before it.
     """
-    def run(state: State, data: Batch, key: Array):
+    def run(state: State, data: Batch, key: Array, before: Array = 0):
         def step(_, i):
-            values, counts = one(state, data, key, i)
+            values, counts = one(state, data, key, i, before)
             return None, jax.tree.map(lambda v: jnp.tensordot(counts.astype(v.dtype), v, 1), values)
 
         sums = lax.scan(step, None, jnp.arange(-(-size // batch)))[1]
@@ -89,8 +110,9 @@ def evaluation(evaluate: Callable, prepare: Callable, size: int, batch: int,
 def collection(evaluate: Callable, prepare: Callable, size: int, batch: int,
                share: Callable = lambda rows, key: (rows, key)) -> Callable:
     """(state, data, key) -> the rows that `evaluate` gives, those of all `size` examples."""
-    def run(state: State, data: Batch, key: Array):
-        rows = lax.map(lambda i: one(state, data, key, i)[0], jnp.arange(-(-size // batch)))
+    def run(state: State, data: Batch, key: Array, before: Array = 0):
+        rows = lax.map(lambda i: one(state, data, key, i, before)[0],
+                       jnp.arange(-(-size // batch)))
         return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:size], rows)
 
     one = _batches(evaluate, prepare, size, batch, share)
@@ -98,10 +120,10 @@ def collection(evaluate: Callable, prepare: Callable, size: int, batch: int,
 
 
 def _batches(evaluate, prepare, size, batch, share):
-    """(state, data, key, i) -> (rows of the i-th batch, which of them count)."""
-    def one(state, data, key, i):
+    """(state, data, key, i, before) -> (rows of the i-th batch, which of them count)."""
+    def one(state, data, key, i, before):
         rows = i * batch + jnp.arange(batch)
-        rows, noise = share(rows, stream(key, TEST, i))
+        rows, noise = share(rows, stream(key, TEST, before + i))
         prepared, drawn = jax.random.split(noise)
         examples = prepare(take(data, jnp.minimum(rows, size - 1)), prepared)
         return evaluate(state, examples, drawn), rows < size

@@ -50,7 +50,7 @@ def classifier(config: ConfigDict) -> metrics.Features:
     ours.model.update(dict(kind='conv', width=(32, 64)) if images else
                       dict(kind='mlp', width=(256,)))
     ours.epochs, ours.eval.every = (60 if name == 'digits' else 10), 10 ** 9
-    known = json.dumps(train.leaves(json.loads(ours.to_json()), but=('data.dir',)), sort_keys=True)
+    known = json.dumps(train.leaves(json.loads(ours.to_json()), but=train.HERE), sort_keys=True)
     known = hashlib.sha256(known.encode()).hexdigest()[:8]
     folder = stored.cache() / 'classifiers' / f'{name}-{known}'
     if train.summary(folder).get('epochs', 0) < ours.epochs:

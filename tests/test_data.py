@@ -303,6 +303,11 @@ class ClassLabel(SimpleNamespace):
     pass
 
 
+class Source(list):
+    def __getitems__(self, rows):
+        return [self[i] for i in rows]
+
+
 SPLITS = dict(train=7, test=3)
 
 
@@ -320,7 +325,7 @@ def builder(tmp_path):
 
     def source(split):
         decoded.append(split)
-        return [example(i) for i in range(SPLITS[split])]
+        return Source(example(i) for i in range(SPLITS[split]))
 
     (tmp_path / 'set').mkdir()
     return SimpleNamespace(
@@ -345,7 +350,7 @@ def test_cache_is_made_once_and_then_mapped(builder, capsys):
     holds_all(again)
     assert builder.decoded == ['train'] and capsys.readouterr().out == ''
     assert isinstance(again.x, np.memmap) and again.x.dtype == np.uint8
-    assert files(builder) == ['gen_jax-train-image.npy', 'gen_jax-train-label.npy']
+    assert files(builder) == [f'gen_jax-train-{part}.npy' for part in ('image', 'label', 'sum')]
 
 
 def test_splits_have_caches_of_their_own(builder):
@@ -379,7 +384,7 @@ def of_another_set(file):
     np.save(file, np.zeros((5, 4, 5, 1), np.uint8))
 
 
-@pytest.mark.parametrize('part', ['image', 'label'])
+@pytest.mark.parametrize('part', ['image', 'label', 'sum'])
 @pytest.mark.parametrize('damage', [truncated, header_only, emptied, garbage, pickled,
                                     of_another_set])
 def test_damaged_cache_is_made_again_and_said_so(builder, tmp_path, capsys, damage, part):
@@ -399,8 +404,8 @@ def test_cache_of_another_number_of_examples_is_made_again(builder, tmp_path):
     holds_all(stored.cached(builder, 'train'))
 
 
-@pytest.mark.parametrize('part', ['image', 'label'])
-def test_missing_half_of_a_cache_is_made_again(builder, tmp_path, part):
+@pytest.mark.parametrize('part', ['image', 'label', 'sum'])
+def test_missing_part_of_a_cache_is_made_again(builder, tmp_path, part):
     stored.cached(builder, 'train')
     (tmp_path / 'set' / f'gen_jax-train-{part}.npy').unlink()
     holds_all(stored.cached(builder, 'train'))
@@ -492,7 +497,7 @@ def test_mnist_is_not_decoded_again(mnist, mnist_dir, capsys):
     assert 'decoding' not in capsys.readouterr().out
     np.testing.assert_array_equal(again.test.x[:100], mnist.test.x[:100])
     caches = [p.name for p in (mnist_dir / 'mnist' / '3.0.1').iterdir() if p.suffix == '.npy']
-    assert len(caches) == 4
+    assert len(caches) == 6
 
 
 def test_mnist_is_found_by_the_environment(mnist, mnist_dir, monkeypatch):

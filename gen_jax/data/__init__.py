@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.data import points, sprites, text
+from gen_jax.data import points, sprites, streams, text
 from gen_jax.types import Array, BadInput, Batch
 
 BINARIZE = 'none', 'dynamic', 'static'
@@ -20,9 +20,10 @@ PLACES = 'what is drawn when seen, binary pictures or points'
 
 
 class Dataset(NamedTuple):
-    """train and test: Batches of stored arrays, uint8 for images (n, h, w, c), float32 for vectors,
-    int32 for characters (n, t) and for what is drawn when seen (n,); prepare: (stored batch, key)
-    -> Batch as models see it, images as float32 in [0, 1], a traced function; read: characters ->
+    """train and test: Batches of stored arrays, uint8 for images (n, h, w, c), streams.Rows where
+    these are more than fits into memory, float32 for vectors, int32 for characters (n, t) and for
+    what is drawn when seen (n,); prepare: (stored batch, key) -> Batch as models see it, images as
+    float32 in [0, 1], a traced function; read: characters ->
     str, and write, its inverse, where examples are text; factors: name -> number of values, in the
     order of the grid, whose places are those of np.ravel_multi_index; mixture: the density of
     points, where it is known; stacked: whether an example is three of the stored ones."""
@@ -37,22 +38,34 @@ class Dataset(NamedTuple):
 
 
 def load(name: str, *, dir: str | None = None, binarize: str = 'none', identities=(),
-         limit: int = 0, size: int = 0) -> Dataset:
+         limit: int = 0, size: int = 0, memory_limit: float = 8000., workers: int = 0,
+         cache: bool = True) -> Dataset:
     """The data set `name`, from the TFDS directory `dir` unless it is embedded.
 
     binarize: `dynamic` draws each pixel's bit anew whenever it is seen (Burda et al. 2015),
     `static` once and for all, both with the grey value as probability.  identities: the labels to
     keep, which become 0, 1, ..; all where empty.  limit: so many training examples, as equally
-    shared by the labels as can be; 0 for all.  size: side of the pictures of faces, photos and
-    sprites, characters of a piece of text; 0 for the set's own.  Raises BadInput for an unknown
-    name or option, for what does not fit the set, or where it is not at hand.
+    shared by the labels as can be; 0 for all.  size: side of the pictures of faces, photos,
+    sprites and of TFDS sets whose images have many sizes, characters of a piece of text; 0 for the
+    set's own.  memory_limit: megabytes (10^6 bytes) beyond which the decoded images of a TFDS split
+    are streamed: from a cache on disk, or without `cache` decoded anew whenever seen, by so many
+    processes, `workers`, or in this one for 0.  Raises BadInput for an unknown name or option, for
+    what does not fit the set, or where it is not at hand.
     """
     if binarize not in BINARIZE:
         raise BadInput(f'unknown data.binarize {binarize!r}; choose one of {", ".join(BINARIZE)}')
     kind, _, name = name.rpartition(':')
     if kind not in ('', 'rows', 'stacked'):
         raise BadInput(f'unknown view {kind!r} of {name}; there are rows:{name} and stacked:{name}')
-    train, test = read(name, dir, size)
+    for key, value in dict(memory_limit=memory_limit, workers=workers).items():
+        if value < 0:
+            raise BadInput(f'data.{key} must be at least 0, not {value:g}')
+    train, test = read(name, dir, size, limit=memory_limit, workers=workers, cache=cache)
+    if identities or binarize == 'static':
+        for batch in train, test:
+            whole(batch, len(batch.x), 'data.identities' if identities else
+                  'data.binarize=static', name, memory_limit)
+    whole(train, limit, 'data.limit', name, memory_limit)
     if identities:
         train, test = (keep(b, identities, name) for b in (train, test))
     if limit:
@@ -105,14 +118,23 @@ def holding(x) -> str:
     return IMAGES if x.dtype == np.uint8 else VECTORS
 
 
-def read(name, dir, size) -> tuple[Batch, Batch]:
+def read(name, dir, size, **how) -> tuple[Batch, Batch]:
     from gen_jax.data import embedded, stored
     source = embedded.SETS.get(name) or embedded.SIZED.get(name)
-    if size and name not in embedded.SIZED:
+    if size and name in embedded.SETS:
         raise BadInput(f'{name} has one size; data.size is for {", ".join(sorted(embedded.SIZED))}')
     if source:
         return source(size) if size else source()
-    return stored.read(name, dir, known=sorted(embedded.SETS | embedded.SIZED))
+    return stored.read(name, dir, sorted(embedded.SETS | embedded.SIZED),
+                       stored.How(size, **how))
+
+
+def whole(batch: Batch, count: int, key: str, name: str, memory_limit: float) -> None:
+    """Raises BadInput where so many examples of a stream would be taken into memory by `key`."""
+    size = count * np.prod(batch.x.shape[1:], dtype=float) / 1e6
+    if streams.streamed(batch) and size > memory_limit:
+        raise BadInput(f'{key} takes {name} into memory, {size:,.0f} megabytes, more than '
+                       f'data.memory_limit={memory_limit:g}; raise that, or leave it out')
 
 
 def keep(batch: Batch, identities, name: str) -> Batch:

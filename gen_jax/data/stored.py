@@ -2,27 +2,54 @@
 import contextlib
 import difflib
 import importlib.util
+import math
 import os
 from pathlib import Path
 import tempfile
 import warnings
+from typing import NamedTuple
+import zlib
 
 import jax
 import numpy as np
 
+from gen_jax.data import embedded, streams
 from gen_jax.types import BadInput, Batch
 
+PIECE = 2 ** 23  # bytes that are decoded, or checked, at a time
 
-def read(name: str, dir: str | None = None, known=()) -> tuple[Batch, Batch]:
+
+class How(NamedTuple):
+    """size: the side to which images of many sizes are brought, 0 where they have one; limit: the
+    megabytes that a split may take in memory; workers: processes that decode; cache: whether a
+    larger split is decoded once, to disk, rather than anew whenever seen."""
+    size: int = 0
+    limit: float = math.inf
+    workers: int = 0
+    cache: bool = True
+
+    def streams(self, builder, split: str) -> bool:
+        """Whether a split is larger than the limit."""
+        shape = described(builder, self.size)[2]
+        return builder.info.splits[split].num_examples * math.prod(shape) > self.limit * 1e6
+
+
+IN_MEMORY = How()
+
+
+def read(name: str, dir: str | None = None, known=(), how: How = IN_MEMORY) -> tuple[Batch, Batch]:
     """The train and test Batch of the TFDS set `name`: uint8 images (n, h, w, c), int32 labels.
 
-    `dir` is the TFDS data_dir (default: $TFDS_DATA_DIR, else TFDS' own).  A set that is not there
-    is downloaded and prepared, which needs TensorFlow.  Raises BadInput with the remedy.
+    `dir` is the TFDS data_dir (default: $TFDS_DATA_DIR, else TFDS' own), which may be in a bucket,
+    gs://...  A set that is not there is downloaded and prepared, which needs TensorFlow.  The
+    images of a split that is larger than how.limit are streams.Rows.  Raises BadInput with the
+    remedy.
     """
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    from etils import epath
     import tensorflow_datasets as tfds
     dir = dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-    dir = str(Path(dir).expanduser())
+    dir = os.fspath(epath.Path(dir).expanduser())
     try:
         builder = tfds.builder(name, data_dir=dir, file_format='array_record')
     except (tfds.core.registered.DatasetNotFoundError, ValueError):  # or no name at all
@@ -31,13 +58,43 @@ def read(name: str, dir: str | None = None, known=()) -> tuple[Batch, Batch]:
         hint = f', did you mean {near[0]!r}?' if near else ';'
         raise BadInput(f'unknown data set {name!r}{hint} Embedded are {", ".join(known)}; '
                        'every other name is looked up in TFDS') from None
-    if not Path(builder.data_dir, 'dataset_info.json').exists():
+    except (ImportError, OSError) as e:
+        if not remote(dir):
+            raise
+        raise BadInput(f'{dir} cannot be read ({" ".join(str(e).split())}); for gs:// install '
+                       'gcsfs, for s3:// s3fs') from None
+    described(builder, how.size)
+    if not epath.Path(builder.data_dir, 'dataset_info.json').exists():
         prepare(builder, name, dir)
     splits = builder.info.splits
     test = next((s for s in ('test', 'validation') if s in splits), None)
     if 'train' not in splits or test is None:
         raise BadInput(f'{name} has the splits {", ".join(splits)}; a train and a test are needed')
-    return cached(builder, 'train'), cached(builder, test)
+    return examples(builder, 'train', how), examples(builder, test, how)
+
+
+def remote(dir) -> bool:
+    return '://' in str(dir)
+
+
+def described(builder, size: int = 0) -> tuple[str, str | None, tuple[int, ...]]:
+    """The names of images and labels (None without) among the features, and an image's shape.
+
+    Raises BadInput where there are no 8-bit images of one size, or none that `size` can be of.
+    """
+    features = builder.info.features
+    image, label = (next((k for k, f in features.items() if type(f).__name__ == kind), None)
+                    for kind in ('Image', 'ClassLabel'))
+    if image is None or features[image].np_dtype != np.uint8:
+        raise BadInput(f'{builder.name} holds no 8-bit images; choose a set that does')
+    shape = tuple(features[image].shape)
+    if size and None not in shape:
+        raise BadInput(f'{builder.name} has one size; data.size is for '
+                       f'{", ".join(sorted(embedded.SIZED))} and images of many sizes')
+    if None in shape and size < 1:
+        raise BadInput(f'the images of {builder.name} have many sizes; give the one to which they '
+                       'are to be brought, by --config.data.size=64')
+    return image, label, (size, size, shape[-1]) if size else shape
 
 
 def prepare(builder, name, dir):
@@ -65,17 +122,119 @@ def quiet():
         yield
 
 
-def cached(builder, split: str) -> Batch:
+class Decoder:
+    """Row numbers -> these examples of a split: images (n, h, w, c), without `images` (n, 0), and
+    labels (n,), -1 where there are none."""
+
+    def __init__(self, builder, split: str, size: int = 0, images: bool = True):
+        self.image, self.label, shape = described(builder, size)
+        self.size, self.shape, self.piece = size, shape if images else (0,), piece(shape)
+        skipped = {}
+        if not images:
+            import tensorflow_datasets as tfds
+            skipped = dict(decoders={self.image: tfds.decode.SkipDecoding()})
+        self.source = builder.as_data_source(split=split, **skipped)
+
+    def __call__(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x = np.empty((len(rows), *self.shape), np.uint8)
+        label = np.full(len(rows), -1, np.int32)
+        for i, example in enumerate(self.source.__getitems__(rows.tolist())):
+            if x.size:
+                image = example[self.image]
+                x[i] = middle(image, self.size) if self.size else image
+            if self.label:
+                label[i] = example[self.label]
+        return x, label
+
+    def images(self, rows: np.ndarray) -> np.ndarray:
+        return self(rows)[0]
+
+    def __len__(self):
+        """Of the pieces that are decoded at a time."""
+        return -(-len(self.source) // self.piece)
+
+    def __getitem__(self, i):
+        return self(np.arange(i * self.piece, min((i + 1) * self.piece, len(self.source))))
+
+
+def piece(shape) -> int:
+    """How many examples are PIECE, at least one."""
+    return max(1, PIECE // math.prod(shape))
+
+
+def middle(image: np.ndarray, size: int) -> np.ndarray:
+    """The largest square in the middle of an image, at this size, bicubic."""
+    from PIL import Image
+    h, w, c = image.shape
+    side = min(h, w)
+    top, left = (h - side) // 2, (w - side) // 2
+    square = image[top:top + side, left:left + side]
+    square = Image.fromarray(square[..., 0] if c == 1 else square)
+    return np.asarray(square.resize((size, size))).reshape(size, size, c)
+
+
+class Cache(NamedTuple):
+    """A decoded split on disk: its images, labels, and a checksum of each of them together."""
+    file: Path
+    x: np.ndarray
+    label: np.ndarray
+    sums: np.ndarray
+
+    def damaged(self, rows: np.ndarray | slice, x: np.ndarray) -> bool:
+        return not np.array_equal(checksums(x, self.label[rows]), self.sums[rows])
+
+    def whole(self) -> bool:
+        """Whether all is as it was written."""
+        step = piece(self.x.shape[1:])
+        pieces = [slice(i, i + step) for i in range(0, len(self.x), step)]
+        return not any(self.damaged(rows, self.x[rows]) for rows in pieces)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """These images.  Raises BadInput where they are not what was written."""
+        x = self.x[rows]
+        if self.damaged(rows, x):
+            self.file.unlink(missing_ok=True)
+            raise BadInput(f'the cache {self.file} was damaged and has been removed; the same '
+                           'command makes it again and goes on')
+        return x
+
+
+def checksums(x: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """The CRC-32 of each example, begun with its label: uint32 (n,)."""
+    rows = np.ascontiguousarray(x).reshape(len(x), -1)
+    return np.fromiter(map(zlib.crc32, rows, label.astype(np.uint32).tolist()), np.uint32, len(x))
+
+
+def examples(builder, split: str, how: How) -> Batch:
+    """A split as `how` says."""
+    if how.cache or not how.streams(builder, split):
+        return cached(builder, split, how)
+    decoder = Decoder(builder, split, how.size)
+    labels = streams.ahead(Decoder(builder, split, how.size, images=False), workers=how.workers)
+    rows = np.arange(builder.info.splits[split].num_examples)
+    return Batch(streams.Rows(decoder.images, decoder.shape, rows, how.workers),
+                 np.concatenate([label for _, label in labels]))
+
+
+def cached(builder, split: str, how: How = IN_MEMORY) -> Batch:
     """The decoded split from its cache, which is made first where it is missing or damaged."""
-    count = builder.info.splits[split].num_examples
-    folder = home(builder)
-    names = [folder / f'gen_jax-{split}-{part}.npy' for part in ('image', 'label')]
+    count, shape = builder.info.splits[split].num_examples, described(builder, how.size)[2]
+    folder, large = home(builder), how.streams(builder, split)
+    stem = f'gen_jax-{split}-{how.size}' if how.size else f'gen_jax-{split}'
+    names = [folder / f'{stem}-{part}.npy' for part in ('image', 'label', 'sum')]
     for attempt in 'found', 'made':
         try:
-            x, label = (np.load(file, mmap_mode='r', allow_pickle=False) for file in names)
-            if x.dtype == np.uint8 and x.ndim == 4 and len(x) == len(label) == count:
-                return Batch(x, np.asarray(label))
-            problem = 'has another shape'
+            x, label, sums = (np.load(file, mmap_mode='r', allow_pickle=False) for file in names)
+            right = x.shape == (count, *shape) and len(label) == len(sums) == count
+            if right and x.dtype == np.uint8:
+                found = Cache(names[0], x, np.asarray(label), np.asarray(sums))
+                if large:  # each example is checked when it is read
+                    return Batch(streams.Rows(found.read, shape, np.arange(count)), found.label)
+                if found.whole():
+                    return Batch(x, found.label)
+                problem = 'is damaged'
+            else:
+                problem = 'has another shape'
         except FileNotFoundError:
             problem = None
         except (OSError, ValueError, EOFError):
@@ -85,8 +244,23 @@ def cached(builder, split: str) -> Batch:
                            'written; is the disk full?')
         if problem:
             print(f'the cache {names[0].name} in {folder} {problem}; making it again', flush=True)
-        for file, array in zip(names, decode(builder, split)):
-            write(file, array)
+        decode(Decoder(builder, split, how.size), f'{builder.name} {split}', names, how.workers)
+
+
+def decode(decoder: Decoder, title: str, names: list[Path], workers: int) -> None:
+    """Writes images, labels and checksums, piece by piece."""
+    count, end = len(decoder.source), 0
+    print(f'decoding {count:,} images of {title} (once)', flush=True)
+    label, sums = np.empty(count, np.int32), np.empty(count, np.uint32)
+    with replaced(names[0]) as part:
+        np.lib.format.write_array_header_1_0(part, dict(
+            descr='|u1', fortran_order=False, shape=(count, *decoder.shape)))
+        for images, labels in streams.ahead(decoder, workers=workers):
+            rows = slice(end, end := end + len(labels))
+            label[rows], sums[rows] = labels, checksums(images, labels)
+            part.write(images.tobytes())
+    write(names[1], label)
+    write(names[2], sums)
 
 
 def cache() -> Path:
@@ -106,35 +280,27 @@ def keep_compiled() -> None:
 def home(builder) -> Path:
     """Beside the data set where that can be written, else in the user's cache directory."""
     beside = Path(builder.data_dir)
-    if beside.stat().st_mode & 0o222 and os.access(beside, os.W_OK):
+    here = not remote(builder.data_dir)
+    if here and beside.stat().st_mode & 0o222 and os.access(beside, os.W_OK):
         return beside
     folder = cache() / builder.info.full_name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def decode(builder, split):
-    features = builder.info.features
-    image, label = (next((k for k, f in features.items() if type(f).__name__ == kind), None)
-                    for kind in ('Image', 'ClassLabel'))
-    if image is None or None in features[image].shape or features[image].np_dtype != np.uint8:
-        raise BadInput(f'{builder.name} holds no 8-bit images of one size; choose a set that does')
-    source = builder.as_data_source(split=split)
-    print(f'decoding {len(source):,} images of {builder.name} {split} (once)', flush=True)
-    x = np.empty((len(source), *features[image].shape), np.uint8)
-    y = np.full(len(source), -1, np.int32)
-    for i, example in enumerate(source):
-        x[i] = example[image]
-        if label:
-            y[i] = example[label]
-    return x, y
-
-
 def write(file: Path, array: np.ndarray) -> None:
     """Whole or not at all, also when several processes write at the same time."""
+    with replaced(file) as part:
+        np.save(part, array, allow_pickle=False)
+
+
+@contextlib.contextmanager
+def replaced(file: Path):
+    """A new file beside, which takes the place of `file` once it is written."""
     with tempfile.NamedTemporaryFile(dir=file.parent, suffix='.part', delete=False) as part:
         try:
-            np.save(part, array, allow_pickle=False)
+            yield part
+            part.flush()
             os.chmod(part.name, 0o644)  # a temporary file is its owner's alone
             os.replace(part.name, file)
         except BaseException:

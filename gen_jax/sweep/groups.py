@@ -4,9 +4,10 @@ from typing import Any, Callable, NamedTuple
 from ml_collections import ConfigDict
 
 from gen_jax import train
+from gen_jax.data import streams
 from gen_jax.sweep.points import LATENT, SEED, changed
 from gen_jax.sweep.traced import alike, extents, swept, traceable
-from gen_jax.types import Model
+from gen_jax.types import BadInput, Model
 
 
 class Group(NamedTuple):
@@ -23,6 +24,9 @@ def plan(config: ConfigDict, points: list[dict[str, Any]]) -> list[Group]:
     """The points in as few groups as there must be programs.  Raises BadInput for a point that
     cannot be trained."""
     run = train.prepare(changed(config, points[0]))
+    if streams.streamed(run.data.train) or streams.streamed(run.data.test):
+        raise BadInput(f'a sweep holds its data in memory, but {config.data.name} is larger than '
+                       f'data.memory_limit={config.data.memory_limit:g}; raise that')
     traced = [k for k in points[0] if k == SEED]
     for key in (k for k in points[0] if k not in (SEED, LATENT)):
         if key.startswith('model.') and traceable(run, numbered(points[0], (*traced, key))):

@@ -12,7 +12,8 @@ from gen_jax.train.draw import can_reconstruct, draw, samples, shown
 from gen_jax.train.faults import Stopped, alone, asked_to_stop
 from gen_jax.train.run import (
     PRECISIONS, Run, collector, evaluator, load, maker, over, prepare, seen, tested)
-from gen_jax.train.settings import claim, defaults, find, leaves, match, near, stored_config
+from gen_jax.train.settings import HERE, claim, defaults, find, leaves, match, near, stored_config
+from gen_jax.train.streamed import feed
 from gen_jax.types import BadInput, State
 
 POINTS = points.NAMES
@@ -28,28 +29,32 @@ class Trainer:
 
     def __init__(self, run: Run):
         self.run, self.compiled, self.sums, self.again = run, {}, {}, 0
-        self.data = run.layout.place(run.data.train)
+        self.feed = feed(run)
+        self.data = None if self.feed else run.layout.place(run.data.train)
         self.seconds = self.compile_seconds = 0.
 
     def call(self, state: State, steps: int):
         """The compiled call of so many steps."""
         run = self.run
+        data = self.feed(int(state.step), steps) if self.feed else self.data
         if steps not in self.compiled:
             start = time.perf_counter()
-            chunk = loop.training(run.model, run.data.prepare, len(run.data.train.x),
-                                  run.config.batch, steps, run.layout.share,
-                                  skip=run.config.nan == 'skip')
+            what = run.model, run.data.prepare
+            more = dict(share=run.layout.share, skip=run.config.nan == 'skip')
+            chunk = loop.streaming(*what, **more) if self.feed else loop.training(
+                *what, len(run.data.train.x), run.config.batch, steps, **more)
             with jax.default_matmul_precision(run.config.precision):
-                lowered = run.layout.compile(chunk, (0,)).lower(state, self.data, run.key)
+                lowered = run.layout.compile(chunk, (0,)).lower(state, data, run.key)
             self.compiled[steps] = lowered.compile()
             self.compile_seconds += time.perf_counter() - start
         key = loop.stream(run.key, loop.AGAIN, self.again) if self.again else run.key
-        return self.compiled[steps](state, self.data, key)
+        return self.compiled[steps](state, data, key)
 
     def advance(self, state: State) -> tuple[State, dict[str, float] | None]:
         """One call more, and the metrics of an epoch that ends with it.  Raises FloatingPointError
         with the first step of a loss not finite."""
-        per_epoch, at_once = self.run.per_epoch, self.run.config.scan or self.run.per_epoch
+        per_epoch = self.run.per_epoch
+        at_once = self.feed.at_once if self.feed else self.run.config.scan or per_epoch
         done = int(state.step) % per_epoch
         steps = min(at_once - done % at_once, per_epoch - done)
         start, compiled = time.perf_counter(), self.compile_seconds

@@ -6,11 +6,14 @@ from pathlib import Path
 import typing
 from typing import NamedTuple
 
+from absl import flags
 import jax
 from ml_collections import ConfigDict
 import numpy as np
 
 from gen_jax import checkpoint, data, loop, parallel, record, samplers
+from gen_jax.data import streams
+from gen_jax.train import streamed
 from gen_jax.train.settings import find, leaves, match, near, stored_config
 from gen_jax.types import Array, BadInput, Batch, Model, State
 
@@ -55,6 +58,8 @@ def prepare(config: ConfigDict) -> Run:
         raise BadInput(f'unknown sampler {config.sampler!r}'
                        f'{near(config.sampler, samplers.SAMPLERS)}; '
                        f'there are {", ".join(samplers.SAMPLERS)}')
+    if config.data.workers > 0 and not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # grain's processes insist, though a notebook has no flags
     dataset = data.load(**config.data)
     size = len(dataset.train.x)
     if config.batch > size:
@@ -64,6 +69,7 @@ def prepare(config: ConfigDict) -> Run:
         raise BadInput(f'eval.text is for a data set of text, but {config.data.name} is none')
     if config.eval.text:
         dataset.write(config.eval.text)
+    streamed.check(config, dataset)
     layout = parallel.layout(config.parallel, config.batch)
     key = jax.random.key(config.seed)
     make, example = maker(config, dataset, layout, key)
@@ -162,8 +168,14 @@ def over(run: Run, evaluate, examples: Batch, how) -> tuple[typing.Callable, Bat
     size, devices = len(examples.x), jax.device_count()
     batch = -(-min(run.config.eval.batch, size) // devices) * devices
     layout = parallel.layout('jit', batch)
-    whole = how(evaluate, run.data.prepare, size, batch, layout.share)
-    return layout.compile(whole, ()), layout.place(examples)
+
+    def compiled(size):
+        return layout.compile(how(evaluate, run.data.prepare, size, batch, layout.share), ())
+
+    if not streams.streamed(examples):
+        return compiled(size), layout.place(examples)
+    join = streamed.mean if how is loop.evaluation else streamed.joined
+    return streamed.pieces(run.config, compiled, layout.place, batch, join), examples
 
 
 def collector(run: Run, state: State) -> typing.Callable:

@@ -17,7 +17,8 @@ from gen_jax import checkpoint, models, record
 from gen_jax.train.faults import alone, room
 from gen_jax.types import BadInput
 
-FREE = 'epochs', 'eval', 'data.dir', 'sampler'  # may differ between two commands on one workdir
+HERE = 'data.dir', 'data.memory_limit', 'data.workers', 'data.cache'  # nothing of the data itself
+FREE = 'epochs', 'eval', 'sampler', *HERE  # may differ between two commands on one workdir
 
 
 def defaults(model: str, dataset: str, **changed) -> ConfigDict:
@@ -42,7 +43,10 @@ def defaults(model: str, dataset: str, **changed) -> ConfigDict:
         init='',          # a trained run's workdir, whose encoder to start from
         sampler='prior',  # for --mode=sample; or gmm, aggregate, flow, twostage
         data=dict(name=dataset, dir=config_dict.placeholder(str), binarize='none', identities=(),
-                  limit=0, size=0),
+                  limit=0, size=0,
+                  memory_limit=8000.,  # megabytes; a TFDS split that is larger is streamed
+                  workers=0,           # processes that decode; 0: this one
+                  cache=True),         # whether what is streamed is decoded once, to disk
         model=dict(name=model, **hyper),
         eval=dict(batch=500, every=1, best='test/loss', checkpoint='latest', samples=64,
                   text='',    # to reconstruct, where the data set is text

@@ -1,0 +1,93 @@
+"""A run whose data are streamed: which rows a step sees, and evaluations piece by piece."""
+import functools
+import threading
+from typing import Callable, NamedTuple
+
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from ml_collections import ConfigDict
+import numpy as np
+
+from gen_jax import data, loop, parallel
+from gen_jax.data import streams
+from gen_jax.types import BadInput, Batch
+
+FOREVER = 2 ** 40  # steps
+ONE = threading.Lock()  # or each reader would make the order of a new epoch
+
+
+class Order(NamedTuple):
+    """step -> the rows of its batch that are this process's, in the order of loop.training."""
+    key: tuple[int, ...]
+    size: int
+    batch: int
+    own: np.ndarray
+
+    def __call__(self, step: int) -> np.ndarray:
+        epoch, i = divmod(step, self.size // self.batch)
+        with ONE:
+            return ordered(self.key, epoch, self.size, self.batch)[i, self.own]
+
+
+@functools.lru_cache(2)
+def ordered(key: tuple[int, ...], epoch: int, size: int, batch: int) -> np.ndarray:
+    return np.asarray(loop.order(jax.random.wrap_key_data(np.uint32(key)), epoch, size, batch))
+
+
+def feed(run) -> streams.Feed | None:
+    """(step, steps) -> what loop.streaming trains a Run on; None where its data are in memory."""
+    config, train = run.config, run.data.train
+    if not streams.streamed(train):
+        return None
+    mesh = jax.make_mesh((jax.device_count(),), (parallel.AXIS,), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, P(None, parallel.AXIS))
+    order = Order(tuple(jax.random.key_data(run.key).tolist()), len(train.x), config.batch,
+                  streams.own(sharding, config.batch, jax.process_index()))
+    at_once = min(config.scan or run.per_epoch, run.per_epoch, chunk(config, train, config.batch))
+    return streams.Feed(streams.Batches(train, order, FOREVER), run.per_epoch, at_once,
+                        config.batch, sharding)
+
+
+def chunk(config: ConfigDict, examples: Batch, batch: int) -> int:
+    """How many batches are streamed together."""
+    return streams.chunk(examples.x, batch, config.data.memory_limit)
+
+
+def check(config: ConfigDict, dataset: data.Dataset) -> None:
+    """Raises BadInput where what is streamed cannot be trained on so."""
+    for part in filter(streams.streamed, (dataset.train, dataset.test)):
+        chunk(config, part, max(config.batch, config.eval.batch))
+        if config.parallel != 'jit':
+            raise BadInput(f'{config.data.name} is streamed, being larger than data.memory_limit='
+                           f'{config.data.memory_limit:g}; use parallel=jit, or raise that')
+
+
+def pieces(config: ConfigDict, compiled: Callable, place: Callable, batch: int,
+           join: Callable) -> Callable:
+    """(state, examples, key) -> what compiled(size) gives of so many, of examples that are streamed
+    in pieces; join: (values of each piece, their sizes) -> those of all."""
+    compiled = functools.cache(compiled)
+
+    def run(state, examples, key):
+        size, at_once = len(examples.x), chunk(config, examples, batch)
+        most, found, sizes = at_once * batch, [], []
+
+        def rows(i):
+            return np.arange(i * most, min((i + 1) * most, size))
+
+        source = streams.Batches(examples, rows, -(-size // most))
+        for i, piece in enumerate(streams.ahead(source, workers=examples.x.workers, most=1)):
+            sizes.append(len(piece.x))
+            found.append(jax.device_get(
+                compiled(sizes[-1])(state, place(piece), key, i * at_once)))
+        return jax.tree.map(lambda *values: join(values, sizes), *found)
+
+    return run
+
+
+def mean(values, sizes):
+    return np.average(values, axis=0, weights=sizes)
+
+
+def joined(values, sizes):
+    return np.concatenate(values)

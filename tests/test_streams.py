@@ -1,0 +1,608 @@
+"""Data sets larger than memory: streamed training is the training it would be in memory.
+
+`python test_streams.py WORDS` is a child process of these tests.
+"""
+import functools
+from http import server
+import io
+import json
+import os
+from pathlib import Path
+import re
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+from absl import flags
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gen_jax import checkpoint, data, loop, sweep, train, trained
+from gen_jax.data import stored, streams
+from gen_jax.train import streamed
+from gen_jax.types import BadInput, Batch
+from test_resume import by_path, same_bits, same_runs
+
+SHAPE, TRAIN, TEST, BATCH = (8, 8, 1), 333, 133, 10
+LIMIT = .007  # megabytes: two steps a call, and less than either split
+FEATURES = 'tensorflow_datasets.core.features.'
+KINDS = dict(image='image_feature.Image', label='class_label_feature.ClassLabel')
+
+
+def image(i, shape=SHAPE):
+    """The i-th image: where a side is None, images have many sizes."""
+    chance = np.random.default_rng(i)
+    return chance.integers(0, 256, [n or int(chance.integers(5, 20)) for n in shape], np.uint8)
+
+
+def png(x):
+    from PIL import Image
+    file = io.BytesIO()
+    Image.fromarray(x[..., 0] if x.shape[-1] == 1 else x).save(file, 'PNG')
+    return file.getvalue()
+
+
+def store(folder, shape=SHAPE, counts=(TRAIN, TEST), encoded=None):
+    """Writes the TFDS set `tiny` below a folder, as TFDS does, but without TensorFlow."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from tensorflow_datasets.proto import tf_example_pb2
+    place = Path(folder) / 'tiny' / '1.0.0'
+    place.mkdir(parents=True)
+    features = dict(image=dict(image=dict(dtype='uint8', shape=dict(
+        dimensions=[str(n or -1) for n in shape]))), label=dict(classLabel=dict(numClasses='3')))
+    for name, kind in KINDS.items():
+        features[name]['pythonClassName'] = FEATURES + kind
+    (place / 'features.json').write_text(json.dumps(dict(
+        featuresDict=dict(features=features), pythonClassName=FEATURES +
+        'features_dict.FeaturesDict')))
+    splits = dict(zip(('train', 'test'), counts))
+    (place / 'dataset_info.json').write_text(json.dumps(dict(
+        name='tiny', version='1.0.0', fileFormat='array_record',
+        splits=[dict(name=name, shardLengths=[str(n)], numBytes='1',
+                     filepathTemplate='{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}')
+                for name, n in splits.items()])))
+    for name, n in splits.items():
+        writer = ArrayRecordWriter(str(place / f'tiny-{name}.array_record-00000-of-00001'),
+                                   'group_size:1')
+        for i in range(n):
+            example = tf_example_pb2.Example()
+            found = example.features.feature
+            found['image'].bytes_list.value.append(
+                encoded[i % len(encoded)] if encoded else png(image(i, shape)))
+            found['label'].int64_list.value.append(i % 3)
+            writer.write(example.SerializeToString())
+        writer.close()
+    return folder
+
+
+def config_of(folder, name='vae', **changed):
+    config = train.defaults(name, 'tiny', kind='mlp', width=(16,), latent=4)
+    config.data.update(dict(dir=str(folder), memory_limit=LIMIT) | changed)
+    config.batch = config.eval.batch = BATCH
+    config.epochs, config.eval.samples = 2, 4
+    return config
+
+
+# Child processes
+
+
+def decode_at_once(folder):
+    """Loads the set when the other process is there too."""
+    import tensorflow_datasets  # noqa: F401  as late as that they would not decode together
+    Path(folder, f'ready-{os.getpid()}').touch()
+    while len(list(Path(folder).glob('ready-*'))) < 2:
+        time.sleep(.001)
+    found = data.load('tiny', dir=folder)
+    print(json.dumps([int(b.x.astype(int).sum() + b.label.sum())
+                      for b in (found.train, found.test)]))
+
+
+def anonymous():
+    """The megabytes of this process that are no file's."""
+    return int(re.search(r'RssAnon:\s+(\d+)', Path('/proc/self/status').read_text())[1]) / 1e3
+
+
+def memory(folder):
+    """Prints the memory that a stream takes at most, beyond what there was before."""
+    folder, limit = folder.split(':')
+    config = config_of(folder, memory_limit=float(limit))
+    config.batch = config.eval.batch = 128
+    x = data.load(**config.data).train.x
+    list(streams.ahead(np.arange(9)))  # what grain, and JAX below, take once
+    run = SimpleNamespace(config=config, key=KEY, per_epoch=len(x) // 128,
+                          data=SimpleNamespace(train=Batch(x)))
+    feed = streamed.feed(run)
+    jax.block_until_ready(jnp.asarray(feed.source.rows(0)))
+    before, most, done = anonymous(), [0.], threading.Event()
+
+    def watch():
+        while not done.wait(.001):
+            most.append(anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    chunk = 0.
+    for epoch in range(4):
+        for i in range(0, run.per_epoch, feed.at_once):
+            steps = min(feed.at_once, run.per_epoch - i)
+            held = jax.block_until_ready(feed(run.per_epoch * epoch + i, steps))
+            chunk = max(chunk, held.x.nbytes / 1e6)
+            time.sleep(.01)  # the next is read meanwhile
+    done.set()
+    watcher.join()
+    print(json.dumps(dict(grown=max(most) - before, chunk=chunk,
+                          bytes=np.prod(x.shape) / 1e6)))
+
+
+KEY = jax.random.key(0)
+pytestmark = pytest.mark.usefixtures('compiled_once')
+
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory):
+    return store(tmp_path_factory.mktemp('tiny'))
+
+
+@functools.cache
+def run_of(folder, name='vae', **data):
+    return train.prepare(config_of(folder, name, **data))
+
+
+def fresh(run):
+    """A state of its own, as training gives its memory away."""
+    return jax.tree.map(jnp.copy, run.state)
+
+
+def trained_for(run, epochs=2):
+    trainer, state = train.Trainer(run), fresh(run)
+    for _ in range(epochs):
+        state, named = trainer.epoch(state)
+    return state, named, trainer
+
+
+# What is read
+
+
+def test_rows_are_read_when_they_are_indexed():
+    x, asked = np.arange(60, dtype=np.uint8).reshape(20, 3), []
+
+    def read(rows):
+        asked.append(rows.tolist())
+        return x[rows]
+
+    rows = streams.Rows(read, (3,), np.arange(20), workers=2)
+    part = rows[4:16][2:8]
+    assert asked == [] and part.workers == 2
+    assert (part.shape, part.ndim, part.dtype, len(part)) == ((6, 3), 2, np.uint8, 6)
+    np.testing.assert_array_equal(part[np.array([5, 0])], x[[11, 6]])
+    assert asked == [[11, 6]]
+    np.testing.assert_array_equal(np.asarray(part), x[6:12])
+    np.testing.assert_array_equal(jnp.asarray(part), x[6:12])
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('most', [1, 5])
+def test_all_are_read_ahead_in_their_order_from_anywhere(workers, most):
+    flags.FLAGS.mark_as_parsed()
+    if workers and most == 1:
+        pytest.skip('one start of processes is enough')
+    rows = Batch(np.arange(40), np.arange(40) % 7)
+    source = streams.Batches(rows, lambda i: np.array([i, 2 * i]), 20)
+    found = list(streams.ahead(source, 6, workers=workers, most=most))
+    np.testing.assert_array_equal([b.x for b in found], [[i, 2 * i] for i in range(6, 20)])
+    np.testing.assert_array_equal([b.label for b in found],
+                                  [[i % 7, 2 * i % 7] for i in range(6, 20)])
+
+
+def test_order_is_that_of_training_in_memory_at_any_step():
+    order = streamed.Order(tuple(jax.random.key_data(KEY).tolist()), 23, 5, np.arange(5))
+    for epoch in 3, 0:
+        wanted = jax.random.permutation(loop.stream(KEY, loop.ORDER, epoch), 23)
+        found = [order(4 * epoch + i) for i in (3, 0, 2, 1)]
+        np.testing.assert_array_equal(found, wanted[:20].reshape(4, 5)[np.array([3, 0, 2, 1])])
+
+
+def test_order_is_one_of_its_own_in_each_epoch_and_seed():
+    def epoch(seed, number):
+        key = tuple(jax.random.key_data(jax.random.key(seed)).tolist())
+        order = streamed.Order(key, 60, 10, np.arange(10))
+        return np.concatenate([order(6 * number + i) for i in range(6)]).tolist()
+
+    assert sorted(epoch(0, 0)) == list(range(60))
+    assert len({tuple(epoch(*which)) for which in ((0, 0), (0, 1), (1, 0))}) == 3
+
+
+def spread(where):
+    """A sharding of chunks (steps, batch): `where` has for each device its process and rows."""
+    class Device:
+        def __init__(self, process):
+            self.process_index = process
+
+    def devices_indices_map(shape):
+        return {Device(process): (slice(None), rows) for process, rows in where}
+    return SimpleNamespace(devices_indices_map=devices_indices_map)
+
+
+LAYOUTS = {
+    'two processes of two': [(0, slice(0, 3)), (0, slice(3, 6)), (1, slice(6, 9)),
+                             (1, slice(9, 12))],
+    'taking turns': [(0, slice(0, 3)), (1, slice(3, 6)), (0, slice(6, 9)), (1, slice(9, 12))],
+    'out of order': [(1, slice(6, 12)), (0, slice(0, 6))],
+    'copies within a process': [(0, slice(0, 6)), (0, slice(0, 6)), (1, slice(6, 12)),
+                                (1, slice(6, 12))],
+    'one': [(0, slice(None))]}
+
+
+@pytest.mark.parametrize('name', LAYOUTS)
+def test_processes_share_a_batch_without_gap_or_overlap(name):
+    layout = LAYOUTS[name]
+    found = [streams.own(spread(layout), 12, p).tolist() for p in sorted({p for p, _ in layout})]
+    assert sorted(sum(found, [])) == list(range(12))
+    for process, rows in enumerate(found):
+        assert rows == sorted({r for p, span in layout if p == process
+                               for r in range(12)[span]})
+
+
+def test_process_reads_only_its_own_rows_of_each_batch():
+    batch, asked = Batch(np.arange(60), np.arange(60) % 7), []
+    key = tuple(jax.random.key_data(KEY).tolist())
+    for process in 0, 1:
+        own = streams.own(spread(LAYOUTS['taking turns']), 12, process)
+        source = streams.Batches(batch, streamed.Order(key, 60, 12, own), 10)
+        asked.append([source[i].x for i in range(5)])
+    whole = [streamed.Order(key, 60, 12, np.arange(12))(i) for i in range(5)]
+    np.testing.assert_array_equal(np.array(asked[0])[:, 3:], np.array(whole)[:, 6:9])
+    np.testing.assert_array_equal(np.array(asked[1])[:, :3], np.array(whole)[:, 3:6])
+
+
+def test_chunk_is_what_fits_into_the_limit():
+    rows = streams.Rows(None, (10, 10), np.arange(3))
+    assert streams.chunk(rows, 10, .1) == 20  # of 1 kB, five such chunks
+    assert streams.chunk(rows, 10, 1e9) == streams.MOST
+    rows.workers = 2
+    assert streams.chunk(rows, 10, .1) == 19
+
+
+# Training
+
+
+@pytest.mark.parametrize('name, binarize', [('ae', 'none'), ('vae', 'dynamic')])
+def test_streamed_training_is_that_in_memory(tiny, name, binarize):
+    """The same order and noise: what the limit is does not matter."""
+    ours = run_of(tiny, name, binarize=binarize)
+    theirs = run_of(tiny, name, binarize=binarize, memory_limit=100.)
+    state, named, trainer = trained_for(ours)
+    other, same, whole = trained_for(theirs)
+    assert trainer.feed.at_once == 2 and sorted(trainer.compiled) == [1, 2]
+    assert whole.feed is None and sorted(whole.compiled) == [33]
+    assert int(state.step) == int(other.step) == 66
+    theirs = by_path(other._asdict())
+    for path, value in by_path(state._asdict()).items():
+        np.testing.assert_allclose(value, theirs[path], rtol=1e-3, atol=2e-5, err_msg=path)
+    assert named == pytest.approx(same, rel=1e-4, abs=1e-6)
+
+
+def test_each_epoch_shows_each_example_at_most_once(tiny):
+    run = run_of(tiny)
+    seen = []
+
+    def noted(read, rows):
+        seen.extend(rows.tolist())
+        return read(rows)
+
+    x = run.data.train.x
+    train_x = streams.Rows(functools.partial(noted, x.read), x.shape[1:], x.rows)
+    run = run._replace(data=run.data._replace(train=run.data.train._replace(x=train_x)))
+    trained_for(run, 1)
+    first = seen[:330]
+    assert len(set(first)) == 330 and max(first) < TRAIN
+
+
+@pytest.mark.parametrize('stop', [2, 6, 33, 40])
+def test_run_that_is_stopped_anywhere_goes_on_bit_by_bit(tiny, tmp_path, stop):
+    """From a checkpoint, with a stream of its own, that reads nothing of what came before."""
+    run = run_of(tiny, binarize='dynamic')
+    whole = by_path(trained_for(run)[0]._asdict())
+    trainer, state = train.Trainer(run), fresh(run)
+    while int(state.step) < stop:
+        step = int(state.step) % 33
+        state, _, bad = trainer.call(state, min(2, 33 - step))
+        assert int(bad) == -1
+    saves = checkpoint.manager(tmp_path)
+    checkpoint.save(saves, state, {})
+    saves.wait_until_finished()
+    saves.close()
+    state = checkpoint.restore(tmp_path, run.state)
+    assert int(state.step) >= stop
+    trainer, asked = train.Trainer(run), []
+    source = trainer.feed.source
+    trainer.feed.source = streams.Batches(source.examples, lambda i: (
+        asked.append(i), source.rows(i))[1], source.count)
+    while int(state.step) < 66:
+        state, _ = trainer.epoch(state)
+    assert min(asked) >= stop
+    same_bits(by_path(state._asdict()), whole)
+
+
+def test_run_in_two_commands_is_the_run_in_one(tiny, tmp_path):
+    one, other = tmp_path / 'one', tmp_path / 'other'
+    train.train(config_of(tiny), one)
+    for epochs in 1, 2:
+        config = config_of(tiny)
+        config.epochs = epochs
+        train.train(config, other)
+    same_runs(one, other)
+
+
+def test_limit_and_workers_may_change_between_two_commands(tiny, tmp_path):
+    for epochs, limit, workers in (1, LIMIT, 0), (2, 100., 1):
+        config = config_of(tiny, memory_limit=limit, workers=workers)
+        config.epochs = epochs
+        train.train(config, tmp_path)
+    assert json.loads((tmp_path / 'summary.json').read_text())['steps'] == 66
+
+
+def test_worker_processes_decode_what_the_cache_has(tiny):
+    """Without a cache each image is decoded whenever seen; training is the same, bit by bit."""
+    ours = run_of(tiny, cache=False, workers=2)
+    assert ours.data.train.x.workers == 2
+    np.testing.assert_array_equal(ours.data.train.label, run_of(tiny).data.train.label)
+    state, _, trainer = trained_for(ours, 1)
+    trainer.feed.pool.submit(trainer.feed.close).result()
+    config = run_of(tiny).config.copy_and_resolve_references()
+    config.scan = trainer.feed.at_once
+    theirs = run_of(tiny)._replace(config=config)
+    same_bits(by_path(state._asdict()), by_path(trained_for(theirs, 1)[0]._asdict()))
+
+
+def test_next_chunk_is_read_while_one_is_trained_on(tiny):
+    asked = []
+    rows = Batch(streams.Rows(lambda r: np.zeros((len(r), 2), np.uint8), (2,), np.arange(99)))
+    source = streams.Batches(rows, lambda i: (asked.append(i), np.arange(3))[1], 40)
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    feed = streams.Feed(source, 9, 2, 3, sharding)
+    found = feed(4, 2)
+    assert found.x.shape == (2, 3, 2) and isinstance(found.x, jax.Array)
+    feed.found.result(timeout=20)  # without being asked for
+    assert feed.place == (6, 2) and {6, 7} <= set(asked)
+    assert feed(6, 2).x.shape == (2, 3, 2)
+    assert feed(8, 1).x.shape == (1, 3, 2)  # the end of an epoch
+
+
+# Evaluation
+
+
+def test_evaluation_counts_each_example_once(tiny):
+    ours, theirs = run_of(tiny), run_of(tiny, memory_limit=100.)
+    assert streams.streamed(ours.data.test) and not streams.streamed(theirs.data.test)
+    found = train.evaluator(ours)(ours.state)
+    assert found == pytest.approx(train.evaluator(theirs)(ours.state), rel=1e-5)
+
+
+def test_collected_are_the_rows_of_all(tiny):
+    def look(state, batch, key):
+        return batch.x.sum((1, 2, 3)), jax.random.uniform(key, (len(batch.x),))
+
+    ours, theirs = (train.collector(run, run.state) for run in
+                    (run_of(tiny), run_of(tiny, memory_limit=100.)))
+    for split, most, n in ('test', None, TEST), ('train', 57, 57), ('train', None, TRAIN):
+        for one, other in zip(ours(look, split, most), theirs(look, split, most)):
+            assert len(one) == n
+            np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_streamed_run_is_evaluated_sampled_and_reconstructed(tiny, tmp_path, capsys):
+    config = config_of(tiny)
+    config.eval.update(k=3, metrics='nll,units,probe,frechet,information')
+    config.sampler = 'gmm'
+    train.train(config, tmp_path)
+    for mode in trained.MODES:
+        trained.use(config, tmp_path, mode)
+    assert f'{TEST} test examples' in capsys.readouterr().out
+    found = json.loads((tmp_path / 'summary.json').read_text())['metrics']
+    assert all(np.isfinite(found[f'test/{k}']) for k in
+               ('nll', 'active_units', 'frechet_pixels', 'loss'))
+
+
+# Bad input
+
+
+@pytest.mark.parametrize('changed, said', [
+    (dict(memory_limit=-1.), 'data.memory_limit must be at least 0, not -1'),
+    (dict(workers=-2), 'data.workers must be at least 0, not -2'),
+    (dict(memory_limit=.003), r'memory_limit=0.003.*batches of 10.*raise it to 0.01'),
+    (dict(identities=(0, 1)), 'data.identities takes tiny into memory'),
+    (dict(binarize='static'), 'data.binarize=static takes tiny into memory'),
+    (dict(limit=300), 'data.limit takes tiny into memory'),
+    (dict(size=16), 'tiny has one size')])
+def test_what_cannot_be_streamed_is_refused(tiny, changed, said):
+    with pytest.raises(BadInput, match=said) as found:
+        train.prepare(config_of(tiny, **changed))
+    assert '\n' not in str(found.value)
+
+
+def test_limit_that_fits_into_memory_is_taken_there(tiny):
+    run = run_of(tiny, limit=60)
+    assert run.data.train.x.shape == (60, *SHAPE) and not streams.streamed(run.data.train)
+    np.testing.assert_array_equal(np.bincount(run.data.train.label), [20] * 3)
+
+
+@pytest.mark.parametrize('mode', ['shard_map', 'pmap'])
+def test_streams_are_for_jit(tiny, mode):
+    config = config_of(tiny)
+    config.parallel = mode
+    with pytest.raises(BadInput, match='tiny is streamed.*parallel=jit'):
+        train.prepare(config)
+
+
+def test_sweep_of_what_is_streamed_is_refused(tiny):
+    with pytest.raises(BadInput, match='sweep.*in memory.*tiny.*memory_limit'):
+        sweep.plan(config_of(tiny), sweep.grid({'seed': [0, 1]}))
+
+
+# Images of many sizes
+
+
+def test_middle_of_an_image_at_another_size():
+    wide = np.zeros((6, 10, 3), np.uint8)
+    wide[:, 2:8] = 200
+    np.testing.assert_array_equal(stored.middle(wide, 3), np.full((3, 3, 3), 200))
+    tall = image(0, (8, 4, 1))
+    np.testing.assert_array_equal(stored.middle(tall, 4), tall[2:6])
+
+
+@pytest.mark.parametrize('cache', [True, False])
+def test_images_of_many_sizes_are_brought_to_one(tmp_path, cache):
+    store(tmp_path, (None, None, 3), (9, 5))
+    for limit in 100., .0005:
+        found = data.load('tiny', dir=str(tmp_path), size=6, memory_limit=limit, cache=cache)
+        assert streams.streamed(found.train) == (limit < 1)
+        wanted = [stored.middle(image(i, (None, None, 3)), 6) for i in range(9)]
+        np.testing.assert_array_equal(np.asarray(found.train.x), wanted)
+        np.testing.assert_array_equal(found.train.label, np.arange(9) % 3)
+    with pytest.raises(BadInput, match='tiny have many sizes.*data.size'):
+        data.load('tiny', dir=str(tmp_path))
+
+
+# Caches
+
+
+@pytest.mark.parametrize('part', ['image', 'label', 'sum'])
+def test_flipped_bit_is_named_and_the_cache_made_again(tmp_path, capsys, part):
+    store(tmp_path, counts=(20, 5))
+    wanted = np.array([image(i) for i in range(20)])
+    data.load('tiny', dir=str(tmp_path))
+    file = tmp_path / 'tiny' / '1.0.0' / f'gen_jax-train-{part}.npy'
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 4
+    file.write_bytes(content)
+    capsys.readouterr()
+    np.testing.assert_array_equal(data.load('tiny', dir=str(tmp_path)).train.x, wanted)
+    out = capsys.readouterr().out
+    assert 'gen_jax-train-image.npy' in out and 'is damaged; making it again' in out
+    data.load('tiny', dir=str(tmp_path))
+    assert capsys.readouterr().out == ''
+
+
+def test_flipped_bit_of_a_stream_stops_the_run_which_then_goes_on(tmp_path, capsys):
+    store(tmp_path / 'data')
+    config = config_of(tmp_path / 'data')
+    config.epochs = 1
+    train.train(config, tmp_path / 'run')
+    file = tmp_path / 'data' / 'tiny' / '1.0.0' / 'gen_jax-train-image.npy'
+    content = bytearray(file.read_bytes())
+    content[128 + 64 * 200 + 7] ^= 1
+    file.write_bytes(content)
+    config.epochs = 3
+    with pytest.raises(BadInput, match='gen_jax-train-image.npy was damaged.*same command'):
+        train.train(config, tmp_path / 'run')
+    train.train(config, tmp_path / 'run')
+    assert 'decoding 333 images' in capsys.readouterr().out
+    assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['epochs'] == 3
+
+
+def child(environment, *words):
+    return subprocess.Popen([sys.executable, __file__, *map(str, words)], env=environment,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_at_once_make_one_cache(tmp_path, environment):
+    store(tmp_path)
+    both = [child(environment, 'decode', tmp_path) for _ in range(2)]
+    said = [c.communicate(timeout=120) for c in both]
+    assert [c.returncode for c in both] == [0, 0], said
+    sums = [int(sum(image(i).astype(int).sum() + i % 3 for i in range(n))) for n in (TRAIN, TEST)]
+    assert [json.loads(out.splitlines()[-1]) for out, _ in said] == [sums, sums]
+    assert not list(tmp_path.rglob('*.part'))
+
+
+def test_memory_is_bounded_by_the_limit(tmp_path, environment):
+    """A set four times the limit, in four epochs."""
+    flat = [png(np.full((64, 64, 3), i, np.uint8)) for i in range(16)]
+    store(tmp_path, (64, 64, 3), (13_056, 128), flat)  # 102 batches
+    out, err = child(environment, 'memory', f'{tmp_path}:40').communicate(timeout=120)
+    found = json.loads(out.splitlines()[-1]) if out else err
+    assert found['bytes'] >= 4 * 40 and found['chunk'] > 40 / streams.CHUNKS - 2
+    assert found['grown'] < 40, found
+
+
+# Buckets
+
+
+@pytest.fixture
+def bucket(tmp_path_factory, monkeypatch):
+    """gs://bucket is a folder with a small set: for Python by fsspec, for array_record by HTTP."""
+    folder = store(tmp_path_factory.mktemp('bucket'), counts=(12, 5))
+    import fsspec
+    from fsspec.implementations.local import LocalFileSystem
+    from etils import epath
+
+    class Bucket(LocalFileSystem):
+        protocol = 'gs', 'gcs'
+        cachable = False
+
+        def __init__(self, **_):
+            super().__init__()
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            path = os.fspath(path)
+            return path.replace('gs://bucket', str(folder)).rstrip('/')
+
+    class Handler(server.BaseHTTPRequestHandler):
+        protocol_version = 'HTTP/1.1'
+
+        def do_GET(self):
+            name = re.search(r'tiny-\w+\.array_record-\d+-of-\d+', self.path)[0]
+            content = next(folder.rglob(name)).read_bytes()
+            asked = re.fullmatch(r'bytes=(\d*)-(\d*)', self.headers.get('Range') or 'bytes=0-')
+            first, last = (int(n) if n else None for n in asked.groups())
+            first = max(0, len(content) - last) if first is None else first
+            last = len(content) - 1 if last is None or asked[1] == '' else min(
+                last, len(content) - 1)
+            self.send_response(206)
+            self.send_header('Content-Range', f'bytes {first}-{last}/{len(content)}')
+            self.send_header('Content-Length', str(last + 1 - first))
+            self.end_headers()
+            self.wfile.write(content[first:last + 1])
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setattr(server.ThreadingHTTPServer, 'handle_error', lambda *_: None)
+    httpd = server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    monkeypatch.setenv('CLOUD_STORAGE_EMULATOR_ENDPOINT', f'http://127.0.0.1:{httpd.server_port}')
+    monkeypatch.setenv('EPATH_USE_TF', 'false')
+    fsspec.register_implementation('gs', Bucket, clobber=True)
+    fsspec.register_implementation('gcs', Bucket, clobber=True)
+    epath.backend.fsspec_backend._get_filesystem.cache_clear()
+    yield 'gs://bucket'
+    httpd.shutdown()
+    httpd.server_close()
+
+
+@pytest.mark.parametrize('cache', [True, False])
+def test_set_in_a_bucket_is_read_and_cached_here(bucket, tmp_path, monkeypatch, cache):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    found = data.load('tiny', dir=bucket, memory_limit=.0001, cache=cache)
+    rows = np.array([0, 7, 11])
+    np.testing.assert_array_equal(found.train.x[rows], [image(i) for i in rows])
+    np.testing.assert_array_equal(found.test.label, np.arange(5) % 3)
+    kept = sorted(p.name for p in tmp_path.rglob('*.npy'))
+    assert kept == [f'gen_jax-{split}-{part}.npy' for split in ('test', 'train')
+                    for part in ('image', 'label', 'sum')] * cache
+    assert not kept or (tmp_path / 'gen_jax' / 'tiny' / '1.0.0').is_dir()
+
+
+def test_bucket_that_cannot_be_read_is_named(monkeypatch):
+    with pytest.raises(BadInput, match=r's3://nowhere cannot be read.*s3fs'):
+        data.load('mnist', dir='s3://nowhere')
+
+
+if __name__ == '__main__':
+    dict(decode=decode_at_once, memory=memory)[sys.argv[1]](sys.argv[2])
