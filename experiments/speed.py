@@ -4,6 +4,7 @@
     python experiments/speed.py --data_dir=DIR --peer="PYTHON torch_peers.py IDX_IMAGES.gz"
     python experiments/speed.py --data_dir=DIR --sweep=8
     python experiments/speed.py --data_dir=DIR --profile [--models=dcgan]
+    python experiments/speed.py --data_dir=DIR --models=conv_ae --memory_limit=10 [--decode]
 
 The models are those of configs/, trained as `gen_jax.main` does, each in a process of its own:
 conv_ae, the survey's autoencoder, mlp_vae, 784-400-20, and dcgan, here with batch normalisation in
@@ -17,11 +18,13 @@ which the workdir (runs/speed-mnist, speed-peer or speed-sweep) keeps.
 With --peer, a command that takes --images, --models, --ways, --repeats and prints such lines, both
 run alternately, --rounds times each, and a last line a model gives the ratio of the best epochs:
 {"model", "ratio", "seconds", "peer", "way"}.  Machines are noisy: trust the ratio, not the seconds.
-With --sweep=N, N mlp_vaes of different seeds together, see gen_jax.sweep, and one by itself.
 With --profile, milliseconds a step of each kind of operation, by XLA's own profile.  On two cores
 (--profile --images=1280) matrix products, which XLA calls ynn_fusion and dot, are 86 of dcgan's 113
 ms, at what the cores can do (share): of PyTorch's time, with the same products, no more than the
 rest can be saved.  Of conv_ae's 16 ms they are 7, and the rest moves data: patches, pooling, ReLU.
+With a --memory_limit of fewer megabytes than the images take they are streamed: from the cache, or
+with --decode from the PNGs, by --workers processes.  With --sweep=N, N mlp_vaes of different seeds
+together, see gen_jax.sweep, and one by itself.
 """
 import argparse
 import collections
@@ -60,6 +63,7 @@ def prepared(model: str, a: argparse.Namespace) -> train.Run:
     file = Path(__file__).parents[1] / 'configs' / f'{name}.py'
     config = runpy.run_path(str(file))['get_config'](dataset)
     config.data.dir, config.batch, config.precision = a.data_dir, a.batch, a.precision
+    config.data.update(memory_limit=a.memory_limit, cache=not a.decode, workers=a.workers)
     config.update_from_flattened_dict(changed)
     run = train.prepare(config)
     images = min(a.images, len(run.data.train.x)) // config.batch * config.batch
@@ -131,6 +135,8 @@ def alone(model: str, a: argparse.Namespace) -> dict:
     """The line of a model by a process of its own, whose memory and start are its own too."""
     words = [sys.executable, __file__, '--one', f'--models={model}', f'--batches={a.batch}',
              f'--images={a.images}', f'--repeats={a.repeats}', f'--precision={a.precision}',
+             f'--memory_limit={a.memory_limit}', f'--workers={a.workers}',
+             *(['--decode'] if a.decode else []),
              f'--since={time.time()}', *([f'--data_dir={a.data_dir}'] if a.data_dir else [])]
     return json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
@@ -198,6 +204,9 @@ def flags() -> argparse.Namespace:
     p.add_argument('--batches', default='128')
     p.add_argument('--precision', default='default', choices=train.PRECISIONS)
     p.add_argument('--repeats', type=int, default=3)
+    p.add_argument('--memory_limit', type=float, default=8000., help='data.memory_limit')
+    p.add_argument('--decode', action='store_true', help='without data.cache')
+    p.add_argument('--workers', type=int, default=0, help='data.workers')
     p.add_argument('--peer')
     p.add_argument('--ways', default='eager,channels_last,compile', help='of the peer')
     p.add_argument('--rounds', type=int, default=3)

@@ -79,7 +79,7 @@ def store(folder, shape=SHAPE, counts=(TRAIN, TEST), encoded=None):
     return folder
 
 
-def config_of(folder, name='vae', **changed):
+def config_of(folder, name='ae', **changed):
     config = train.defaults(name, 'tiny', kind='mlp', width=(16,), latent=4)
     config.data.update(dict(dir=str(folder), memory_limit=LIMIT) | changed)
     config.batch = config.eval.batch = BATCH
@@ -148,8 +148,8 @@ def tiny(tmp_path_factory):
 
 
 @functools.cache
-def run_of(folder, name='vae', **data):
-    return train.prepare(config_of(folder, name, **data))
+def run_of(folder, name='ae', **changed):
+    return train.prepare(config_of(folder, name, **changed))
 
 
 def fresh(run):
@@ -184,12 +184,9 @@ def test_rows_are_read_when_they_are_indexed():
     np.testing.assert_array_equal(jnp.asarray(part), x[6:12])
 
 
-@pytest.mark.parametrize('workers', [0, 2])
-@pytest.mark.parametrize('most', [1, 5])
+@pytest.mark.parametrize('workers, most', [(0, 1), (0, 5), (2, 5)])
 def test_all_are_read_ahead_in_their_order_from_anywhere(workers, most):
     flags.FLAGS.mark_as_parsed()
-    if workers and most == 1:
-        pytest.skip('one start of processes is enough')
     rows = Batch(np.arange(40), np.arange(40) % 7)
     source = streams.Batches(rows, lambda i: np.array([i, 2 * i]), 20)
     found = list(streams.ahead(source, 6, workers=workers, most=most))
@@ -305,7 +302,7 @@ def test_each_epoch_shows_each_example_at_most_once(tiny):
 @pytest.mark.parametrize('stop', [2, 6, 33, 40])
 def test_run_that_is_stopped_anywhere_goes_on_bit_by_bit(tiny, tmp_path, stop):
     """From a checkpoint, with a stream of its own, that reads nothing of what came before."""
-    run = run_of(tiny, binarize='dynamic')
+    run = run_of(tiny, 'vae', binarize='dynamic')
     whole = by_path(trained_for(run)[0]._asdict())
     trainer, state = train.Trainer(run), fresh(run)
     while int(state.step) < stop:
@@ -338,12 +335,11 @@ def test_run_in_two_commands_is_the_run_in_one(tiny, tmp_path):
     same_runs(one, other)
 
 
-def test_limit_and_workers_may_change_between_two_commands(tiny, tmp_path):
-    for epochs, limit, workers in (1, LIMIT, 0), (2, 100., 1):
-        config = config_of(tiny, memory_limit=limit, workers=workers)
-        config.epochs = epochs
-        train.train(config, tmp_path)
-    assert json.loads((tmp_path / 'summary.json').read_text())['steps'] == 66
+def test_what_is_of_this_machine_may_change_between_two_commands(tiny, tmp_path):
+    train.claim(tmp_path, config_of(tiny))
+    train.claim(tmp_path, config_of(tiny, memory_limit=100., workers=1, cache=False))
+    with pytest.raises(BadInput, match='data.binarize'):
+        train.claim(tmp_path, config_of(tiny, binarize='dynamic'))
 
 
 def test_worker_processes_decode_what_the_cache_has(tiny):
@@ -395,17 +391,15 @@ def test_collected_are_the_rows_of_all(tiny):
             np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
-def test_streamed_run_is_evaluated_sampled_and_reconstructed(tiny, tmp_path, capsys):
-    config = config_of(tiny)
-    config.eval.update(k=3, metrics='nll,units,probe,frechet,information')
-    config.sampler = 'gmm'
+def test_streamed_run_is_evaluated(tiny, tmp_path, capsys):
+    config = config_of(tiny, 'vae')
+    config.epochs, config.eval.metrics = 1, 'units,frechet'
     train.train(config, tmp_path)
-    for mode in trained.MODES:
-        trained.use(config, tmp_path, mode)
+    trained.use(config, tmp_path, 'evaluate')
     assert f'{TEST} test examples' in capsys.readouterr().out
     found = json.loads((tmp_path / 'summary.json').read_text())['metrics']
     assert all(np.isfinite(found[f'test/{k}']) for k in
-               ('nll', 'active_units', 'frechet_pixels', 'loss'))
+               ('active_units', 'frechet_pixels', 'loss'))
 
 
 # Bad input

@@ -23,10 +23,10 @@ class Dataset(NamedTuple):
     """train and test: Batches of stored arrays, uint8 for images (n, h, w, c), streams.Rows where
     these are more than fits into memory, float32 for vectors, int32 for characters (n, t) and for
     what is drawn when seen (n,); prepare: (stored batch, key) -> Batch as models see it, images as
-    float32 in [0, 1], a traced function; read: characters ->
-    str, and write, its inverse, where examples are text; factors: name -> number of values, in the
-    order of the grid, whose places are those of np.ravel_multi_index; mixture: the density of
-    points, where it is known; stacked: whether an example is three of the stored ones."""
+    float32 in [0, 1], a traced function; read: characters -> str, and write, its inverse, where
+    examples are text; factors: name -> number of values, in the order of the grid, whose places are
+    those of np.ravel_multi_index; mixture: the density of points, where it is known; stacked:
+    whether an example is three of the stored ones."""
     train: Batch
     test: Batch
     prepare: Callable[[Batch, Array], Batch]

@@ -63,6 +63,7 @@ def ahead(source, first: int = 0, *, workers: int = 0, most: int = READERS) -> I
     """source[first], source[first + 1], ... to the end, up to `most` of which are read ahead: by so
     many worker processes, or without any by threads."""
     import grain
+    workers = workers if len(source) > first + 1 else 0  # one alone is not worth a process
     threads = 0 if workers else min(READERS, most)
     found = grain.MapDataset.source(source)[first:].to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=most if threads else 0))
