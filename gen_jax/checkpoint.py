@@ -60,7 +60,7 @@ def restore(folder: Path, like: State, *, best: str | None = None, say=print) ->
                 'trying the one before it')
     if steps and state is None:
         raise BadInput(f'no checkpoint in {folder} can be read; move it away to start anew')
-    for path in damaged:
+    for path in damaged if jax.process_index() == 0 else ():
         shutil.rmtree(path)
     return state
 

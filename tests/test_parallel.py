@@ -23,6 +23,8 @@ MODES = 'jit', 'shard_map', 'pmap'
 NOISY = 'vae', 'gan', 'vaegan', 'colorize', 'deepfake', 'text'
 SAVED = [('ae', 'jit'), ('vae', 'shard_map'), ('gan', 'pmap'), ('classifier', 'pmap'),
          ('deepfake', 'shard_map')]
+WIDE = dict(kind='mlp', width=(64,), latent=8)  # so that there is something to split
+FSDP = dict(ae=dict(norm='group'), vae=dict(norm='batch'), gan=dict(norm='spectral', average=.9))
 NOISELESS = [('ae', 'none', 'conv'), ('ae', 'none', 'mlp'), ('ae', 'group', 'mlp'),
              ('contractive', 'none', 'mlp'), ('classifier', 'none', 'mlp')]
 GANS = {f'gan-{norm}': dict(norm=norm, kind='conv' if norm == 'instance' else 'mlp', width=(8,))
@@ -78,23 +80,47 @@ def alone(config, steps):
 
 def together(config, steps):
     """The same on all devices, by the layout of the config."""
+    import jax
     from gen_jax import train
     run = train.prepare(config)
-    state, metrics, bad = train.Trainer(run).call(run.state, steps)
+    trainer, sizes = train.Trainer(run), [leaf.size for leaf in jax.tree.leaves(run.state)]
+    state, metrics, bad = trainer.call(run.state, steps)
+    used = trainer.compiled[steps].memory_analysis()
     assert int(bad) == -1
     tested = {}
     for name, value in train.evaluator(run)(state).items():
         tested.setdefault(name.split('/')[1], []).append(value)
     return by_path(dict(state=state._asdict(), train=metrics)) | {
         f"['test']['{k}']": np.array(v if len(v) > 1 else v[0]) for k, v in tested.items()
-    } | dict(devices=np.array(len(state.step.devices())), replicas=np.array(spread(state)))
+    } | dict(devices=np.array(len(state.step.devices())), replicas=np.array(spread(state)),
+             sizes=np.array(sizes), held=held(state), bytes=np.array(
+                 used.argument_size_in_bytes + used.temp_size_in_bytes))
 
 
 def spread(state):
-    """How many arrays of a state are not the same, bit by bit, on every device."""
+    """How many arrays of a state are not the same, bit by bit, on every device that holds them, or
+    that part of them."""
     import jax
-    return sum(len({np.asarray(s.data).tobytes() for s in leaf.addressable_shards}) > 1
+    return sum(len({(str(s.index), np.asarray(s.data).tobytes()) for s in leaf.addressable_shards})
+               > len({str(s.index) for s in leaf.addressable_shards})
                for leaf in jax.tree.leaves(state))
+
+
+def held(state):
+    """The share of each array of a state that one device holds."""
+    import jax
+    return np.array([leaf.addressable_shards[0].data.size / max(leaf.size, 1)
+                     for leaf in jax.tree.leaves(state)])
+
+
+def born():
+    """A wide state made under fsdp, with nothing sent from one device to another."""
+    import jax
+    from gen_jax import train
+    run = train.prepare(config_of('vae', 'fsdp', **WIDE))
+    args = run.layout.place((run.key, train.seen(run.data, run.key)))
+    with jax.transfer_guard_device_to_device('disallow_explicit'):
+        return dict(held=held(run.layout.born(run.model.init, *args)))
 
 
 def saved(config, folder):
@@ -155,6 +181,11 @@ def child(folder):
                 keep(f'{name}-saved-{mode}', saved, config, folder / f'{name}-{mode}')
             if mode != 'jit' and name in NOISY:
                 keep(f'{name}-noise-{mode}', together, config, STEPS)
+    keep('born', born)
+    for name, hyper in FSDP.items():
+        keep(f'{name}-fsdp-alone', alone, config_of(name, **WIDE, **hyper), STEPS)
+        for mode in 'jit', 'fsdp':
+            keep(f'{name}-fsdp-{mode}', together, config_of(name, mode, **WIDE, **hyper), STEPS)
     for label, hyper in GANS.items():
         config = config_of('gan', **hyper)
         keep(f'{label}-alone', alone, config, STEPS)
@@ -233,6 +264,21 @@ def test_jit_over_eight_devices_pairs_and_packs_what_one_does(results):
     shared, single = (results(f'gan-options-{how}') for how in ('jit', 'alone'))
     equals_one_device(but_last_bias(shared), but_last_bias(single))
     assert len(shared) - len(but_last_bias(shared)) == 3  # the bias, and Adam's two moments
+
+
+@pytest.mark.parametrize('name', FSDP)
+def test_fsdp_over_eight_devices_equals_one_and_holds_an_eighth(results, name):
+    shared, whole = results(f'{name}-fsdp-fsdp'), results(f'{name}-fsdp-jit')
+    equals_one_device(shared, results(f'{name}-fsdp-alone'))
+    large = shared['sizes'] >= 1024
+    assert large.any() and (shared['held'] == np.where(large, 1 / DEVICES, 1)).all()
+    assert (whole['held'] == 1).all()
+    saved = 4 * shared['sizes'][large].sum() * (1 - 1 / DEVICES)
+    assert shared['bytes'] < whole['bytes'] - .9 * saved
+
+
+def test_fsdp_states_are_born_in_parts(results):
+    assert (results('born')['held'] == 1 / DEVICES).any()
 
 
 @pytest.mark.parametrize('mode', ['shard_map', 'pmap'])

@@ -6,7 +6,7 @@ import time
 import jax
 from ml_collections import ConfigDict
 
-from gen_jax import checkpoint, loop, record
+from gen_jax import checkpoint, loop, parallel, record
 from gen_jax.data import points
 from gen_jax.train.draw import can_reconstruct, draw, samples, shown
 from gen_jax.train.run import (
@@ -56,12 +56,12 @@ class Trainer:
 
 def train(config: ConfigDict, workdir: Path) -> None:
     """Trains until config.epochs, from the newest checkpoint in workdir where there is one."""
-    run = prepare(config)
+    run = parallel.together(prepare, config)
     claim(workdir, config)
     state = checkpoint.restore(workdir / 'checkpoints', run.state)
     saves = checkpoint.manager(workdir / 'checkpoints', best=config.eval.best)
     epoch = 0 if state is None else int(state.step) // run.per_epoch
-    if min(epoch, summary(workdir).get('epochs', 0)) >= config.epochs:
+    if parallel.anywhere(min(epoch, summary(workdir).get('epochs', 0)) >= config.epochs):
         print(f'this run is finished: {epoch} epochs, see {workdir}/summary.json; '
               'for more, raise --config.epochs')
         return
@@ -107,7 +107,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     saves.wait_until_finished()
     summarise(epoch)
     curves = record.curves(workdir / 'images' / 'curves.png', log.lines)
-    drawn = [curves, *draw(run, state, workdir)]
+    drawn = [curves, *draw(run, parallel.local(state), workdir)]
     log.close()
     saves.close()
     print('pictures: ' + ', '.join(str(p) for p in drawn))

@@ -10,9 +10,10 @@ import types
 import typing
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict, config_dict
 
-from gen_jax import models, record
+from gen_jax import models, parallel, record
 from gen_jax.types import BadInput
 
 FREE = 'epochs', 'eval', 'data.dir', 'sampler'  # may differ between two commands on one workdir
@@ -33,7 +34,7 @@ def defaults(model: str, dataset: str, **changed) -> ConfigDict:
     assert not changed, f'make of {model} has no {", ".join(changed)}'
     return ConfigDict(dict(
         seed=0, epochs=10, batch=128,
-        parallel='jit',   # or shard_map, pmap
+        parallel='jit',   # or fsdp, shard_map, pmap
         scan=0,           # steps in one compiled call; 0: a whole epoch
         precision='default',  # of matrix products in training; or float32, tensorfloat32, bfloat16
         init='',          # a trained run's workdir, whose encoder to start from
@@ -63,7 +64,21 @@ def near(word: str, known) -> str:
 
 
 def claim(workdir: Path, config: ConfigDict) -> None:
-    """Makes workdir this config's.  Raises BadInput where it is another's or cannot be written."""
+    """Makes workdir this config's, the first of several processes before the others look.  Raises
+    BadInput where it is another's, cannot be written, or is not the same place for all."""
+    parallel.together(lambda: jax.process_index() or own(workdir, config))
+    parallel.together(lambda: jax.process_index() and look(workdir, config))
+
+
+def look(workdir: Path, config: ConfigDict) -> None:
+    theirs = stored_config(workdir)
+    if theirs is None:
+        raise BadInput(f'workdir {workdir} is not seen by every process; give one on a disk that '
+                       'they share, by --workdir')
+    match(workdir, theirs, json.loads(config.to_json()))
+
+
+def own(workdir: Path, config: ConfigDict) -> None:
     file, ours = workdir / 'config.json', json.loads(config.to_json())
     theirs = stored_config(workdir)
     if theirs is not None:
