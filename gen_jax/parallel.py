@@ -11,6 +11,7 @@ import math
 import os
 import socket
 import threading
+import time
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -94,6 +95,7 @@ def watched():
     except (jax.errors.JaxRuntimeError, TimeoutError) as e:  # orbax' own is the second
         if jax.process_count() == 1:
             raise
+        time.sleep(2 * (jax.process_index() == 0))  # JAX ends all where the first is gone
         raise Lost(f'the processes can no longer compute together ({str(e).splitlines()[0]}); the '
                    'same command in all of them goes on from the newest checkpoint') from None
 

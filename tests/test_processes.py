@@ -137,16 +137,17 @@ def test_four_processes_train_a_gan_as_one_does(start, tmp_path):
 
 def test_one_of_four_dies_and_the_others_end(start, tmp_path):
     flags = '--config=configs/vae.py', *SMALL, f'--workdir={tmp_path}/run'
-    processes = start(4, *flags, '--config.epochs=100000', patience=10)
+    processes = start(4, *flags, '--config.epochs=100000')
     while not (tmp_path / 'run' / 'metrics.jsonl').exists() or len(lines(tmp_path / 'run')) < 3:
         assert all(process.poll() is None for process in processes), ends(processes)
         time.sleep(.1)
     processes[2].send_signal(signal.SIGKILL)
     since = time.monotonic()
     results = ends(processes)
-    assert time.monotonic() - since < 20
+    assert time.monotonic() - since < 30  # half of --patience
     for result in (results[0], results[1], results[3]):
-        assert result.code > 0 and 'process' in result.err, results
+        assert result.code and 'gen_jax: the processes can no longer' in result.err, results
+        assert 'goes on from the newest checkpoint' in result.err
     alone(tmp_path / 'run', tmp_path / 'run', epochs=5)
     is_whole(tmp_path / 'run', 5, events=2)
 
