@@ -59,6 +59,8 @@ def finish(manager) -> None:
 def _written():
     try:
         yield
+    except (TimeoutError, jax.errors.JaxRuntimeError):  # of other processes
+        raise
     except Exception as e:  # of types that its layers choose, with the system's words in them
         number = re.search(r"os_error_code='(\d+)'", str(e))
         number = getattr(e, 'errno', None) or int(number[1] if number else errno.EIO)
@@ -96,7 +98,7 @@ def restore(folder: Path, like: State, *, best: str | None = None, say=print) ->
                 'trying the one before it')
     if steps and state is None:
         raise BadInput(f'no checkpoint in {folder} can be read; move it away to start anew')
-    for path in damaged:
+    for path in damaged if jax.process_index() == 0 else ():
         shutil.rmtree(path)
     return state
 

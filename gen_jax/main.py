@@ -7,7 +7,7 @@ import sys
 from absl import flags, logging
 from ml_collections import config_flags
 
-from gen_jax import train, trained
+from gen_jax import parallel, train, trained
 from gen_jax.data import stored
 from gen_jax.types import BadInput
 
@@ -15,6 +15,14 @@ FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file('config', None, 'configs/NAME.py[:DATASET]')
 WORKDIR = flags.DEFINE_string('workdir', None, 'where the run is kept; default: runs/NAME-DATASET')
 MODE = flags.DEFINE_enum('mode', 'train', ('train', *trained.MODES), 'what to do')
+DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'compute with the other processes of this '
+                                'TPU pod or Slurm job, in which the same command is started')
+COORDINATOR = flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0, to compute with '
+                                  'processes elsewhere')
+PROCESS = flags.DEFINE_integer('process', None, 'which of the processes this is, from 0')
+PROCESSES = flags.DEFINE_integer('processes', None, 'how many there are')
+PATIENCE = flags.DEFINE_integer('patience', 100, 'seconds of silence after which another process '
+                                'is held to be dead', lower_bound=1)
 
 
 def parse(argv):
@@ -60,15 +68,23 @@ def unknown_key(argv) -> str | None:
     return None
 
 
+def join():
+    """Joins the other processes, where the flags speak of them."""
+    given = COORDINATOR.value, PROCESS.value, PROCESSES.value
+    if DISTRIBUTED.value or given != (None, None, None):
+        parallel.join(*given, PATIENCE.value)
+
+
 def main(argv):
     config = CONFIG.value
     workdir = Path(WORKDIR.value or
                    f'runs/{Path(source(argv).split(":")[0]).stem}-'
                    f'{config.data.name.replace(":", "-")}')
-    if MODE.value == 'train':
-        train.train(config, workdir)
-    else:
-        trained.use(config, workdir, MODE.value)
+    with parallel.watched():
+        if MODE.value == 'train':
+            train.train(config, workdir)
+        else:
+            trained.use(config, workdir, MODE.value)
 
 
 def guarded(argv):
@@ -76,15 +92,20 @@ def guarded(argv):
     where all is saved."""
     try:
         parse(argv)
+        join()
         main(argv)
     except BadInput as e:
         print(f'gen_jax: {e}', file=sys.stderr)
         return 1
     except train.Stopped as e:
         print(e)
+    except parallel.Lost as e:
+        print(f'gen_jax: {e}', file=sys.stderr, flush=True)
+        return parallel.leave(1)
     except KeyboardInterrupt:
-        print('\nstopped; the same command goes on from the newest checkpoint', file=sys.stderr)
-        return 130
+        print('\nstopped; the same command goes on from the newest checkpoint', file=sys.stderr,
+              flush=True)
+        return parallel.leave(130)
     return 0
 
 

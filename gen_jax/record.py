@@ -1,11 +1,22 @@
-"""What a run leaves behind: metrics.jsonl, TensorBoard events, summary.json, pictures."""
+"""What a run leaves behind: metrics.jsonl, TensorBoard events, summary.json, pictures; of several
+processes the first writes it."""
+import functools
 import json
 import os
 from pathlib import Path
 import sys
 import time
 
+import jax
 import numpy as np
+
+
+def once(write):
+    """write(file, ...), but by the first process alone."""
+    @functools.wraps(write)
+    def written(file: Path, *args, **options):
+        return file if jax.process_index() else write(file, *args, **options)
+    return written
 
 
 def flat(metrics, prefix: str) -> dict[str, float]:
@@ -20,11 +31,22 @@ def flat(metrics, prefix: str) -> dict[str, float]:
     return named
 
 
-def write_json(file: Path, content) -> None:
+@once
+def write(file: Path, text: str) -> None:
     """The file as a whole or not at all."""
     part = file.with_suffix('.part')
-    part.write_text(json.dumps(content, indent=1) + '\n')
+    part.write_text(text)
     os.replace(part, file)
+
+
+def write_json(file: Path, content) -> None:
+    write(file, json.dumps(content, indent=1) + '\n')
+
+
+@once
+def append(file: Path, line: dict) -> None:
+    with file.open('a') as f:
+        f.write(json.dumps(line) + '\n')
 
 
 def read_lines(file: Path, *counts: str) -> list[dict]:
@@ -53,15 +75,13 @@ class Record:
         self.file = workdir / 'metrics.jsonl'
         self.lines = [line for line in read_lines(self.file, 'step', 'epoch')
                       if line['step'] <= step]
-        part = self.file.with_suffix('.part')
-        part.write_text(''.join(json.dumps(line) + '\n' for line in self.lines))
-        os.replace(part, self.file)
-        self.events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+        write(self.file, ''.join(json.dumps(line) + '\n' for line in self.lines))
+        self.events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None,
+                                    write_to_disk=jax.process_index() == 0)
 
     def metrics(self, step: int, epoch: int, named: dict[str, float]) -> None:
         self.lines.append(dict(step=step, epoch=epoch, **named))
-        with self.file.open('a') as f:
-            f.write(json.dumps(self.lines[-1]) + '\n')
+        append(self.file, self.lines[-1])
         for name, value in named.items():
             self.events.add_scalar(name, value, step)
 
@@ -142,6 +162,7 @@ def show(axes, examples: np.ndarray, columns: int, title: str) -> None:
         axes.set(xlabel='first dimension', ylabel='second')
 
 
+@once
 def pictures(file: Path, parts: dict[str, np.ndarray | None], columns: int) -> Path:
     """One PNG with a titled panel for each part, examples (n, ...) in [0, 1] or vectors.
 
@@ -170,6 +191,7 @@ def pictures(file: Path, parts: dict[str, np.ndarray | None], columns: int) -> P
     return file
 
 
+@once
 def texts(file: Path, parts: dict[str, list[str]], shown: int = 8) -> Path:
     """Each example's texts one below the other, under their titles; the first are printed too."""
     wide = max(map(len, parts))
@@ -181,6 +203,7 @@ def texts(file: Path, parts: dict[str, list[str]], shown: int = 8) -> Path:
     return file
 
 
+@once
 def curves(file: Path, lines: list[dict]) -> Path:
     """The metrics over the epochs, one panel for each name, training beside test."""
     file.parent.mkdir(parents=True, exist_ok=True)

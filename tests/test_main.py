@@ -580,7 +580,7 @@ BAD = dict(
                        ['latnt', 'latent']),
     key_with_a_space=([VAE, '--config.model.latnt', '3'], ['latnt', 'latent']),
     mode=([VAE, '--mode=trian'], ['trian', 'train']),
-    parallel=([VAE, '--config.parallel=jitt'], ['jitt', 'jit, shard_map, pmap']),
+    parallel=([VAE, '--config.parallel=jitt'], ['jitt', 'jit, fsdp, shard_map, pmap']),
     type_of_value=([VAE, '--config.batch=many'], ['batch', 'many']),
     type_of_hole=(['--config=configs/ae.py', '--config.model.latent=x'], ['latent', 'x']),
     fraction_for_a_count=([VAE, '--config.epochs=1.5'], ['epochs', '1.5']),

@@ -8,6 +8,7 @@ import pkgutil
 import subprocess
 import sys
 import traceback
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,7 +23,9 @@ MODES = 'jit', 'shard_map', 'pmap'
 # noise, games of two and of three, codes or batches of their own
 NOISY = 'vae', 'gan', 'vaegan', 'colorize', 'deepfake', 'text'
 SAVED = [('ae', 'jit'), ('vae', 'shard_map'), ('gan', 'pmap'), ('classifier', 'pmap'),
-         ('deepfake', 'shard_map')]
+         ('deepfake', 'shard_map'), ('vae', 'fsdp')]
+WIDE = dict(kind='mlp', width=(64,), latent=8)  # so that there is something to split
+FSDP = dict(ae=dict(norm='group'), vae=dict(norm='batch'), gan=dict(norm='spectral', average=.9))
 NOISELESS = [('ae', 'none', 'conv'), ('ae', 'none', 'mlp'), ('ae', 'group', 'mlp'),
              ('contractive', 'none', 'mlp'), ('classifier', 'none', 'mlp')]
 GANS = {f'gan-{norm}': dict(norm=norm, kind='conv' if norm == 'instance' else 'mlp', width=(8,))
@@ -78,23 +81,47 @@ def alone(config, steps):
 
 def together(config, steps):
     """The same on all devices, by the layout of the config."""
+    import jax
     from gen_jax import train
     run = train.prepare(config)
-    state, metrics, bad = train.Trainer(run).call(run.state, steps)
+    trainer, sizes = train.Trainer(run), [leaf.size for leaf in jax.tree.leaves(run.state)]
+    state, metrics, bad = trainer.call(run.state, steps)
+    used = trainer.compiled[steps].memory_analysis()
     assert int(bad) == -1
     tested = {}
     for name, value in train.evaluator(run)(state).items():
         tested.setdefault(name.split('/')[1], []).append(value)
     return by_path(dict(state=state._asdict(), train=metrics)) | {
         f"['test']['{k}']": np.array(v if len(v) > 1 else v[0]) for k, v in tested.items()
-    } | dict(devices=np.array(len(state.step.devices())), replicas=np.array(spread(state)))
+    } | dict(devices=np.array(len(state.step.devices())), replicas=np.array(spread(state)),
+             sizes=np.array(sizes), held=held(state), bytes=np.array(
+                 used.argument_size_in_bytes + used.temp_size_in_bytes))
 
 
 def spread(state):
-    """How many arrays of a state are not the same, bit by bit, on every device."""
+    """How many arrays of a state are not the same, bit by bit, on every device that holds them, or
+    that part of them."""
     import jax
-    return sum(len({np.asarray(s.data).tobytes() for s in leaf.addressable_shards}) > 1
+    return sum(len({(str(s.index), np.asarray(s.data).tobytes()) for s in leaf.addressable_shards})
+               > len({str(s.index) for s in leaf.addressable_shards})
                for leaf in jax.tree.leaves(state))
+
+
+def held(state):
+    """The share of each array of a state that one device holds."""
+    import jax
+    return np.array([leaf.addressable_shards[0].data.size / max(leaf.size, 1)
+                     for leaf in jax.tree.leaves(state)])
+
+
+def born():
+    """A wide state made under fsdp, with no array put onto the devices."""
+    import jax
+    from gen_jax import train
+    run = train.prepare(config_of('vae', 'fsdp', **WIDE))
+    args = run.layout.place((run.key, train.seen(run.data, run.key)))
+    with mock.patch.multiple(jax, device_put=None, make_array_from_callback=None):
+        return dict(held=held(run.layout.born(run.model.init, *args)))
 
 
 def saved(config, folder):
@@ -111,13 +138,13 @@ def saved(config, folder):
     state, later = trainer.epoch(state)
     saves.wait_until_finished()
     restored = checkpoint.restore(folder, like)
-    assert int(restored.step) == run.per_epoch
+    assert int(restored.step) == run.per_epoch and (held(restored) == held(like)).all()
     again, relater = trainer.epoch(restored)
     one, other = by_path(state._asdict()), by_path(again._asdict())
     assert later == relater
     return dict(differ=np.array(sum(one[k].tobytes() != other[k].tobytes() for k in one)),
                 finite=np.isfinite(list((named | tested | later).values())),
-                replicas=np.array(spread(again)))
+                replicas=np.array(spread(again)), held=held(again))
 
 
 def shared(mode):
@@ -155,6 +182,13 @@ def child(folder):
                 keep(f'{name}-saved-{mode}', saved, config, folder / f'{name}-{mode}')
             if mode != 'jit' and name in NOISY:
                 keep(f'{name}-noise-{mode}', together, config, STEPS)
+    keep('born', born)
+    keep('vae-saved-fsdp', saved, config_of('vae', 'fsdp', norm='batch', **WIDE),
+         folder / 'vae-fsdp')
+    for name, hyper in FSDP.items():
+        keep(f'{name}-fsdp-alone', alone, config_of(name, **WIDE, **hyper), STEPS)
+        for mode in 'jit', 'fsdp':
+            keep(f'{name}-fsdp-{mode}', together, config_of(name, mode, **WIDE, **hyper), STEPS)
     for label, hyper in GANS.items():
         config = config_of('gan', **hyper)
         keep(f'{label}-alone', alone, config, STEPS)
@@ -235,6 +269,21 @@ def test_jit_over_eight_devices_pairs_and_packs_what_one_does(results):
     assert len(shared) - len(but_last_bias(shared)) == 3  # the bias, and Adam's two moments
 
 
+@pytest.mark.parametrize('name', FSDP)
+def test_fsdp_over_eight_devices_equals_one_and_holds_an_eighth(results, name):
+    shared, whole = results(f'{name}-fsdp-fsdp'), results(f'{name}-fsdp-jit')
+    equals_one_device(shared, results(f'{name}-fsdp-alone'))
+    large = shared['sizes'] >= 1024
+    assert large.any() and (shared['held'] == np.where(large, 1 / DEVICES, 1)).all()
+    assert (whole['held'] == 1).all()
+    saved = 4 * shared['sizes'][large].sum() * (1 - 1 / DEVICES)
+    assert shared['bytes'] < whole['bytes'] - .9 * saved
+
+
+def test_fsdp_states_are_born_in_parts(results):
+    assert (results('born')['held'] == 1 / DEVICES).any()
+
+
 @pytest.mark.parametrize('mode', ['shard_map', 'pmap'])
 @pytest.mark.parametrize('name, norm, kind', NOISELESS)
 def test_gradients_equal_one_device_without_noise(results, name, norm, kind, mode):
@@ -268,7 +317,7 @@ def test_every_device_holds_the_same_state(results, name):
 def test_run_with_batch_statistics_is_evaluated_saved_and_resumed(results, name, mode):
     found = results(f'{name}-saved-{mode}')
     assert found['finite'].all() and int(found['replicas']) == 0
-    assert int(found['differ']) == 0
+    assert int(found['differ']) == 0 and (found['held'] < 1).any() == (mode == 'fsdp')
 
 
 @pytest.mark.parametrize('mode', ['shard_map', 'pmap'])

@@ -6,7 +6,7 @@ import time
 import jax
 from ml_collections import ConfigDict
 
-from gen_jax import checkpoint, loop, record
+from gen_jax import checkpoint, loop, parallel, record
 from gen_jax.data import points
 from gen_jax.train.draw import can_reconstruct, draw, samples, shown
 from gen_jax.train.faults import Stopped, alone, asked_to_stop
@@ -96,7 +96,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     Raises BadInput for what does not fit together, for a workdir that cannot be written or is in
     use and for a loss that is not finite; Stopped after SIGINT or SIGTERM, when all is saved.
     """
-    run = prepare(config)
+    run = parallel.together(prepare, config)
     trainer, evaluate = Trainer(run), evaluator(run)
     with claim(workdir, config), asked_to_stop() as asked:
         while not follow(run, trainer, evaluate, workdir, asked):
@@ -110,7 +110,7 @@ def follow(run: Run, trainer: Trainer, evaluate, workdir: Path, asked: list[str]
     saves = checkpoint.manager(workdir / 'checkpoints', best=config.eval.best)
     first = 0 if state is None else int(state.step)
     epoch = first // run.per_epoch
-    if min(epoch, summary(workdir).get('epochs', 0)) >= config.epochs:
+    if parallel.anywhere(min(epoch, summary(workdir).get('epochs', 0)) >= config.epochs):
         print(f'this run is finished: {epoch} epochs, see {workdir}/summary.json; '
               'for more, raise --config.epochs')
         return True
@@ -158,17 +158,18 @@ def follow(run: Run, trainer: Trainer, evaluate, workdir: Path, asked: list[str]
                 summarise()
             examples = (int(state.step) - first) * config.batch
             progress(epoch, named, examples / (trainer.seconds - began))
-        if asked and epoch < config.epochs:
+        if epoch < config.epochs and parallel.anywhere(bool(asked)):
             if not due:
                 checkpoint.save(saves, state, trainer.so_far())
             checkpoint.finish(saves)
             log.close()
-            raise Stopped(f'stopped by {asked[0]} after step {int(state.step)}, which is saved; '
+            by = asked[0] if asked else 'another process'
+            raise Stopped(f'stopped by {by} after step {int(state.step)}, which is saved; '
                           'the same command goes on from there')
     checkpoint.finish(saves)
     summarise()
     curves = record.curves(workdir / 'images' / 'curves.png', log.lines)
-    drawn = [curves, *draw(run, state, workdir)]
+    drawn = [curves, *draw(run, parallel.local(state), workdir)]
     log.close()
     saves.close()
     print('pictures: ' + ', '.join(str(p) for p in drawn))

@@ -74,6 +74,8 @@ def room(workdir: Path):
     """Turns what writing raises, as on a full disk, into BadInput."""
     try:
         yield
+    except TimeoutError:  # is one too, but of other processes
+        raise
     except OSError as e:
         raise BadInput(f'{workdir} cannot be written ({e.strerror or e}); what was saved is kept: '
                        'make room and run the same command again') from e

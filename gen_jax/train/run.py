@@ -74,9 +74,7 @@ def prepare(config: ConfigDict) -> Run:
     key = jax.random.key(config.seed)
     make, example = maker(config, dataset, layout, key)
     model = make()
-    # runs once: on a CPU the same bits for a third of the compilation
-    once = {'xla_backend_optimization_level': 1} if jax.default_backend() == 'cpu' else None
-    state = layout.place(jax.jit(model.init, compiler_options=once)(key, example))
+    state = layout.born(model.init, key, example)
     found = jax.eval_shape(model.evaluate, state, tested(dataset, 1, key), key)
     best, named = config.eval.best, [f'test/{k}' for k, v in sorted(found.items()) if v.ndim == 1]
     if best and best not in named:
@@ -153,7 +151,7 @@ def load(workdir: Path, config: ConfigDict | None = None, data_dir: str | None =
                                best=config.eval.best if config.eval.checkpoint == 'best' else None)
     if state is None:
         raise BadInput(f'there is no checkpoint in {workdir}; train first, by --mode=train')
-    return run, state
+    return run, parallel.local(state)
 
 
 def evaluator(run: Run):

@@ -11,9 +11,10 @@ import types
 import typing
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict, config_dict
 
-from gen_jax import checkpoint, models, record
+from gen_jax import checkpoint, models, parallel, record
 from gen_jax.train.faults import alone, room
 from gen_jax.types import BadInput
 
@@ -36,7 +37,7 @@ def defaults(model: str, dataset: str, **changed) -> ConfigDict:
     assert not changed, f'make of {model} has no {", ".join(changed)}'
     return ConfigDict(dict(
         seed=0, epochs=10, batch=128,
-        parallel='jit',   # or shard_map, pmap
+        parallel='jit',   # or fsdp, shard_map, pmap
         scan=0,           # steps in one compiled call; 0: a whole epoch
         nan='stop',       # at a loss not finite; or skip the step, or rollback to what was saved
         precision='default',  # of matrix products in training; or float32, tensorfloat32, bfloat16
@@ -71,8 +72,25 @@ def near(word: str, known) -> str:
 
 @contextlib.contextmanager
 def claim(workdir: Path, config: ConfigDict):
-    """Makes workdir this config's, and this program's alone.  Raises BadInput where it is another's
-    or cannot be written."""
+    """Makes workdir this config's, and this program's alone; the first of several processes before
+    the others look.  Raises BadInput where it is another's, cannot be written, or is not the same
+    place for all."""
+    with contextlib.ExitStack() as held:
+        parallel.together(lambda: jax.process_index() or own(workdir, config, held))
+        parallel.together(lambda: jax.process_index() and look(workdir, config))
+        with room(workdir):
+            yield
+
+
+def look(workdir: Path, config: ConfigDict) -> None:
+    theirs = stored_config(workdir)
+    if theirs is None:
+        raise BadInput(f'workdir {workdir} is not seen by every process; give one on a disk that '
+                       'they share, by --workdir')
+    match(workdir, theirs, json.loads(config.to_json()))
+
+
+def own(workdir: Path, config: ConfigDict, held: contextlib.ExitStack) -> None:
     file, ours = workdir / 'config.json', json.loads(config.to_json())
     theirs = stored_config(workdir)
     if theirs is not None:
@@ -85,9 +103,9 @@ def claim(workdir: Path, config: ConfigDict):
     except OSError as e:
         raise BadInput(f'workdir {workdir} cannot be written ({e.strerror or e}); '
                        'give another by --workdir') from e
-    with alone(workdir), room(workdir):
+    held.enter_context(alone(workdir))
+    with room(workdir):
         record.write_json(file, ours)
-        yield
 
 
 def stored_config(workdir: Path) -> dict | None:

@@ -1,0 +1,223 @@
+"""Several processes on this machine give what one gives, leave one run behind, and end together."""
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+
+from conftest import ROOT, Result
+from gen_jax import parallel, record, train, trained
+from gen_jax.types import BadInput
+
+QUICK = '--xla_backend_optimization_level=0'  # to compile
+TWO = dict(XLA_FLAGS=f'{QUICK} --xla_force_host_platform_device_count=2')  # devices each
+SMALL = ('--config.data.limit=256', '--config.batch=32', '--config.model.width=(32,)',
+         '--config.model.latent=4', '--config.model.kind=mlp', '--config.eval.samples=4',
+         '--config.eval.batch=40', '--config.eval.every=1', '--config.epochs=2')
+
+
+def free():
+    """A port that nothing listens on."""
+    with socket.socket() as s:
+        s.bind(('', 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture
+def start(environment):
+    """start(n, *flags) -> n processes of the command line that find each other, or `those`."""
+    begun = []
+
+    def start(n, *flags, env=None, patience=60, own=lambda i: (), those=None):
+        port, env = free(), environment | dict(XLA_FLAGS=QUICK) | (env or {})
+        ours = [subprocess.Popen(
+            [sys.executable, '-m', 'gen_jax.main', *flags, *own(i), f'--patience={patience}',
+             f'--coordinator=localhost:{port}', f'--process={i}', f'--processes={n}'],
+            cwd=ROOT, env=env, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE) for i in those or range(n)]
+        begun.extend(ours)
+        return ours
+
+    yield start
+    for process in begun:
+        process.kill()
+
+
+def ends(processes, timeout=120) -> list[Result]:
+    found = [process.communicate(timeout=timeout) for process in processes]
+    return [Result(process.returncode, *said) for process, said in zip(processes, found)]
+
+
+def succeeds(processes) -> str:
+    """What the first process says; the others say nothing."""
+    results = ends(processes)
+    assert [(r.code, r.err) for r in results] == [(0, '')] * len(results), results
+    assert not any(r.out for r in results[1:]), results
+    return results[0].out
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def config_of(workdir, **changed):
+    """The config of the run in workdir, for this process with its one device."""
+    assert jax.device_count() == 1
+    config = ConfigDict(json.loads((workdir / 'config.json').read_text()))
+    config.update(changed)
+    return config
+
+
+def alone(workdir, there, **changed):
+    train.train(config_of(workdir, **changed), there)
+
+
+def same_run(one, other, atol=2e-5):
+    """Metrics of every epoch and the state at the end are the same to float tolerance."""
+    for ours, theirs in zip(lines(one), lines(other), strict=True):
+        assert ours.keys() == theirs.keys()
+        np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-3, atol=atol)
+    ours, theirs = (train.load(workdir)[1] for workdir in (one, other))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=atol), ours, theirs)
+
+
+def is_whole(workdir, epochs, events=1):
+    """Every file is there, and once."""
+    assert [line['epoch'] for line in lines(workdir)] == list(range(1, epochs + 1))
+    assert json.loads((workdir / 'summary.json').read_text())['epochs'] == epochs
+    assert len(list(workdir.glob('events.*'))) == events
+    assert (workdir / 'images' / 'curves.png').exists() and not list(workdir.rglob('*.part'))
+    assert {int(p.name) for p in (workdir / 'checkpoints').iterdir()} == {
+        8 * epoch for epoch in range(max(1, epochs - 2), epochs + 1)}
+
+
+def test_two_processes_train_an_autoencoder_as_one_does(start, tmp_path):
+    said = succeeds(start(2, '--config=configs/ae.py', *SMALL, '--config.parallel=shard_map',
+                          f'--workdir={tmp_path}/two'))
+    assert 'epoch 2/2' in said and 'pictures: ' in said
+    is_whole(tmp_path / 'two', 2)
+    alone(tmp_path / 'two', tmp_path / 'one', parallel='jit')
+    same_run(tmp_path / 'two', tmp_path / 'one')
+
+
+def test_one_process_begins_a_vae_two_shard_it_and_one_ends_it(start, tmp_path):
+    """Two processes of two devices measure it, too."""
+    flags = ('--config=configs/vae.py', *SMALL, '--config.eval.k=10',
+             '--config.eval.metrics=nll,units,frechet', '--config.parallel=fsdp')
+    workdir, one = tmp_path / 'two', tmp_path / 'one'
+    assert succeeds(start(1, *flags, '--config.epochs=1', f'--workdir={workdir}'))
+    said = succeeds(start(2, *flags, f'--workdir={workdir}', env=TWO))
+    assert 'going on after epoch 1' in said
+    is_whole(workdir, 2, events=2)
+    assert 'test/nll_se' in succeeds(start(2, *flags, '--mode=evaluate', f'--workdir={workdir}',
+                                           env=TWO))
+    measured = train.summary(workdir)['metrics']
+    trained.use(config_of(workdir), workdir, 'evaluate')
+    again = train.summary(workdir)['metrics']
+    assert measured.keys() == again.keys()
+    np.testing.assert_allclose(list(measured.values()), list(again.values()), rtol=1e-4)
+    alone(workdir, workdir, epochs=3)
+    is_whole(workdir, 3, events=3)
+    alone(workdir, one, epochs=3, parallel='jit')
+    same_run(workdir, one)
+
+
+def test_four_processes_train_a_gan_as_one_does(start, tmp_path):
+    succeeds(start(4, '--config=configs/gan.py', *SMALL, f'--workdir={tmp_path}/four'))
+    is_whole(tmp_path / 'four', 2)
+    alone(tmp_path / 'four', tmp_path / 'one')
+    same_run(tmp_path / 'four', tmp_path / 'one')
+
+
+def test_one_of_four_dies_and_the_others_end(start, tmp_path):
+    flags = '--config=configs/vae.py', *SMALL, f'--workdir={tmp_path}/run'
+    processes = start(4, *flags, '--config.epochs=100000')
+    while not (tmp_path / 'run' / 'metrics.jsonl').exists() or len(lines(tmp_path / 'run')) < 3:
+        assert all(process.poll() is None for process in processes), ends(processes)
+        time.sleep(.1)
+    processes[2].send_signal(signal.SIGKILL)
+    since = time.monotonic()
+    results = ends(processes)
+    assert time.monotonic() - since < 30  # half of --patience
+    for result in (results[0], results[1], results[3]):
+        assert result.code and 'gen_jax: the processes can no longer' in result.err, results
+        assert 'goes on from the newest checkpoint' in result.err
+    alone(tmp_path / 'run', tmp_path / 'run', epochs=5)
+    is_whole(tmp_path / 'run', 5, events=2)
+
+
+def test_other_processes_write_nothing(tmp_path, monkeypatch):
+    image = np.zeros((1, 2, 2, 1))
+
+    def leave(folder):
+        log = record.Record(folder, 0)
+        log.metrics(1, 1, {'train/loss': 1.})
+        log.close()
+        record.write_json(folder / 'summary.json', {})
+        return [record.pictures(folder / 'images' / 'samples.png', {'samples': image}, 1),
+                record.texts(folder / 'samples.txt', {'samples': ['a']}),
+                record.curves(folder / 'images' / 'curves.png', log.lines)]
+
+    folders = tmp_path / 'first', tmp_path / 'other'
+    for i, folder in enumerate(folders):
+        folder.mkdir()
+        monkeypatch.setattr(jax, 'process_index', lambda i=i: i)
+        assert len(leave(folder)) == 3
+    assert len(list(folders[0].rglob('*.*'))) == 6 and not list(folders[1].iterdir())
+
+
+@pytest.mark.parametrize('given, words', [
+    ((None, 1, 2), ['--coordinator']),
+    (('localhost:1', None, None), ['--process, --processes']),
+    (('localhost', 0, 2), ['HOST:PORT', "'localhost'"]),
+    (('localhost:x', 0, 2), ['HOST:PORT', "'localhost:x'"]),
+    (('localhost:1', 2, 2), ['less than --processes=2', 'not 2']),
+    (('localhost:1', -1, 2), ['counts from 0', 'not -1']),
+    (('localhost:99999', 0, 2), ['99999'])])
+def test_processes_that_cannot_be_are_refused(given, words):
+    with pytest.raises(BadInput) as found:
+        parallel.join(*given)
+    assert all(word in str(found.value) for word in words), found.value
+
+
+def test_port_in_use_is_refused():
+    with socket.create_server(('', 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(BadInput, match=f'port {port} .*in use'):
+            parallel.join(f'localhost:{port}', 0, 2)
+
+
+def refused(results, *words):
+    for result in results:
+        assert result.code == 1 and len(result.err.splitlines()) == 1, results
+        assert result.err.startswith('gen_jax: ') and all(word in result.err for word in words)
+
+
+def test_processes_that_do_not_come_are_waited_for_no_longer(start, tmp_path):
+    """Neither by the first, whom the others would come to, nor by another."""
+    flags = '--config=configs/vae.py', f'--workdir={tmp_path}/run'
+    processes = [p for i in range(2) for p in start(2, *flags, patience=3, those=[i])]
+    refused(ends(processes), 'not all processes have come within 3 s', '--patience')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_no_cluster_is_said(run_main, tmp_path):
+    result = run_main('--config=configs/vae.py', '--distributed', f'--workdir={tmp_path}/run')
+    refused([result], 'no TPU pod or Slurm', '--coordinator=HOST:PORT')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_what_one_process_finds_all_report(start, tmp_path):
+    """A batch that they cannot share, and a workdir that they do not share."""
+    flags = '--config=configs/vae.py', *SMALL
+    refused(ends(start(2, *flags, '--config.batch=33', f'--workdir={tmp_path}/run')),
+            'batch 33', '2 devices')
+    assert not (tmp_path / 'run').exists()
+    results = ends(start(2, *flags, own=lambda i: [f'--workdir={tmp_path}/{i}']))
+    refused(results, f'{tmp_path}/1', 'share')
