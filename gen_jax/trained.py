@@ -1,4 +1,5 @@
 """What is done with a trained run: evaluate it, draw samples, reconstruct."""
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -8,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from gen_jax import data, metrics, record, samplers, train
+from gen_jax import data, metrics, parallel, record, samplers, train
 from gen_jax.data import stored
 from gen_jax.metrics import inception
 from gen_jax.types import BadInput, State
@@ -75,7 +76,8 @@ def use(config: ConfigDict, workdir: Path, mode: str) -> None:
     if mode != 'evaluate':
         print('pictures: ' + ', '.join(str(p) for p in train.draw(run, state, workdir, only=mode)))
         return
-    with train.alone(workdir):
+    with contextlib.ExitStack() as held:
+        parallel.together(lambda: jax.process_index() or held.enter_context(train.alone(workdir)))
         evaluate(run, state, workdir)
 
 
