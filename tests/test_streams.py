@@ -9,6 +9,7 @@ import json
 import os
 from pathlib import Path
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -134,7 +135,8 @@ def memory(folder):
             time.sleep(.01)  # the next is read meanwhile
     done.set()
     watcher.join()
-    print(json.dumps(dict(grown=max(most) - before, chunk=chunk,
+    print(json.dumps(dict(grown=max(most) - before, chunk=chunk, before=before,
+                          peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
                           bytes=np.prod(x.shape) / 1e6)))
 
 
