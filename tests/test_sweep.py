@@ -6,6 +6,7 @@ import json
 import os
 import pkgutil
 import runpy
+import signal
 import subprocess
 import sys
 
@@ -194,6 +195,25 @@ def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, swept)
     for name, (_, rows, state) in again.items():
         assert rows == swept[name][1]
         for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(swept[name][2])):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_sweep_that_was_asked_to_stop_goes_on_too(tmp_path, swept, monkeypatch):
+    """Within the first epoch, after which nothing is due."""
+    made = config()
+    made.eval.every = 2
+    g, = sweep.plan(made, GRID)
+    (program, part), = sweep.fitting(g, 'map', GB)
+
+    def interrupted(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return program.train(*args)
+
+    with pytest.raises(train.Stopped, match='stopped by SIGTERM after epoch 1, which is saved'):
+        sweep.follow(g, program._replace(train=interrupted), part, tmp_path)
+    for point, (rows, state) in zip(part, sweep.follow(g, program, part, tmp_path)):
+        assert rows[1] == swept[sweep.name(point)][1][1] and len(rows) == 2
+        for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(swept[sweep.name(point)][2])):
             np.testing.assert_array_equal(a, b)
 
 

@@ -109,30 +109,36 @@ def follow(g: Group, made: Programs, points: list[dict[str, Any]], folder: Path,
     file.write_text(''.join(json.dumps(row) + '\n' for row in rows))
     lost = {row['point'] for row in rows if 'stopped' in row}
     since = time.perf_counter()
-    for epoch in range(done + 1, config.epochs + 1):
-        states, found, bad = made.train(states, keys)
-        found, bad = jax.device_get((found, bad))
-        due = epoch % config.eval.every == 0 or epoch == config.epochs
-        tested = jax.device_get(made.evaluate(states, keys)) if due else {}
-        new = []
-        for i, point in enumerate(points):
-            about = dict(point=name(point), epoch=epoch)
-            if bad[i] >= 0 and about['point'] not in lost:
-                lost.add(about['point'])
-                new.append(about | dict(stopped=int(bad[i])))
-                say(f'{about["point"]}: the loss is not finite at step {bad[i]}')
-            elif about['point'] not in lost:
-                new.append(about | record.flat({k: v[i] for k, v in found.items()}, 'train')
-                           | record.flat({k: v[i] for k, v in tested.items()}, 'test'))
-        rows += new
-        with file.open('a') as f:
-            f.write(''.join(json.dumps(row) + '\n' for row in new))
-        if due:
-            checkpoint.save(saves, states, {})
-        spent = (time.perf_counter() - since) / (epoch - done)
-        rate = len(points) * g.run.per_epoch * config.batch / spent
-        say(f'epoch {epoch}/{config.epochs} of {len(points)} points  {rate:,.0f} examples/s  '
-            f'{record.clock(spent * (config.epochs - epoch))} left')
+    with train.asked_to_stop() as asked:
+        for epoch in range(done + 1, config.epochs + 1):
+            states, found, bad = made.train(states, keys)
+            found, bad = jax.device_get((found, bad))
+            due = epoch % config.eval.every == 0 or epoch == config.epochs
+            tested = jax.device_get(made.evaluate(states, keys)) if due else {}
+            new = []
+            for i, point in enumerate(points):
+                about = dict(point=name(point), epoch=epoch)
+                if bad[i] >= 0 and about['point'] not in lost:
+                    lost.add(about['point'])
+                    new.append(about | dict(stopped=int(bad[i])))
+                    say(f'{about["point"]}: the loss is not finite at step {bad[i]}')
+                elif about['point'] not in lost:
+                    new.append(about | record.flat({k: v[i] for k, v in found.items()}, 'train')
+                               | record.flat({k: v[i] for k, v in tested.items()}, 'test'))
+            rows += new
+            with file.open('a') as f:
+                f.write(''.join(json.dumps(row) + '\n' for row in new))
+            stop = bool(asked) and epoch < config.epochs
+            if due or stop:
+                checkpoint.save(saves, states, {})
+            spent = (time.perf_counter() - since) / (epoch - done)
+            rate = len(points) * g.run.per_epoch * config.batch / spent
+            say(f'epoch {epoch}/{config.epochs} of {len(points)} points  {rate:,.0f} examples/s  '
+                f'{record.clock(spent * (config.epochs - epoch))} left')
+            if stop:
+                checkpoint.finish(saves)
+                raise train.Stopped(f'stopped by {asked[0]} after epoch {epoch}, which is saved; '
+                                    'the same command goes on from there')
     checkpoint.finish(saves)
     saves.close()
     return [([row for row in rows if row['point'] == name(p)],
