@@ -269,11 +269,10 @@ def test_chunk_is_what_fits_into_the_limit():
 # Training
 
 
-@pytest.mark.parametrize('name, binarize', [('ae', 'none'), ('vae', 'dynamic')])
-def test_streamed_training_is_that_in_memory(tiny, name, binarize):
+def test_streamed_training_is_that_in_memory(tiny):
     """The same order and noise: what the limit is does not matter."""
-    ours = run_of(tiny, name, binarize=binarize)
-    theirs = run_of(tiny, name, binarize=binarize, memory_limit=100.)
+    ours = run_of(tiny, 'vae', binarize='dynamic')
+    theirs = run_of(tiny, 'vae', binarize='dynamic', memory_limit=100.)
     state, named, trainer = trained_for(ours)
     other, same, whole = trained_for(theirs)
     assert trainer.feed.at_once == 2 and sorted(trainer.compiled) == [1, 2]
