@@ -109,7 +109,7 @@ def test_two_processes_train_an_autoencoder_as_one_does(start, tmp_path):
 def test_one_process_begins_a_vae_two_shard_it_and_one_ends_it(start, tmp_path):
     """Two processes of two devices measure it, too."""
     flags = ('--config=configs/vae.py', *SMALL, '--config.parallel=fsdp', '--config.eval.k=10',
-             '--config.eval.metrics=nll')
+             '--config.eval.metrics=nll,frechet')
     workdir, one = tmp_path / 'two', tmp_path / 'one'
     assert succeeds(start(1, *flags, '--config.epochs=1', f'--workdir={workdir}'))
     said = succeeds(start(2, *flags, f'--workdir={workdir}', env=TWO))
