@@ -115,10 +115,13 @@ def _read_through(path: Path) -> None:
     """
     import tensorstore as ts
     store = dict(driver='ocdbt', base=path.absolute().as_uri() + '/')
-    for key in ts.KvStore.open(store).result().list().result():
-        if key.endswith(b'/.zarray'):
-            array = dict(driver='zarr', kvstore=store | dict(path=key[:-len('.zarray')].decode()))
-            ts.open(array, open=True).result().read().result()
+    keys = [key for key in ts.KvStore.open(store).result().list().result()
+            if key.endswith(b'/.zarray')]
+    if not keys:
+        raise ValueError('it holds no arrays')
+    for key in keys:
+        array = dict(driver='zarr', kvstore=store | dict(path=key[:-len('.zarray')].decode()))
+        ts.open(array, open=True).result().read().result()
 
 
 def _metrics(path: Path) -> dict | None:

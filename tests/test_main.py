@@ -765,6 +765,10 @@ def drop_arrays(folder):
     shutil.rmtree(folder / 'default')
 
 
+def drop_manifest(folder):
+    (folder / 'default' / 'manifest.ocdbt').unlink()
+
+
 def unfinished(folder):
     """As a crash while saving leaves it, under orbax's name for a directory still being written."""
     folder.rename(folder.with_name(f'{folder.name}.orbax-checkpoint-tmp-1'))
@@ -782,7 +786,7 @@ def goes_on(run_main, workdir, damage):
     return result.out
 
 
-@pytest.mark.parametrize('damage', [truncate, garble, garble_arrays, drop_arrays])
+@pytest.mark.parametrize('damage', [truncate, garble, garble_arrays, drop_arrays, drop_manifest])
 def test_damaged_newest_checkpoint_is_named_and_the_one_before_used(run_main, copied, damage):
     workdir = copied('vae')
     said = goes_on(run_main, workdir, damage)

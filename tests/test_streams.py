@@ -337,10 +337,12 @@ def test_run_in_two_commands_is_the_run_in_one(tiny, tmp_path):
 
 
 def test_what_is_of_this_machine_may_change_between_two_commands(tiny, tmp_path):
-    train.claim(tmp_path, config_of(tiny))
-    train.claim(tmp_path, config_of(tiny, memory_limit=100., workers=1, cache=False))
+    for may in config_of(tiny), config_of(tiny, memory_limit=100., workers=1, cache=False):
+        with train.claim(tmp_path, may):
+            pass
     with pytest.raises(BadInput, match='data.binarize'):
-        train.claim(tmp_path, config_of(tiny, binarize='dynamic'))
+        with train.claim(tmp_path, config_of(tiny, binarize='dynamic')):
+            pass
 
 
 def test_worker_processes_decode_what_the_cache_has(tiny):
