@@ -10,15 +10,19 @@ from gen_jax.types import Array, BadInput, Batch, Model, Player, State
 
 
 def game(players: dict[str, Player], *, axis: str | None = None, order: str = 'alternating',
-         **maps) -> Model:
+         whole: str = '', **maps) -> Model:
     """The Model in which `players` move in the order given, each seeing the moves before its own;
     with order `simultaneous` none sees another's move of the same step.
 
     Where there are several, metrics `gradient_NAME` are the norms of their gradients.  `axis` names
     the mapped axis of shard_map or pmap, over which gradients, metrics and buffers are averaged;
     `maps` are the remaining fields of Model.  This is the only place that differentiates for
-    training and the only one with a collective.  Raises BadInput for another order.
+    training and the only one with a collective.  `whole` names what in the losses takes the whole
+    batch, which no device sees under such an axis.  Raises BadInput for both, and another order.
     """
+    if axis and whole:
+        raise BadInput(f'{whole} is of the whole batch, of which a device sees its share under '
+                       'parallel=shard_map and pmap; use --config.parallel=jit')
     if order not in ('alternating', 'simultaneous'):
         raise BadInput(f'unknown order {order!r}; choose alternating or simultaneous')
 

@@ -186,6 +186,37 @@ def test_decode_encode_and_prior_fit_together(name, shape, kind):
                 assert abs(z.mean()) < .1 and abs(z.std() - 1) < .1
 
 
+WHOLE = dict(mmd='distance of codes', tcvae='total correlation')  # what takes the whole batch
+
+
+@every_model
+def test_devices_with_shares_of_a_batch_end_in_one_state_or_are_refused(name):
+    """As shard_map and pmap map a step; where there is no noise, that of the whole batch."""
+    (shape, kind), *_ = reversed(fitting(name))
+    batch = data(shape, name=name)
+    if name in WHOLE:
+        with pytest.raises(BadInput, match=f'{WHOLE[name]}.* of the whole batch.*parallel=jit'):
+            make(name, batch, kind=kind, axis='data')
+        return
+    model = make(name, batch, kind=kind, axis='data')
+    state = quick(model.init)(jax.random.key(0), batch)
+    shares = jax.tree.map(lambda a: a.reshape(2, N // 2, *a.shape[1:]), batch)
+    found = quick(jax.vmap(model.step, (None, 0, 0), axis_name='data'))(state, shares, keys(2))
+    first, second = (jax.tree.map(lambda a, i=i: a[i], found) for i in range(2))
+    assert equal(first, second)
+    if name not in NOISY | NOISY_STEP | {'vq'}:
+        single = built(name, shape, kind)[0].step(state, batch, keys(1)[0])
+        close(first[0].params, single[0].params, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('name, hyper', [
+    ('sparse', dict(sparsity='kl')), *((name, dict(loss='relativistic_average')) for name in GANS)])
+def test_losses_of_the_whole_batch_are_refused_where_no_device_sees_it(name, hyper):
+    make(name, data((13,)), kind='mlp', **hyper)
+    with pytest.raises(BadInput, match='of the whole batch'):
+        make(name, data((13,)), kind='mlp', axis='data', **hyper)
+
+
 @every_model
 def test_three_steps_in_a_scan_are_three_steps(name):
     model, batch, state = built(name, *fitting(name)[0])

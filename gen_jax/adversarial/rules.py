@@ -17,10 +17,12 @@ AUGMENTS = 'colour', 'translation', 'cutout'
 
 class Loss(NamedTuple):
     """critic, generator: (real, fake) -> (n,), what each minimises, of the critic's logits (n,);
-    middle: (real, fake) -> the logit above which an example counts as judged real."""
+    middle: (real, fake) -> the logit above which an example counts as judged real; whole: see
+    game, of that loss."""
     critic: Callable[[Array, Array], Array]
     generator: Callable[[Array, Array], Array]
     middle: Callable[[Array, Array], Array | float] = lambda real, fake: 0.
+    whole: str = ''
 
 
 def relu(x: Array) -> Array:
@@ -51,7 +53,7 @@ LOSSES = dict(
     relativistic=Loss(lambda real, fake: losses.softplus(fake - real),
                       lambda real, fake: losses.softplus(real - fake), mean_of_all),
     relativistic_average=Loss(average_pair, lambda real, fake: average_pair(fake, real),
-                              mean_of_all))
+                              mean_of_all, "the mean of the critic's logits"))
 
 
 def adversary(name: str, smooth: float = 0.) -> Loss:

@@ -87,5 +87,6 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
         ae=Player(init, ae_move, optax.adam(rate, b1=b1)),
         critic=Player(lambda key, batch: judge.init(key, draws(key, batch).x, None), critic_move,
                       judge.adam(critic_rate, b1)))
-    return game(players, axis=axis, evaluate=evaluate, encode=None if labels else coder.encode,
-                decode=coder.decode, prior=prior, show=show if labels else None)
+    return game(players, axis=axis, whole=judge.loss.whole, evaluate=evaluate,
+                encode=None if labels else coder.encode, decode=coder.decode, prior=prior,
+                show=show if labels else None)

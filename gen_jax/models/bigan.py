@@ -91,4 +91,5 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
     players = dict(critic=Player(first, critic_move,
                                  critic.adam(rate if critic_rate is None else critic_rate, b1)),
                    coder=Player(init, coder_move, optax.adam(rate, b1=b1), average=average))
-    return game(players, axis=axis, evaluate=evaluate, encode=encode, decode=decode, prior=prior)
+    return game(players, axis=axis, whole=critic.loss.whole, evaluate=evaluate, encode=encode,
+                decode=decode, prior=prior)

@@ -75,5 +75,5 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
                       critic.adam(rate if critic_rate is None else critic_rate, b1, b2)),
         generator=Player(generator.init, generator_move, optax.adam(rate, b1=b1, b2=b2),
                          every=every, average=average))
-    return game(players, axis=axis, order=order, evaluate=evaluate, decode=generator.decode,
-                prior=prior)
+    return game(players, axis=axis, order=order, whole=critic.loss.whole, evaluate=evaluate,
+                decode=generator.decode, prior=prior)

@@ -104,5 +104,5 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, categories:
         generator=Player(generator.init, generator_move, optax.adam(rate, b1=b1), average=average),
         recogniser=Player(lambda key, batch: q.init(key, batch.x), recogniser_move,
                           optax.adam(rate, b1=b1)))
-    return game(players, axis=axis, evaluate=evaluate, decode=generator.decode, prior=prior,
-                show=show)
+    return game(players, axis=axis, whole=critic.loss.whole, evaluate=evaluate,
+                decode=generator.decode, prior=prior, show=show)

@@ -61,7 +61,7 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 10, alpha: fl
         return terms(drawn, keys[1]) | ({} if deterministic else dict(kl_unit=drawn.kl))
 
     return game({'vae': Player(model.init, objective, optax.adam(rate))}, axis=axis,
-                evaluate=evaluate, **maps)
+                whole='the distance of codes from the prior', evaluate=evaluate, **maps)
 
 
 def gram(kernel: str, a: Array, b: Array) -> Array:

@@ -53,4 +53,5 @@ def make(example: Batch, *, axis: str | None = None, sparsity: str = 'l1', penal
             coder.link(y), batch.x)
 
     return game({'ae': Player(coder.init, objective, optax.adam(rate))}, axis=axis,
+                whole='the mean activity of a unit' if sparsity == 'kl' else '',
                 evaluate=evaluate, encode=coder.encode, decode=coder.decode)

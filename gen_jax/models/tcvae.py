@@ -53,7 +53,7 @@ def make(example: Batch, *, axis: str | None = None, size: int | None = None, la
         return terms(drawn.nll, drawn.z, drawn.log_q, moments) | dict(kl_unit=drawn.kl)
 
     return game({'vae': Player(model.init, objective, optax.adam(rate))}, axis=axis,
-                evaluate=evaluate, **maps)
+                whole='the total correlation of codes', evaluate=evaluate, **maps)
 
 
 def aggregate(z: Array, mean: Array, logvar: Array, size: int) -> tuple[Array, Array]:

@@ -101,5 +101,5 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
         generator=Player(generator.init, generator_move, optax.adam(rate, b1=b1), average=average),
         critic=Player(lambda key, batch: critic.init(key, batch.x, None), critic_move,
                       critic.adam(rate if critic_rate is None else critic_rate, b1)))
-    return game(players, axis=axis, evaluate=evaluate, encode=encode, decode=generator.decode,
-                prior=prior)
+    return game(players, axis=axis, whole=critic.loss.whole, evaluate=evaluate, encode=encode,
+                decode=generator.decode, prior=prior)
