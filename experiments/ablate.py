@@ -24,6 +24,7 @@ import json
 from pathlib import Path
 import re
 import sys
+import time
 
 from absl import flags
 import jax
@@ -180,6 +181,17 @@ def tables(workdir: Path, found: list[dict]) -> None:
     print('\n'.join(text))
 
 
+def headline(found: list[dict], objective: str) -> str:
+    """How many points, and the best of them."""
+    alive = [f for f in found if objective in f['metrics']]
+    if not alive:
+        return f'{len(found)} points'
+    upward = -1 if objective == 'test/elbo' else 1
+    best = min(alive, key=lambda f: upward * f['metrics'][objective])
+    return f'{len(found)} points, {objective.removeprefix("test/").replace("_", " ")} best with ' \
+           f'{best["metrics"][objective]:.4g} at {sweep.name(best["values"])}'
+
+
 def main(argv: list[str]) -> None:
     argv, words = split(argv)
     cli.parse(argv)
@@ -195,7 +207,7 @@ def main(argv: list[str]) -> None:
     source = Path(cli.source(argv).split(':')[0]).stem
     own = f'runs/ablate-{source}-{config.data.name.replace(":", "-")}'
     workdir = Path(cli.WORKDIR.value or own)
-    ablation = Ablation(config, workdir, grid)
+    ablation, since = Ablation(config, workdir, grid), time.perf_counter()
     if DRY.value:
         dry(ablation, sweep.grid(grid))
         return
@@ -210,7 +222,14 @@ def main(argv: list[str]) -> None:
     measured = {k for f in found for k in f['metrics']}
     wanted = [OBJECTIVE.value, *(f'test/{k}' for k in (
         'nll', 'frechet_classifier', 'frechet_pixels', 'elbo', 'loss'))]  # loss is weighted by beta
-    files = pictures(workdir, found, next((k for k in wanted if k in measured), ''))
+    objective = next((k for k in wanted if k in measured), '')
+    files = pictures(workdir, found, objective)
+    (workdir / 'study.json').write_text(json.dumps(words))  # what readme.py knows studies by
+    record.write_json(workdir / 'summary.json', dict(
+        command=' '.join(['python experiments/ablate.py', *(w for w in sys.argv[1:] if not re.match(
+            '--?(workdir|config.data.dir|how|memory)', w))]),
+        seconds=train.summary(workdir).get('seconds', 0.) + time.perf_counter() - since,
+        headline=headline(found, objective)))
     print(f'{workdir}/ablate.csv, ablate.md' + ''.join(f', {f.name}' for f in files))
 
 
