@@ -135,12 +135,30 @@ def test_four_processes_train_a_gan_as_one_does(start, tmp_path):
     same_run(tmp_path / 'four', tmp_path / 'one')
 
 
+def until(processes, epochs, workdir):
+    """Waits for so many epochs."""
+    while not (workdir / 'metrics.jsonl').exists() or len(lines(workdir)) < epochs:
+        assert all(process.poll() is None for process in processes), ends(processes)
+        time.sleep(.1)
+
+
+def test_one_of_two_is_asked_to_stop_and_both_save_and_do(start, tmp_path):
+    workdir = tmp_path / 'run'
+    processes = start(2, '--config=configs/vae.py', *SMALL, f'--workdir={workdir}',
+                      '--config.epochs=100000')
+    until(processes, 2, workdir)
+    processes[1].send_signal(signal.SIGTERM)
+    said = succeeds(processes)
+    assert 'stopped by another process after step' in said.splitlines()[-1]
+    epochs = len(lines(workdir))
+    alone(workdir, workdir, epochs=epochs + 1)
+    is_whole(workdir, epochs + 1, events=2)
+
+
 def test_one_of_four_dies_and_the_others_end(start, tmp_path):
     flags = '--config=configs/vae.py', *SMALL, f'--workdir={tmp_path}/run'
     processes = start(4, *flags, '--config.epochs=100000')
-    while not (tmp_path / 'run' / 'metrics.jsonl').exists() or len(lines(tmp_path / 'run')) < 3:
-        assert all(process.poll() is None for process in processes), ends(processes)
-        time.sleep(.1)
+    until(processes, 3, tmp_path / 'run')
     processes[2].send_signal(signal.SIGKILL)
     since = time.monotonic()
     results = ends(processes)
