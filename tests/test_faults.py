@@ -65,13 +65,13 @@ def after_calls(monkeypatch, n, act):
                          ids=['in an epoch', 'between epochs', 'later', 'at an evaluation'])
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=['SIGINT', 'SIGTERM'])
 def test_a_run_asked_to_stop_saves_its_step_and_goes_on(
-        whole, tmp_path, monkeypatch, capsys, calls, step, number):
+        whole, tmp_path, monkeypatch, capfd, calls, step, number):
     before = signal.getsignal(number)
     with monkeypatch.context() as patched:
         after_calls(patched, calls, lambda: os.kill(os.getpid(), number))
         with pytest.raises(train.Stopped, match=f'by {number.name} after step {step}, which is '):
             train.train(config(), tmp_path)
-    assert 'finishing this step' in capsys.readouterr().out
+    assert 'finishing this step' in capfd.readouterr().out
     assert signal.getsignal(number) is before
     assert max(stored(tmp_path)) == step
     train.train(config(), tmp_path)

@@ -56,7 +56,8 @@ def asked_to_stop():
         if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.append(signal.Signals(number).name)
-        print('\nfinishing this step and saving; once more stops at once', flush=True)
+        # not by print, which may just be at work
+        os.write(1, b'\nfinishing this step and saving; once more stops at once\n')
 
     if threading.current_thread() is not threading.main_thread():  # which alone hears signals
         yield asked
