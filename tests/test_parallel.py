@@ -234,17 +234,20 @@ def close(one, other, rtol, atol):
         np.testing.assert_allclose(one[path], other[path], rtol=rtol, atol=atol, err_msg=path)
 
 
-def equals_one_device(shared, single, atol=1e-5):
+def equals_one_device(shared, single, atol=1e-5, state=2e-5):
     assert int(shared['devices']) == DEVICES and int(shared['replicas']) == 0
     close(part(shared, *METRICS), part(single, *METRICS), rtol=1e-4, atol=atol)
-    close(part(shared, STATE), part(single, STATE), rtol=1e-3, atol=2e-5)
+    close(part(shared, STATE), part(single, STATE), rtol=1e-3, atol=state)
 
 
 @pytest.mark.parametrize('name', MODELS)
 def test_jit_over_eight_devices_equals_one(results, name):
     differences = dict(tcvae=1e-4)  # of log densities of tens of nats, which are themselves small
+    # one of 8,192 gradients of its prior is so small that Adam, whose three steps are 3e-3, turns
+    # its rounding into 2.6e-5
+    steps = dict(vq=3e-5)
     equals_one_device(results(f'{name}-default-jit'), results(f'{name}-default-alone'),
-                      differences.get(name, 1e-5))
+                      differences.get(name, 1e-5), steps.get(name, 2e-5))
 
 
 @pytest.mark.parametrize('norm', NORMS)
