@@ -157,15 +157,16 @@ def test_one_of_two_is_asked_to_stop_and_both_save_and_do(start, tmp_path):
 
 def test_one_of_four_dies_and_the_others_end(start, tmp_path):
     flags = '--config=configs/vae.py', *SMALL, f'--workdir={tmp_path}/run'
-    processes = start(4, *flags, '--config.epochs=100000')
+    processes = start(4, *flags, '--config.epochs=100000', patience=30)
     until(processes, 3, tmp_path / 'run')
     processes[2].send_signal(signal.SIGKILL)
     since = time.monotonic()
     results = ends(processes)
-    assert time.monotonic() - since < 30  # half of --patience
-    for result in (results[0], results[1], results[3]):
-        assert result.code and 'gen_jax: the processes can no longer' in result.err, results
-        assert 'goes on from the newest checkpoint' in result.err
+    assert time.monotonic() - since < 45  # --patience, and some
+    for result in (results[0], results[1], results[3]):  # while saving it is JAX that ends them
+        ours = 'gen_jax: the processes can no longer' in result.err
+        assert result.code and (ours or 'another task died' in result.err), results
+        assert not ours or 'goes on from the newest checkpoint' in result.err
     alone(tmp_path / 'run', tmp_path / 'run', epochs=5)
     is_whole(tmp_path / 'run', 5, events=2)
 
