@@ -210,7 +210,8 @@ def test_devices_with_shares_of_a_batch_end_in_one_state_or_are_refused(name):
 
 
 @pytest.mark.parametrize('name, hyper', [
-    ('sparse', dict(sparsity='kl')), *((name, dict(loss='relativistic_average')) for name in GANS)])
+    ('sparse', dict(sparsity='kl')),
+    *((name, dict(loss='relativistic_average')) for name in sorted(GANS))])
 def test_losses_of_the_whole_batch_are_refused_where_no_device_sees_it(name, hyper):
     make(name, data((13,)), kind='mlp', **hyper)
     with pytest.raises(BadInput, match='of the whole batch'):
