@@ -98,9 +98,12 @@ def sampled(run: train.Run, seeds: int) -> tuple[np.ndarray, int]:
 
 def draw(study: Study, table: list[dict]) -> None:
     """The samples of each row's first seed."""
-    fig = record.figure(2.2 * len(table), 2.6)
+    columns = min(4, len(table))
+    lines = -(-len(table) // columns)
+    fig = record.figure(2.2 * columns, 2.6 * lines)
     side = 1.5 if table[0]['of'] == 8 else 5.5
-    for axes, row in zip(fig.subplots(1, len(table), squeeze=False)[0], table):
+    for i, row in enumerate(table):
+        axes = fig.add_subplot(lines, columns, i + 1)
         axes.scatter(*np.transpose(row.pop('x')), s=1, alpha=.4)
         axes.set(xlim=(-side, side), ylim=(-side, side), xticks=[], yticks=[], aspect='equal')
         axes.set_title(f'{row["row"]}\n{row["modes"]:.1f} modes, {row["high_quality"]:.0%} good',
