@@ -13,7 +13,7 @@ import time
 from ml_collections import ConfigDict
 
 from gen_jax import record, train
-from gen_jax.data import stored
+from gen_jax.data import cache
 from gen_jax.types import BadInput
 
 ROOT = Path(__file__).parents[1]
@@ -126,7 +126,7 @@ def start(main, doc: str, name: str, dataset: str = 'digits', **more) -> None:
 
 def guarded(name: str, run) -> None:
     """run(), with compiled programs kept; bad input becomes one line and status 1."""
-    stored.keep_compiled()
+    cache.keep_compiled()
     try:
         run()
     except BadInput as e:

@@ -8,7 +8,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from gen_jax import parallel, train, trained
-from gen_jax.data import stored
+from gen_jax.data import cache
 from gen_jax.types import BadInput
 
 FLAGS = flags.FLAGS
@@ -111,5 +111,5 @@ def guarded(argv):
 
 if __name__ == '__main__':
     logging.set_verbosity(logging.FATAL)  # what matters of libraries' errors is raised
-    stored.keep_compiled()
+    cache.keep_compiled()
     sys.exit(guarded(sys.argv))

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from gen_jax import data, metrics, parallel, record, samplers, train
-from gen_jax.data import stored
+from gen_jax.data import cache
 from gen_jax.metrics import inception
 from gen_jax.types import BadInput, State
 
@@ -53,7 +53,7 @@ def classifier(config: ConfigDict) -> metrics.Features:
     ours.epochs, ours.eval.every = (60 if name == 'digits' else 10), 10 ** 9
     known = json.dumps(train.leaves(json.loads(ours.to_json()), but=train.HERE), sort_keys=True)
     known = hashlib.sha256(known.encode()).hexdigest()[:8]
-    folder = stored.cache() / 'classifiers' / f'{name}-{known}'
+    folder = cache.folder() / 'classifiers' / f'{name}-{known}'
     if train.summary(folder).get('epochs', 0) < ours.epochs:
         print(f'training the classifier of {name} once, in {folder}', flush=True)
         train.train(ours, folder)

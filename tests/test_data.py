@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gen_jax import data, loop, train
-from gen_jax.data import embedded, stored
+from gen_jax.data import cache, embedded, stored
 from gen_jax.types import BadInput, Batch, Model, State
 
 KEY = jax.random.key(0)
@@ -414,7 +414,7 @@ def test_missing_part_of_a_cache_is_made_again(builder, tmp_path, part):
 
 def test_write_that_fails_leaves_the_file_there_was(tmp_path, monkeypatch):
     file = tmp_path / 'a.npy'
-    stored.write(file, np.arange(3))
+    cache.write(file, np.arange(3))
 
     def fails(part, array, **_):
         part.write(b'half')
@@ -422,14 +422,14 @@ def test_write_that_fails_leaves_the_file_there_was(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, 'save', fails)
     with pytest.raises(OSError, match='disk full'):
-        stored.write(file, np.arange(4))
+        cache.write(file, np.arange(4))
     monkeypatch.undo()
     np.testing.assert_array_equal(np.load(file), np.arange(3))
     assert [p.name for p in tmp_path.iterdir()] == ['a.npy']
 
 
 def test_write_leaves_one_file_that_all_can_read(tmp_path):
-    stored.write(tmp_path / 'a.npy', np.arange(3))
+    cache.write(tmp_path / 'a.npy', np.arange(3))
     file, = tmp_path.iterdir()
     assert file.name == 'a.npy' and file.stat().st_mode & 0o777 == 0o644
 

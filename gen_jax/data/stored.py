@@ -5,18 +5,12 @@ import importlib.util
 import math
 import os
 from pathlib import Path
-import tempfile
-import warnings
 from typing import NamedTuple
-import zlib
 
-import jax
 import numpy as np
 
-from gen_jax.data import embedded, streams
+from gen_jax.data import cache, embedded, streams
 from gen_jax.types import BadInput, Batch
-
-PIECE = 2 ** 23  # bytes that are decoded, or checked, at a time
 
 
 class How(NamedTuple):
@@ -128,7 +122,7 @@ class Decoder:
 
     def __init__(self, builder, split: str, size: int = 0, images: bool = True):
         self.image, self.label, shape = described(builder, size)
-        self.size, self.shape, self.piece = size, shape if images else (0,), piece(shape)
+        self.size, self.shape, self.piece = size, shape if images else (0,), cache.piece(shape)
         skipped = {}
         if not images:
             import tensorflow_datasets as tfds
@@ -157,11 +151,6 @@ class Decoder:
         return self(np.arange(i * self.piece, min((i + 1) * self.piece, len(self.source))))
 
 
-def piece(shape) -> int:
-    """How many examples are PIECE, at least one."""
-    return max(1, PIECE // math.prod(shape))
-
-
 def middle(image: np.ndarray, size: int) -> np.ndarray:
     """The largest square in the middle of an image, at this size, bicubic."""
     from PIL import Image
@@ -171,38 +160,6 @@ def middle(image: np.ndarray, size: int) -> np.ndarray:
     square = image[top:top + side, left:left + side]
     square = Image.fromarray(square[..., 0] if c == 1 else square)
     return np.asarray(square.resize((size, size))).reshape(size, size, c)
-
-
-class Cache(NamedTuple):
-    """A decoded split on disk: its images, labels, and a checksum of each of them together."""
-    file: Path
-    x: np.ndarray
-    label: np.ndarray
-    sums: np.ndarray
-
-    def damaged(self, rows: np.ndarray | slice, x: np.ndarray) -> bool:
-        return not np.array_equal(checksums(x, self.label[rows]), self.sums[rows])
-
-    def whole(self) -> bool:
-        """Whether all is as it was written."""
-        step = piece(self.x.shape[1:])
-        pieces = [slice(i, i + step) for i in range(0, len(self.x), step)]
-        return not any(self.damaged(rows, self.x[rows]) for rows in pieces)
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """These images.  Raises BadInput where they are not what was written."""
-        x = self.x[rows]
-        if self.damaged(rows, x):
-            self.file.unlink(missing_ok=True)
-            raise BadInput(f'the cache {self.file} was damaged and has been removed; the same '
-                           'command makes it again and goes on')
-        return x
-
-
-def checksums(x: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """The CRC-32 of each example, begun with its label: uint32 (n,)."""
-    rows = np.ascontiguousarray(x).reshape(len(x), -1)
-    return np.fromiter(map(zlib.crc32, rows, label.astype(np.uint32).tolist()), np.uint32, len(x))
 
 
 def examples(builder, split: str, how: How) -> Batch:
@@ -227,7 +184,7 @@ def cached(builder, split: str, how: How = IN_MEMORY) -> Batch:
             x, label, sums = (np.load(file, mmap_mode='r', allow_pickle=False) for file in names)
             right = x.shape == (count, *shape) and len(label) == len(sums) == count
             if right and x.dtype == np.uint8:
-                found = Cache(names[0], x, np.asarray(label), np.asarray(sums))
+                found = cache.Cache(names[0], x, np.asarray(label), np.asarray(sums))
                 if large:  # each example is checked when it is read
                     return Batch(streams.Rows(found.read, shape, np.arange(count)), found.label)
                 if found.whole():
@@ -244,37 +201,8 @@ def cached(builder, split: str, how: How = IN_MEMORY) -> Batch:
                            'written; is the disk full?')
         if problem:
             print(f'the cache {names[0].name} in {folder} {problem}; making it again', flush=True)
-        decode(Decoder(builder, split, how.size), f'{builder.name} {split}', names, how.workers)
-
-
-def decode(decoder: Decoder, title: str, names: list[Path], workers: int) -> None:
-    """Writes images, labels and checksums, piece by piece."""
-    count, end = len(decoder.source), 0
-    print(f'decoding {count:,} images of {title} (once)', flush=True)
-    label, sums = np.empty(count, np.int32), np.empty(count, np.uint32)
-    with replaced(names[0]) as part:
-        np.lib.format.write_array_header_1_0(part, dict(
-            descr='|u1', fortran_order=False, shape=(count, *decoder.shape)))
-        for images, labels in streams.ahead(decoder, workers=workers):
-            rows = slice(end, end := end + len(labels))
-            label[rows], sums[rows] = labels, checksums(images, labels)
-            part.write(images.tobytes())
-    write(names[1], label)
-    write(names[2], sums)
-
-
-def cache() -> Path:
-    """The user's folder for what is kept between runs."""
-    return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'gen_jax'
-
-
-def keep_compiled() -> None:
-    """From here on, compiled programs are kept in the cache, unless JAX_COMPILATION_CACHE_DIR says
-    where else."""
-    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-        jax.config.update('jax_compilation_cache_dir', str(cache() / 'compiled'))
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', .2)
-    warnings.filterwarnings('ignore', 'Error writing persistent compilation cache')  # do without
+        cache.decode(Decoder(builder, split, how.size), f'{builder.name} {split}', names,
+                     how.workers)
 
 
 def home(builder) -> Path:
@@ -283,26 +211,6 @@ def home(builder) -> Path:
     here = not remote(builder.data_dir)
     if here and beside.stat().st_mode & 0o222 and os.access(beside, os.W_OK):
         return beside
-    folder = cache() / builder.info.full_name
+    folder = cache.folder() / builder.info.full_name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def write(file: Path, array: np.ndarray) -> None:
-    """Whole or not at all, also when several processes write at the same time."""
-    with replaced(file) as part:
-        np.save(part, array, allow_pickle=False)
-
-
-@contextlib.contextmanager
-def replaced(file: Path):
-    """A new file beside, which takes the place of `file` once it is written."""
-    with tempfile.NamedTemporaryFile(dir=file.parent, suffix='.part', delete=False) as part:
-        try:
-            yield part
-            part.flush()
-            os.chmod(part.name, 0o644)  # a temporary file is its owner's alone
-            os.replace(part.name, file)
-        except BaseException:
-            os.unlink(part.name)
-            raise
