@@ -16,14 +16,13 @@ score.  The same WEIGHTS make the same OUT, byte for byte.
 import argparse
 import hashlib
 import json
-import os
 from pathlib import Path
 import shlex
 import sys
-import tempfile
 
 import numpy as np
 
+from gen_jax.data import cache
 from gen_jax.metrics import inception
 from gen_jax.types import BadInput
 
@@ -82,15 +81,8 @@ def folded(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def write(file: Path, content: bytes) -> None:
     """Whole or not at all.  Raises BadInput where it cannot be written."""
     try:
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix='.part', delete=False) as part:
-            try:
-                part.write(content)
-                part.flush()
-                os.chmod(part.name, 0o644)  # a temporary file is its owner's alone
-                os.replace(part.name, file)
-            except BaseException:
-                os.unlink(part.name)
-                raise
+        with cache.replaced(file) as part:
+            part.write(content)
     except OSError as e:
         raise BadInput(f'{file} cannot be written ({e.strerror}); give another OUT') from None
 
