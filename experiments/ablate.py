@@ -12,8 +12,8 @@ memory, and trains nothing.  A grid that needs more than --memory gigabytes is t
 
 At the end each point is measured by --config.eval.metrics, see gen_jax.metrics; by default the nll
 and active units, of models without a density the Frechet distance of samples.  The workdir then has
-ablate.csv (a row per point and epoch), ablate.md (means and deviations over seeds), ablate.png and
-samples.png.  Killed, the same command goes on.
+ablate.csv (a row per point and epoch, the last with the measures), ablate.md (means and deviations
+over seeds), ablate.png and samples.png.  Killed, the same command goes on.
 
     python experiments/ablate.py ... --search=optuna --trials=50 --objective=test/nll
 
@@ -157,8 +157,10 @@ def search(ablation: Ablation) -> list[dict]:
 
 
 def tables(workdir: Path, found: list[dict]) -> None:
-    """ablate.csv, a row per point and epoch; ablate.md, means and deviations over seeds."""
-    lines = [f['values'] | row for f in found for row in f['rows']]
+    """ablate.csv, a row per point and epoch, the last with what was measured at the end; ablate.md,
+    means and deviations over seeds."""
+    lines = [f['values'] | row | (f['metrics'] if row is f['rows'][-1] else {})
+             for f in found for row in f['rows']]
     columns = list(dict.fromkeys(k for line in lines for k in line if k != 'point'))
     with (workdir / 'ablate.csv').open('w', newline='') as f:
         writer = csv.DictWriter(f, columns, extrasaction='ignore')

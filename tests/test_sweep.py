@@ -284,6 +284,7 @@ def test_a_sweep_leaves_tables_and_figures(ablated):
     assert {(r['model.beta'], r['model.latent'], r['seed'], r['epoch']) for r in rows} == {
         (b, d, s, e) for b in ('0.5', '2.0') for d in '23' for s in '01' for e in '12'}
     assert all(float(r['train/loss']) > 0 for r in rows)
+    assert all((float(r['test/nll'] or 0) > 0) == (r['epoch'] == '2') for r in rows)
     table = (workdir / 'ablate.md').read_text()
     assert table in done.stdout and table.count('\n') == 2 + 4
     assert '2 of 2' in table and 'nll' in table and 'active_units' in table
