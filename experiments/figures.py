@@ -23,8 +23,10 @@ def pictures(workdir: Path, found: list[dict], objective: str) -> list[Path]:
         panels.append(dimensions)
     files = []
     if panels:
-        fig = record.figure(4.4 * len(panels), 3.8)
-        for axes, panel in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels):
+        across = 2 if len(panels) == 4 else len(panels)
+        down = len(panels) // across
+        fig = record.figure(4.4 * across, 3.8 * down)
+        for axes, panel in zip(fig.subplots(down, across, squeeze=False).ravel(), panels):
             panel(fig, axes, alive, keys, objective)
         files.append(workdir / 'ablate.png')
         fig.savefig(files[0], dpi=150)
@@ -50,40 +52,43 @@ def short(key: str) -> str:
 
 
 def coloured(alive, keys):
-    """A colour for each point by its first key but the latent size, on a scale of its own."""
+    """The first key but the latent size, and its values, each with a colour and its points."""
+    from matplotlib import colormaps
     key = next((k for k in keys if k != sweep.LATENT), keys[0])
     values = sorted({f['values'][key] for f in alive})
-    return key, values, [values.index(f['values'][key]) / max(1, len(values) - 1) for f in alive]
+    colours = colormaps['viridis'](np.linspace(0, .92, len(values)))  # the rest is pale in print
+    return key, [(v, c, [f for f in alive if f['values'][key] == v])
+                 for v, c in zip(values, colours)]
 
 
 def rate_distortion(fig, axes, alive, keys, objective):
     """Alemi et al. 2018: what the code costs and what it leaves out."""
-    from matplotlib import colormaps
-    key, values, places = coloured(alive, keys)
-    colours = colormaps['viridis'](places)
-    for value in values:
-        own = [i for i, f in enumerate(alive) if f['values'][key] == value]
-        axes.plot([alive[i]['metrics']['test/kl'] for i in own],
-                  [alive[i]['metrics']['test/recon'] for i in own], 'o', ms=4,
-                  color=colours[own[0]], label=f'{value:g}')
+    key, groups = coloured(alive, keys)
+    for value, colour, own in groups:
+        axes.plot(*([f['metrics'][f'test/{k}'] for f in own] for k in ('kl', 'recon')), 'o', ms=4,
+                  color=colour, label=f'{value:g}')
     axes.set(xlabel='rate: KL, nats', ylabel='distortion: reconstruction, nats')
-    axes.legend(title=short(key), frameon=False, fontsize=8)
+    axes.legend(title=short(key), frameon=False, fontsize=9)
 
 
 def heat(fig, axes, alive, keys, objective):
     """Means of the objective over two keys."""
     across, down = keys[:2]
     xs, ys = (sorted({f['values'][k] for f in alive}) for k in (across, down))
+    own = {}
+    for f in alive:
+        if objective in f['metrics']:
+            place = ys.index(f['values'][down]), xs.index(f['values'][across])
+            own.setdefault(place, []).append(f['metrics'][objective])
     table = np.full((len(ys), len(xs)), np.nan)
-    for i, y in enumerate(ys):
-        for j, x in enumerate(xs):
-            own = [f['metrics'][objective] for f in alive if objective in f['metrics']
-                   and (f['values'][across], f['values'][down]) == (x, y)]
-            if own:
-                table[i, j] = np.mean(own)
-                axes.text(j, i, f'{table[i, j]:.4g}', ha='center', va='center', fontsize=7,
-                          color='w', bbox=dict(facecolor='.2', alpha=.5, lw=0, pad=1))
-    fig.colorbar(axes.imshow(table, origin='lower', aspect='auto'), ax=axes, label=short(objective))
+    for place, found in own.items():
+        table[place] = np.mean(found)
+    image = axes.imshow(table, origin='lower', aspect='auto', cmap='cividis')
+    for i, j in own:
+        light = image.norm(table[i, j]) > .5
+        axes.text(j, i, f'{table[i, j]:#.4g}'.rstrip('.'), ha='center', va='center',
+                  fontsize=min(9.5, 60 / len(xs)), color='k' if light else 'w')
+    fig.colorbar(image, ax=axes, label=short(objective))
     axes.set(xticks=range(len(xs)), yticks=range(len(ys)), xlabel=short(across), ylabel=short(down))
     axes.set_xticklabels([f'{x:g}' for x in xs])
     axes.set_yticklabels([f'{y:g}' for y in ys])
@@ -101,27 +106,30 @@ def line(fig, axes, alive, keys, objective):
 
 def units(fig, axes, alive, keys, objective):
     """Active units over the latent size."""
-    from matplotlib import colormaps
-    key, values, places = coloured(alive, keys)
+    key, groups = coloured(alive, keys)
     sizes = sorted({f['values'][sweep.LATENT] for f in alive})
     axes.plot(sizes, sizes, '--', color='.7', label='all')
-    for value in values if key != sweep.LATENT else [None]:
-        own = [f for f in alive if value is None or f['values'][key] == value]
+    if key == sweep.LATENT:
+        groups = [(None, groups[0][1], alive)]
+    for value, colour, own in groups:
         found = [np.mean([f['metrics']['test/active_units'] for f in own
                           if f['values'][sweep.LATENT] == n] or [np.nan]) for n in sizes]
-        place = 0 if value is None else values.index(value) / max(1, len(values) - 1)
-        axes.plot(sizes, found, marker='o', ms=4, color=colormaps['viridis'](place),
+        axes.plot(sizes, found, marker='o', ms=4, color=colour,
                   label='active' if value is None else f'{value:g}')
     axes.set(xlabel='latent dimensions', ylabel='active units')
-    axes.legend(title=None if key == sweep.LATENT else short(key), frameon=False, fontsize=8)
+    axes.legend(title=None if key == sweep.LATENT else short(key), frameon=False, fontsize=9)
 
 
 def dimensions(fig, axes, alive, keys, objective):
-    """The KL of each dimension, largest first."""
-    from matplotlib import colormaps
-    _, _, places = coloured(alive, keys)
-    for f, colour in zip(alive, colormaps['viridis'](places)):
-        kl = sorted((v for k, v in f['metrics'].items() if k.startswith('test/kl_unit/')),
-                    reverse=True)[:f['values'].get(sweep.LATENT)]
-        axes.plot(range(1, len(kl) + 1), kl, color=colour, lw=.8)
-    axes.set(xlabel='latent dimension, sorted', ylabel='KL, nats')
+    """The KL of each dimension, largest first, in the mean over points of the largest latent size
+    that there is of a value."""
+    key, groups = coloured(alive, keys)
+    for value, colour, own in groups:
+        size = max(f['values'].get(sweep.LATENT, 0) for f in own)
+        kl = np.mean([sorted((v for k, v in f['metrics'].items() if k.startswith('test/kl_unit/')),
+                             reverse=True) for f in own
+                      if f['values'].get(sweep.LATENT, 0) == size], 0)[:size or None]
+        axes.plot(range(1, len(kl) + 1), kl, marker='o', ms=3, color=colour, label=f'{value:g}')
+    axes.set(xlabel='latent dimension, sorted', ylabel='KL, nats',
+             ylim=(None, 1.3 * axes.get_ylim()[1]))  # which leaves room for the legend
+    axes.legend(title=short(key), frameon=False, fontsize=9, loc='upper right', ncols=3)
