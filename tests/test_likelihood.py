@@ -223,3 +223,13 @@ def test_what_a_model_can_be_measured_by(name, dataset, fits):
         else:
             with pytest.raises(BadInput, match=f'metric {metric} needs'):
                 metrics.chosen([metric], subject)
+
+
+@pytest.mark.parametrize('label', [None, np.full(1438, -1, np.int32)], ids=['none', 'all -1'])
+def test_codes_of_data_without_labels_are_not_probed(label):
+    run = train.prepare(train.defaults('ae', 'digits', width=(4,)))
+    data = run.data._replace(train=run.data.train._replace(label=label))
+    subject = trained.subject(run._replace(data=data), run.state)
+    assert metrics.chosen([], subject) == ['units']
+    with pytest.raises(BadInput, match='real codes and labels, which this data set has not'):
+        metrics.chosen(['probe'], subject)

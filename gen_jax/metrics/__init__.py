@@ -219,11 +219,13 @@ def has(s: Subject, need: str) -> bool:
         one = s.data.prepare(jax.tree.map(lambda a: jnp.asarray(a[:1]), s.data.test), s.key)
         coded = jnp.issubdtype(jax.eval_shape(encoder(s.model), s.state, one, s.key).dtype,
                                jnp.floating)
+    label = s.data.train.label  # of a set without, TFDS' are all -1
+    labelled = label is not None and len(np.unique(label[:MOST])) > 1
     sampled = bool(s.model.prior and s.model.decode and not s.data.read)
     return {'a density': bool(density), 'a density of real codes': bool(density) and (
                 coded or not s.model.encode),
             'a diagonal posterior': bool(density and density.moments),
-            'real codes': coded, 'real codes and labels': coded and s.data.test.label is not None,
+            'real codes': coded, 'real codes and labels': coded and labelled,
             'real codes and factors': coded and bool(s.data.factors),
             'samples': sampled, 'samples and a known mixture': sampled and bool(s.data.mixture),
             'samples of stacked images and features classifier':
@@ -242,7 +244,8 @@ def chosen(names: list[str], s: Subject) -> list[str]:
                            else '') + f'; there are {", ".join(MEASURES)}')
         need = MEASURES[name][0]
         if not has(s, need):
-            what = 'data set' if need.endswith('factors') and has(s, 'real codes') else 'model'
+            of_data = need.endswith(('factors', 'labels')) and has(s, 'real codes')
+            what = 'data set' if of_data else 'model'
             what = 'run' if need.startswith('samples ') and has(s, 'samples') else what
             raise BadInput(f'metric {name} needs {need}, which this {what} has not; '
                            'leave it out of eval.metrics')
