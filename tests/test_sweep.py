@@ -251,6 +251,13 @@ def test_points_that_no_model_takes_are_refused_before_any_is_trained():
                    sweep.grid({'model.smooth': [0., .1]}))
 
 
+@pytest.mark.parametrize('key, value', [('nan', 'skip'), ('nan', 'rollback'),
+                                        ('parallel', 'shard_map'), ('parallel', 'fsdp')])
+def test_what_a_sweep_would_pass_over_is_refused(key, value):
+    with pytest.raises(BadInput, match=f'a sweep knows no {key}={value}; leave {key}='):
+        sweep.plan(config(**{key: value}), GRID)
+
+
 # The command line
 
 

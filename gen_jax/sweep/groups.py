@@ -23,6 +23,9 @@ class Group(NamedTuple):
 def plan(config: ConfigDict, points: list[dict[str, Any]]) -> list[Group]:
     """The points in as few groups as there must be programs.  Raises BadInput for a point that
     cannot be trained."""
+    for key, only in dict(parallel='jit', nan='stop').items():
+        if config[key] != only:
+            raise BadInput(f'a sweep knows no {key}={config[key]}; leave {key}={only}')
     run = train.prepare(changed(config, points[0]))
     if streams.streamed(run.data.train) or streams.streamed(run.data.test):
         raise BadInput(f'a sweep holds its data in memory, but {config.data.name} is larger than '
