@@ -106,7 +106,7 @@ def follow(g: Group, made: Programs, points: list[dict[str, Any]], folder: Path,
     saves = checkpoint.manager(folder / 'checkpoints', keep=2)
     done = int(states.step[0]) // g.run.per_epoch
     rows = [row for row in record.read_lines(file, 'epoch') if row['epoch'] <= done]
-    file.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    record.write(file, ''.join(json.dumps(row) + '\n' for row in rows))
     lost = {row['point'] for row in rows if 'stopped' in row}
     since = time.perf_counter()
     with train.asked_to_stop() as asked:
@@ -126,8 +126,8 @@ def follow(g: Group, made: Programs, points: list[dict[str, Any]], folder: Path,
                     new.append(about | record.flat({k: v[i] for k, v in found.items()}, 'train')
                                | record.flat({k: v[i] for k, v in tested.items()}, 'test'))
             rows += new
-            with file.open('a') as f:
-                f.write(''.join(json.dumps(row) + '\n' for row in new))
+            for row in new:
+                record.append(file, row)
             stop = bool(asked) and epoch < config.epochs
             if due or stop:
                 checkpoint.save(saves, states, {})
