@@ -23,6 +23,7 @@ import csv
 import json
 from pathlib import Path
 import re
+import shlex
 import sys
 import time
 
@@ -72,7 +73,8 @@ class Ablation:
     def by(self) -> dict:
         """What decides a point's result but for what the whole workdir shares."""
         e = self.config.eval
-        return dict(epochs=self.config.epochs, metrics=e.metrics, k=e.k, features=e.features)
+        return dict(epochs=self.config.epochs, metrics=e.metrics, k=e.k, features=e.features,
+                    weights=e.weights)
 
     def known(self, point: dict) -> bool:
         file = self.file(point)
@@ -228,8 +230,9 @@ def main(argv: list[str]) -> None:
     files = pictures(workdir, found, objective)
     (workdir / 'study.json').write_text(json.dumps(words))  # what readme.py knows studies by
     record.write_json(workdir / 'summary.json', dict(
-        command=' '.join(['python experiments/ablate.py', *(w for w in sys.argv[1:] if not re.match(
-            '--?(workdir|config.data.dir|how|memory)', w))]),
+        command=shlex.join(['python', 'experiments/ablate.py', *(
+            w for w in sys.argv[1:]
+            if not re.match('--?(workdir|config.data.dir|how|memory)', w))]),
         seconds=train.summary(workdir).get('seconds', 0.) + time.perf_counter() - since,
         headline=headline(found, objective)))
     print(f'{workdir}/ablate.csv, ablate.md' + ''.join(f', {f.name}' for f in files))
