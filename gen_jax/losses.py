@@ -229,6 +229,16 @@ def require_unit(x: Array, what: str) -> None:
                        '(likelihood gaussian, loss mse)')
 
 
+def require_labels(label: Array | None, remedy: str) -> int:
+    """How many labels there are among those of examples, (n,).  Raises BadInput, which ends with
+    the remedy, unless there are two."""
+    found = 0 if label is None else int(np.asarray(label).max()) + 1
+    if found < 2:
+        raise BadInput(f'this model needs examples of at least two labels, but finds {found}; '
+                       f'{remedy}')
+    return found
+
+
 def logit(p: Array, margin: float = 1e-3) -> Array:
     """log(p / (1 - p)) with p first kept `margin` away from 0 and 1."""
     p = jnp.clip(p, margin, 1 - margin)

@@ -1008,10 +1008,12 @@ def test_deepfake_shows_every_example_as_every_label():
 
 
 @pytest.mark.parametrize('label', [None, jnp.zeros(N, jnp.int32), jnp.full(N, -1, jnp.int32)])
-@pytest.mark.parametrize('name', ['deepfake', 'classifier'])
-def test_fewer_than_two_labels_are_refused(name, label):
-    with pytest.raises(BadInput, match='at least two'):
-        make(name, data((13,))._replace(label=label), kind='mlp')
+@pytest.mark.parametrize('name, remedy', [
+    ('deepfake', 'identities'), ('classifier', 'another data set'), ('cvae', 'configs/vae.py'),
+    ('gan', 'condition none'), ('aae', 'labelled=False')])
+def test_fewer_than_two_labels_are_refused(name, remedy, label):
+    with pytest.raises(BadInput, match=f'at least two labels.*{remedy}'):
+        make(name, data((13,))._replace(label=label), kind='mlp', condition='concat', labelled=True)
 
 
 # From codes to labels

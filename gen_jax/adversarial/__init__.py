@@ -3,7 +3,6 @@ from typing import Callable, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from gen_jax import losses, nets
@@ -207,12 +206,3 @@ def generator(player: str, example: Array, latent: int, *, kind: str, width: Seq
                        labels=by_norm)
     net = nets.conditioned(net, labels) if labels and not by_norm else net
     return Generator(player, net, nets.link(example, kind), latent, bool(labels))
-
-
-def labels(example: Batch) -> int:
-    """How many labels there are.  Raises BadInput unless there are two."""
-    found = 0 if example.label is None else int(np.asarray(example.label).max()) + 1
-    if found < 2:
-        raise BadInput(f'this model is conditional: it needs examples of at least two labels, but '
-                       f'finds {found}; use condition none')
-    return found

@@ -26,7 +26,7 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
     (of codes); in evaluation also mse, psnr, ssim, spread_real and spread_fake of draws and codes.
     Raises BadInput for what does not fit.
     """
-    labels = adversarial.labels(example) if labelled else 0
+    labels = losses.require_labels(example.label, 'use labelled=False') if labelled else 0
     coder = nets.coder('ae', example.x, latent, kind=kind, width=width, norm=norm,
                        logits=error == 'cross_entropy')
     if labels:

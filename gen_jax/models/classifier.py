@@ -3,7 +3,6 @@ from typing import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from gen_jax import losses, nets
@@ -28,9 +27,7 @@ def make(example: Batch, *, axis: str | None = None, source: tuple[Model, State]
     Metrics: loss, accuracy.  Raises BadInput for an unknown encoder, for data without at least two
     labels, or where a frozen or tuned encoder would have no source.
     """
-    labels = 0 if example.label is None else int(np.asarray(example.label).max()) + 1
-    if labels < 2:
-        raise BadInput(f'a classifier needs at least two labels, but the data set has {labels}')
+    labels = losses.require_labels(example.label, 'give another data set')
     if encoder not in ENCODERS:
         raise BadInput(f'unknown encoder {encoder!r}; choose one of {", ".join(ENCODERS)}')
     if source is None:

@@ -1,11 +1,11 @@
 """The conditional VAE: encoder and decoder are told the label (Sohn et al. 2015)."""
 from typing import Sequence
 
-import numpy as np
 import optax
 
+from gen_jax import losses
 from gen_jax.game import game
-from gen_jax.types import BadInput, Batch, Model, Player
+from gen_jax.types import Batch, Model, Player
 from gen_jax.variational import variational
 
 
@@ -19,10 +19,7 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 20, beta: flo
     by class.  Hyper-parameters and metrics: as of the VAE in vae.
     Raises BadInput for data without labels, and for what does not fit.
     """
-    labels = 0 if example.label is None else int(np.asarray(example.label).max()) + 1
-    if labels < 2:
-        raise BadInput(f'cvae needs examples of at least two labels, but finds {labels}; '
-                       'use --config=configs/vae.py')
+    labels = losses.require_labels(example.label, 'use --config=configs/vae.py')
     model = variational('vae', example, latent, likelihood=likelihood, scale=scale, sigma=sigma,
                         levels=levels, kind=kind, width=width, norm=norm, labels=labels)
 

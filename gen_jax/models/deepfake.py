@@ -3,12 +3,11 @@ from typing import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from gen_jax import losses, nets
 from gen_jax.game import game
-from gen_jax.types import Array, BadInput, Batch, Model, Player
+from gen_jax.types import Array, Batch, Model, Player
 
 
 def disguise(key: Array, x: Array, jitter: float) -> Array:
@@ -54,10 +53,8 @@ def make(example: Batch, *, axis: str | None = None, latent: int | None = 32, ki
     mean over all other labels, and copy_psnr, that of no swap.
     Raises BadInput for fewer than two labels, or what does not fit the data.
     """
-    labels = 0 if example.label is None else int(np.asarray(example.label).max()) + 1
-    if labels < 2:
-        raise BadInput(f'deepfake needs examples of at least two identities (labels), but finds '
-                       f'{labels}; name more in --config.data.identities, or leave it empty')
+    labels = losses.require_labels(example.label, 'name more identities in '
+                                   '--config.data.identities, or leave it empty')
     hyper = dict(kind=kind, norm=norm)
     link = nets.link(example.x, kind, loss == 'cross_entropy')
     error = losses.reconstruction(loss, example.x, link)

@@ -37,7 +37,8 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
     none.  Raises BadInput for what does not fit.
     """
     norms = norm if critic_norm is None else critic_norm
-    labels = adversarial.labels(example) if condition != 'none' else 0
+    labels = 0 if condition == 'none' else losses.require_labels(
+        example.label, 'use condition none')
     critic = adversarial.critic(
         'critic', example.x.shape[1:], loss=loss, smooth=smooth, penalty=penalty, weight=weight,
         cut=cut, kind=kind, width=critic_width or width, norm=norms, act=critic_act,
