@@ -153,8 +153,11 @@ def search(ablation: Ablation) -> list[dict]:
         for number, point in asked:
             value = ablation.found([point])[0]['metrics'].get(OBJECTIVE.value)
             study.tell(number, value, state=state.FAIL if value is None else state.COMPLETE)
-        print(f'{len(done) + len(asked)} of {TRIALS.value} trials: least {OBJECTIVE.value} '
-              f'{study.best_value:.4f} at {sweep.name(study.best_params)}', flush=True)
+        best = 'none with a finite loss'
+        if study.get_trials(deepcopy=False, states=[state.COMPLETE]):
+            best = f'least {OBJECTIVE.value} {study.best_value:.4f} at ' \
+                   f'{sweep.name(study.best_params)}'
+        print(f'{len(done) + len(asked)} of {TRIALS.value} trials: {best}', flush=True)
     return list({sweep.name(p): p for p in points}.values())
 
 

@@ -344,6 +344,14 @@ def test_bad_input_is_one_line(ablate, flags, said, tmp_path):
     assert done.stderr.count('\n') == 1
 
 
+def test_a_search_of_which_no_loss_is_finite_says_so(ablate, tmp_path):
+    pytest.importorskip('optuna')
+    done = ablate(*COMMAND, '--sweep.model.rate=1e30,1e31', '--search=optuna', '--trials=2',
+                  '--objective=test/loss', '--config.eval.metrics=units', f'--workdir={tmp_path}')
+    assert done.returncode == 0, done.stderr
+    assert '2 of 2 trials: none with a finite loss' in done.stdout
+
+
 def test_a_search_goes_on_and_finds_the_least(ablate, tmp_path):
     optuna = pytest.importorskip('optuna')
     workdir = tmp_path / 'search'
