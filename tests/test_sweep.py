@@ -237,7 +237,8 @@ def test_a_grid_too_large_is_trained_in_parts(tmp_path, swept):
     ('model', '1', "unknown key 'model'"),
     ('model.beta', '', 'give values to sweep model.beta over'),
     ('model.beta', '1,x', "'1,x' are not values of model.beta, which is a number"),
-    ('model.latent', '1.5', 'model.latent, which is an integer')])
+    ('model.latent', '1.5', 'model.latent, which is an integer'),
+    ('seed', '0,2147483648', 'seed must be below 2,147,483,648, not 2147483648')])
 def test_what_cannot_be_swept_is_refused(key, words, said):
     with pytest.raises(BadInput, match=said):
         sweep.numbers(config(), key, words)

@@ -32,10 +32,13 @@ def numbers(config: ConfigDict, key: str, words: str) -> list:
     if not words.strip():
         raise BadInput(f'give values to sweep {key} over, as --sweep.{key}=1,2')
     try:
-        return list(dict.fromkeys(kind(word) for word in words.split(',')))
+        found = list(dict.fromkeys(kind(word) for word in words.split(',')))
     except ValueError:
         raise BadInput(f'{words!r} are not values of {key}, which is '
                        f'{"an integer" if kind is int else "a number"}') from None
+    if kind is int and max(map(abs, found)) >= 2 ** 31:
+        raise BadInput(f'{key} must be below {2 ** 31:,}, not {max(found, key=abs)}')
+    return found
 
 
 def changed(config: ConfigDict, values: dict[str, Any]) -> ConfigDict:
