@@ -122,6 +122,15 @@ def dry(ablation: Ablation, points: list[dict]) -> None:
               f'{", ".join(ablation.judge(g).names)}')
 
 
+def check_objective(ablation: Ablation) -> None:
+    """Raises BadInput where nobody measures it."""
+    g = sweep.plan(ablation.config, sweep.grid(ablation.grid)[:1])[0]
+    known = ablation.judge(g, most=200).known()
+    if OBJECTIVE.value not in known:
+        raise BadInput(f'objective {OBJECTIVE.value!r} is not measured'
+                       f'{train.near(OBJECTIVE.value, known)}; there are {", ".join(known)}')
+
+
 def search(ablation: Ablation) -> list[dict]:
     """The points that Optuna chose, measured; the objective is made least."""
     try:
@@ -129,11 +138,6 @@ def search(ablation: Ablation) -> list[dict]:
     except ImportError:
         raise BadInput("--search=optuna needs Optuna: pip install '.[search]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    g = sweep.plan(ablation.config, sweep.grid(ablation.grid)[:1])[0]
-    known = ablation.judge(g, most=200).known()
-    if OBJECTIVE.value not in known:
-        raise BadInput(f'objective {OBJECTIVE.value!r} is not measured'
-                       f'{train.near(OBJECTIVE.value, known)}; there are {", ".join(known)}')
     study = optuna.create_study(
         storage=f'sqlite:///{ablation.workdir}/search.db', study_name='ablate', load_if_exists=True,
         sampler=optuna.samplers.TPESampler(seed=ablation.config.seed, constant_liar=True))
@@ -189,13 +193,14 @@ def tables(workdir: Path, found: list[dict]) -> None:
 
 
 def headline(found: list[dict], objective: str) -> str:
-    """How many points, and the best of them."""
+    """How many points, and that of the least objective, or of the largest elbo."""
     alive = [f for f in found if objective in f['metrics']]
     if not alive:
         return f'{len(found)} points'
-    upward = -1 if objective == 'test/elbo' else 1
-    best = min(alive, key=lambda f: upward * f['metrics'][objective])
-    return f'{len(found)} points, {objective.removeprefix("test/").replace("_", " ")} best with ' \
+    most = objective == 'test/elbo'
+    best = (max if most else min)(alive, key=lambda f: f['metrics'][objective])
+    return f'{len(found)} points, {"largest" if most else "least"} ' \
+           f'{objective.removeprefix("test/").replace("_", " ")} ' \
            f'{best["metrics"][objective]:.4g} at {sweep.name(best["values"])}'
 
 
@@ -220,6 +225,8 @@ def main(argv: list[str]) -> None:
         return
     points = sweep.grid(grid)
     with train.claim(workdir, config):
+        if OBJECTIVE.value:
+            check_objective(ablation)
         if SEARCH.value:
             points = search(ablation)
         else:

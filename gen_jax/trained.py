@@ -20,7 +20,7 @@ MODES = 'evaluate', 'sample', 'reconstruct'
 def subject(run: train.Run, state: State) -> metrics.Subject:
     """What the measures of gen_jax.metrics look at."""
     return metrics.Subject(run.model, state, run.data, run.key, run.config.eval.k,
-                           train.collector(run, state), features(run), {})
+                           train.collector(run, state), features(run), {}, {})
 
 
 def features(run: train.Run) -> metrics.Features:

@@ -259,6 +259,22 @@ def test_what_a_sweep_would_pass_over_is_refused(key, value):
         sweep.plan(config(**{key: value}), GRID)
 
 
+def test_points_are_measured_by_programs_of_the_first():
+    made, traced = config('vae'), []
+    g, = sweep.plan(made, GRID)
+
+    def decode(*args, of=g.run.model.decode):
+        traced.append(1)
+        return of(*args)
+
+    g = g._replace(run=g.run._replace(model=g.run.model._replace(decode=decode)))
+    judge = sweep.Judge(g, ['frechet', 'units'])
+    first = judge(GRID[0], judge.start)
+    count = len(traced)
+    assert count and first == judge(GRID[0], judge.start) != judge(GRID[1], judge.start)
+    assert len(traced) == count
+
+
 # The command line
 
 
@@ -338,6 +354,8 @@ def test_dry_prints_the_plan_and_trains_nothing(ablate, tmp_path):
     (['--sweep.seed=0', '--search=optuna'], 'ablate: a search needs --objective'),
     (['--sweep.seed=0,1', '--search=optuna', '--objective=test/mig'],
      "ablate: objective 'test/mig' is not measured"),
+    (['--sweep.seed=0,1', '--objective=test/nlll'],
+     "ablate: objective 'test/nlll' is not measured, did you mean 'test/nll'?"),
     (['--sweep.seed=0', '--config.model.bata=1'], "ablate: unknown config key 'model.bata'")])
 def test_bad_input_is_one_line(ablate, flags, said, tmp_path):
     done = ablate(*COMMAND, *flags, f'--workdir={tmp_path / "w"}')

@@ -3,6 +3,7 @@
 Each is a pure function over a Model in one of the files here; this file knows which of them fits.
 """
 import difflib
+import functools
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -36,7 +37,8 @@ class Subject(NamedTuple):
     """A trained model and its data; k: codes for an importance sample.
 
     collect: (f, split, most) -> the arrays of f(state, batch, key) over the first `most` examples
-    of the `train` or `test` split, or all.  seen: features once computed.
+    of the `train` or `test` split, or all.  seen: features once computed; programs: what is
+    compiled, for all subjects of this model and data.
     """
     model: Model
     state: State
@@ -46,6 +48,11 @@ class Subject(NamedTuple):
     collect: Callable
     features: Features
     seen: dict
+    programs: dict
+
+    def program(self, name, f: Callable) -> Callable:
+        """jit(f), that of the first f of this name."""
+        return self.programs.setdefault(name, jax.jit(f))
 
 
 def nll(s: Subject) -> dict[str, float]:
@@ -116,35 +123,36 @@ def represent(s: Subject) -> Callable[[np.ndarray], np.ndarray]:
     """Factor values (n, f) -> codes (n, d)."""
     encode = encoder(s.model)
 
-    @jax.jit
-    def some(state, places):
-        batch = s.data.prepare(Batch(places, jnp.zeros(len(places), jnp.int32)), s.key)
-        return encode(state, batch, s.key)
+    def some(state, places, key):
+        batch = s.data.prepare(Batch(places, jnp.zeros(len(places), jnp.int32)), key)
+        return encode(state, batch, key)
+
+    some = s.program('represent', some)
 
     def run(values, at_once=500):
         places = np.ravel_multi_index(values.T, list(s.data.factors.values())).astype(np.int32)
         padded = np.pad(places, (0, -len(places) % at_once), mode='edge').reshape(-1, at_once)
-        return np.concatenate([some(s.state, p) for p in padded])[:len(values)]
+        return np.concatenate([some(s.state, p, s.key) for p in padded])[:len(values)]
 
     return run
 
 
 def drawn(s: Subject, look: Callable, n: int, at_once: int = 500) -> np.ndarray:
     """look(params, x) of n samples x."""
-    @jax.jit
     def some(state, params, key):
         return look(params, s.model.decode(state, s.model.prior(state, key, at_once)))
 
+    some = s.program(('drawn', look), some)
     keys = jax.random.split(jax.random.fold_in(s.key, 1), -(-n // at_once))
     return np.concatenate([some(s.state, s.features.params, key) for key in keys])[:n]
 
 
 def shown(s: Subject, look: Callable, split: str, n: int, at_once: int = 500) -> np.ndarray:
     """look(params, x) of the first n examples of a split, or of all where they are fewer."""
-    @jax.jit
     def some(batch, params, key):
         return look(params, s.data.prepare(batch, key).x)
 
+    some = s.program(('shown', look), some)
     data = getattr(s.data, split)
     n = min(n, len(data.x))
     rows = np.minimum(np.arange(n + -n % at_once), n - 1).reshape(-1, at_once)
@@ -186,16 +194,19 @@ def modes(s: Subject) -> dict[str, float]:
 def stacked(s: Subject) -> dict[str, float]:
     """modes, how many triples of labels a classifier finds in images stacked of three, and kl, that
     of their distribution from the data's, in which the three labels are independent, in nats."""
-    def look(params, x):
-        logits = [s.features.classify(params, x[..., i:i + 1]) for i in range(3)]
-        return jnp.stack(logits, 1)
-
+    look = each_colour(s.features.classify)
     fake = drawn(s, look, STACKED)
     number = fake.shape[-1]
     a, b, c = fake.argmax(-1).T
     share = np.bincount(shown(s, look, 'train', STACKED).argmax(-1).ravel(), minlength=number)
     data = np.einsum('a,b,c->abc', share, share, share).ravel().astype(float)
     return samples.classes((a * number + b) * number + c, data)
+
+
+@functools.cache  # one look, so that its programs are found again
+def each_colour(classify: Callable) -> Callable:
+    """(params, images of three colours) -> the logits of each (n, 3, labels)."""
+    return lambda params, x: jnp.stack([classify(params, x[..., i:i + 1]) for i in range(3)], 1)
 
 
 MEASURES = dict(

@@ -64,4 +64,4 @@ class Judge:
             return jax.device_get(program(state, placed, key))
 
         return metrics.Subject(run.model, state, run.data, key, run.config.eval.k, collect,
-                               self.features, {})
+                               self.features, {}, self.compiled)
