@@ -244,6 +244,7 @@ def main(argv: list[str]) -> None:
             w for w in sys.argv[1:]
             if not re.match('--?(workdir|config.data.dir|how|memory)', w))]),
         seconds=train.summary(workdir).get('seconds', 0.) + time.perf_counter() - since,
+        **record.machine(),
         headline=headline(found, objective)))
     print(f'{workdir}/ablate.csv, ablate.md' + ''.join(f', {f.name}' for f in files))
 

@@ -9,15 +9,12 @@ docs/mnist.png shows the VAE and the GAN on mnist, docs/MODEL.png the runs of PI
 """
 import argparse
 import json
-import os
 from pathlib import Path
-import platform
 import runpy
 import shlex
 import shutil
 import subprocess
 
-import jax
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -43,19 +40,10 @@ PICTURED = {'colorize-photos': 'colorize', 'deepfake-faces': 'deepfake', 'cvae-m
             'infogan-digits': 'infogan'}
 
 
-def processor() -> str:
-    names = [line.split(':')[1].strip() for line in Path('/proc/cpuinfo').read_text().splitlines()
-             if line.startswith('model name')] if Path('/proc/cpuinfo').exists() else []
-    return f'{os.cpu_count()} x {names[0] if names else platform.processor()}'
-
-
-def circumstances(made: Path) -> dict:
-    """The commit at which a file was made, and on what."""
+def commit(made: Path) -> str:
+    """The commit at which a file was made."""
     then = ['git', 'log', '-1', '--format=%h', f'--until=@{made.stat().st_mtime:.0f}']
-    commit = subprocess.run(then, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    device = jax.devices()[0]
-    return dict(commit=commit.strip(), jax=jax.__version__,
-                hardware=processor() if device.platform == 'cpu' else device.device_kind)
+    return subprocess.run(then, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def command(config: ConfigDict) -> str:
@@ -75,10 +63,10 @@ def result(folder: Path) -> dict:
     """A run's or an experiment's summary with what it takes to repeat it."""
     if (folder / 'study.json').exists():
         made = folder / f'{folder.name.split("-")[0]}.csv'
-        return train.summary(folder) | circumstances(made)
+        return dict(commit=commit(made)) | train.summary(folder)
     config = ConfigDict(train.stored_config(folder))
-    return dict(command=command(config), seed=config.seed) | circumstances(
-        folder / 'summary.json') | train.summary(folder)
+    return dict(command=command(config), seed=config.seed,
+                commit=commit(folder / 'summary.json')) | train.summary(folder)
 
 
 def picture(source: Path, name: str) -> None:
@@ -101,9 +89,10 @@ def keep(folder: Path) -> None:
 
 def tables() -> str:
     runs = ['| command | epochs | training time | test |', '|---|---|---|---|']
-    studies = ['| command | time | result |', '|---|---|---|']
+    studies, machines = ['| command | time | result |', '|---|---|---|'], set()
     for file in sorted(RESULTS.glob('*.json')):
         r = json.loads(file.read_text())
+        machines.add(r['hardware'])
         if 'headline' in r:
             studies.append(f'| `{r["command"]}` | {r["seconds"]:.0f} s | {r["headline"]} |')
             continue
@@ -111,9 +100,10 @@ def tables() -> str:
         tested = ', '.join(f'{k} {v:.4g}' for k, v in tested.items() if v is not None)
         took = f'{r["seconds"]:.0f} s' if r['seconds'] else '(interrupted)'
         runs.append(f'| `{r["command"]}` | {r["epochs"]} | {took} | {tested} |')
-    note = f'Seed 0, {r["hardware"]}; experiments/results/ holds each in full. elbo, recon and ' \
-           'kl are nats per example, mse is the mean over dimensions, psnr and gain are dB. ' \
-           'Other programs ran beside, so the times are too long rather than too short.'
+    note = f'Seed 0 where no other is given, {" or ".join(sorted(machines))}; ' \
+           'experiments/results/ holds each in full. elbo, recon and kl are nats per example, ' \
+           'mse is the mean over dimensions, psnr and gain are dB. Other programs ran beside, so ' \
+           'the times are too long rather than too short.'
     return '\n'.join([*runs, '', *studies, '', note])
 
 

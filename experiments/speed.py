@@ -142,10 +142,14 @@ def alone(model: str, a: argparse.Namespace) -> dict:
 
 
 def peer(command: str, model: str, way: str, images: int, repeats: int) -> dict:
-    """The line another program prints for one model and way."""
+    """The line another program prints for one model and way.  Raises BadInput where it fails."""
     words = [*shlex.split(command), f'--images={images}', f'--models={model}', f'--ways={way}',
              f'--repeats={repeats}']
-    return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise BadInput(f'--peer ended with status {done.returncode}: '
+                       f'{(done.stderr.strip().splitlines() or [""])[-1]}')
+    return json.loads(done.stdout)
 
 
 def compared(model: str, a: argparse.Namespace) -> dict:

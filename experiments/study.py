@@ -101,7 +101,7 @@ class Study:
         lines = [list(rows[0]), ['---'] * len(rows[0]), *shown]
         text = '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
         (self.workdir / f'{self.name}.md').write_text(text)
-        self.summary(headline=headline)
+        self.summary(headline=headline, **record.machine())
         print(f'{text}\n{headline}')
         print(f'{self.workdir}/{self.name}.csv, .md' + ', .png' * self.figure.exists())
 

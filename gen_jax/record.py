@@ -4,6 +4,7 @@ import functools
 import json
 import os
 from pathlib import Path
+import platform
 import sys
 import time
 
@@ -41,6 +42,20 @@ def write(file: Path, text: str) -> None:
 
 def write_json(file: Path, content) -> None:
     write(file, json.dumps(content, indent=1) + '\n')
+
+
+def machine() -> dict[str, str]:
+    """What this runs on: the version of jax, and the processors."""
+    device = jax.devices()[0]
+    return dict(jax=jax.__version__,
+                hardware=processor() if device.platform == 'cpu' else device.device_kind)
+
+
+def processor() -> str:
+    file = Path('/proc/cpuinfo')
+    names = [line.split(':')[1].strip() for line in file.read_text().splitlines()
+             if line.startswith('model name')] if file.exists() else []
+    return f'{os.cpu_count()} x {names[0] if names else platform.processor()}'
 
 
 @once

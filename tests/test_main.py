@@ -123,7 +123,7 @@ def test_summary_tells_what_was_run(runs, name):
     workdir, _ = runs(name)
     found = json.loads((workdir / 'summary.json').read_text())
     assert set(found) == {'model', 'dataset', 'epochs', 'steps', 'seconds', 'compile_seconds',
-                          'examples_per_second', 'metrics'}
+                          'examples_per_second', 'jax', 'hardware', 'metrics'}
     assert (found['model'], found['dataset']) == (name, 'digits')
     assert (found['epochs'], found['steps']) == (EPOCHS, EPOCHS * STEPS)
     assert found['seconds'] > 0 and found['compile_seconds'] > 0

@@ -128,7 +128,7 @@ def follow(run: Run, trainer: Trainer, evaluate, workdir: Path, asked: list[str]
         record.write_json(workdir / 'summary.json', dict(
             model=config.model.name, dataset=config.data.name, epochs=epoch, steps=int(state.step),
             seconds=seconds, compile_seconds=trainer.compile_seconds,
-            examples_per_second=examples / seconds if seconds else 0.,
+            examples_per_second=examples / seconds if seconds else 0., **record.machine(),
             metrics=named_at_end(log.lines) | (measured or evaluate(state))))
 
     while epoch < config.epochs:
