@@ -150,7 +150,7 @@ class Layout(NamedTuple):
     born: Callable | None = None
 
 
-def layout(mode: str, batch: int) -> Layout:
+def layout(mode: str, batch: int = 0) -> Layout:
     """The Layout of `mode` over all devices.  Raises BadInput for an unknown mode, pmap in several
     processes, or a batch that the devices cannot share equally."""
     if mode not in MODES:

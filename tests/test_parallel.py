@@ -73,8 +73,8 @@ def alone(config, steps):
     chunk = jax.jit(loop.training(model, run.data.prepare, size, config.batch, steps))
     state, metrics, _ = chunk(state, data, run.key)
     assert state.step.devices() == set(first)
-    batch = -(-min(config.eval.batch, len(test.x)) // DEVICES) * DEVICES
-    evaluation = loop.evaluation(model.evaluate, run.data.prepare, len(test.x), batch)
+    evaluation = loop.evaluation(model.evaluate, run.data.prepare, len(test.x),
+                                 min(config.eval.batch, len(test.x)))
     return by_path(dict(state=state._asdict(), train=metrics,
                         test=jax.jit(evaluation)(state, test, run.key)))
 
