@@ -150,9 +150,9 @@ class Layout(NamedTuple):
     born: Callable | None = None
 
 
-def layout(mode: str, batch: int) -> Layout:
+def layout(mode: str, batch: int = 0) -> Layout:
     """The Layout of `mode` over all devices.  Raises BadInput for an unknown mode, pmap in several
-    processes, or a batch that the devices cannot share equally."""
+    processes, or a batch, where one is given, that the devices cannot share equally."""
     if mode not in MODES:
         raise BadInput(f'unknown parallel {mode!r}; choose one of {", ".join(MODES)}')
     devices = jax.devices()

@@ -13,6 +13,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
+import test_streams
+
 DEVICES, STEPS, BATCH = 8, 3, 64
 EIGHT = dict(XLA_FLAGS=f'--xla_force_host_platform_device_count={DEVICES}', JAX_PLATFORMS='cpu')
 QUICK = dict(XLA_FLAGS=f'{EIGHT["XLA_FLAGS"]} --xla_backend_optimization_level=0')  # to compile
@@ -73,8 +75,8 @@ def alone(config, steps):
     chunk = jax.jit(loop.training(model, run.data.prepare, size, config.batch, steps))
     state, metrics, _ = chunk(state, data, run.key)
     assert state.step.devices() == set(first)
-    batch = -(-min(config.eval.batch, len(test.x)) // DEVICES) * DEVICES
-    evaluation = loop.evaluation(model.evaluate, run.data.prepare, len(test.x), batch)
+    evaluation = loop.evaluation(model.evaluate, run.data.prepare, len(test.x),
+                                 min(config.eval.batch, len(test.x)))
     return by_path(dict(state=state._asdict(), train=metrics,
                         test=jax.jit(evaluation)(state, test, run.key)))
 
@@ -94,7 +96,8 @@ def together(config, steps):
     return by_path(dict(state=state._asdict(), train=metrics)) | {
         f"['test']['{k}']": np.array(v if len(v) > 1 else v[0]) for k, v in tested.items()
     } | dict(devices=np.array(len(state.step.devices())), replicas=np.array(spread(state)),
-             sizes=np.array(sizes), held=held(state), bytes=np.array(
+             sizes=np.array(sizes), held=held(state),
+             at_once=np.array(trainer.feed.at_once if trainer.feed else 0), bytes=np.array(
                  used.argument_size_in_bytes + used.temp_size_in_bytes))
 
 
@@ -147,6 +150,14 @@ def saved(config, folder):
                 replicas=np.array(spread(again)), held=held(again))
 
 
+def streamed(folder, mode, limit):
+    """A vae of wide layers on a stored set that is streamed, two steps a call, where it is larger
+    than the limit."""
+    config = config_of('vae', mode, **WIDE)
+    config.data.update(name='tiny', dir=str(folder), memory_limit=limit)
+    return config
+
+
 def shared(mode):
     """The rows of a batch that each device takes, and its key."""
     import jax
@@ -189,6 +200,10 @@ def child(folder):
         keep(f'{name}-fsdp-alone', alone, config_of(name, **WIDE, **hyper), STEPS)
         for mode in 'jit', 'fsdp':
             keep(f'{name}-fsdp-{mode}', together, config_of(name, mode, **WIDE, **hyper), STEPS)
+    tiny = test_streams.store(folder / 'stored', counts=(1000, 700))
+    for how, found, *given in (('alone', alone, 'jit', 9.), ('fsdp', together, 'fsdp', .042)):
+        keep(f'vae-streamed-{how}', found, streamed(tiny, *given), STEPS)
+    keep('vae-streamed-saved', saved, streamed(tiny, 'fsdp', .042), folder / 'vae-streamed')
     for label, hyper in GANS.items():
         config = config_of('gan', **hyper)
         keep(f'{label}-alone', alone, config, STEPS)
@@ -281,6 +296,14 @@ def test_fsdp_over_eight_devices_equals_one_and_holds_an_eighth(results, name):
     assert (whole['held'] == 1).all()
     saved = 4 * shared['sizes'][large].sum() * (1 - 1 / DEVICES)
     assert shared['bytes'] < whole['bytes'] - .9 * saved
+
+
+def test_fsdp_of_what_is_streamed_equals_one_device_in_memory(results):
+    shared = results('vae-streamed-fsdp')
+    equals_one_device(shared, results('vae-streamed-alone'))
+    assert int(shared['at_once']) == 2 and (shared['held'] == 1 / DEVICES).any()
+    again = results('vae-streamed-saved')
+    assert int(again['differ']) == 0 and (again['held'] == shared['held']).all()
 
 
 def test_fsdp_states_are_born_in_parts(results):

@@ -155,20 +155,26 @@ def test_one_of_two_is_asked_to_stop_and_both_save_and_do(start, tmp_path):
     is_whole(workdir, epochs + 1, events=2)
 
 
-def test_one_of_four_dies_and_the_others_end(start, tmp_path):
-    flags = '--config=configs/vae.py', *SMALL, f'--workdir={tmp_path}/run'
-    processes = start(4, *flags, '--config.epochs=100000', patience=30)
-    until(processes, 3, tmp_path / 'run')
-    processes[2].send_signal(signal.SIGKILL)
+@pytest.mark.parametrize('dead', [0, 2])  # the first is where the others come together
+def test_one_of_three_dies_the_others_end_and_all_go_on(start, tmp_path, dead):
+    workdir, one = tmp_path / 'run', tmp_path / 'one'
+    flags = '--config=configs/vae.py', *SMALL, '--config.batch=30', f'--workdir={workdir}'
+    processes = start(3, *flags, '--config.epochs=100000', patience=20)
+    until(processes, 3, workdir)
+    processes[dead].send_signal(signal.SIGKILL)
     since = time.monotonic()
     results = ends(processes)
-    assert time.monotonic() - since < 45  # --patience, and some
-    for result in (results[0], results[1], results[3]):  # while saving it is JAX that ends them
+    assert time.monotonic() - since < 35  # --patience, and some
+    assert results.pop(dead).code == -signal.SIGKILL
+    for result in results:  # JAX ends those that wait for the first, or for another in saving
         ours = 'gen_jax: the processes can no longer' in result.err
         assert result.code and (ours or 'another task died' in result.err), results
         assert not ours or 'goes on from the newest checkpoint' in result.err
-    alone(tmp_path / 'run', tmp_path / 'run', epochs=5)
-    is_whole(tmp_path / 'run', 5, events=2)
+    epochs = len(lines(workdir)) + 1
+    assert 'going on after epoch' in succeeds(start(3, *flags, f'--config.epochs={epochs}'))
+    is_whole(workdir, epochs, events=2)
+    alone(workdir, one, epochs=epochs)
+    same_run(workdir, one)
 
 
 def test_other_processes_write_nothing(tmp_path, monkeypatch):

@@ -163,15 +163,14 @@ def evaluator(run: Run):
 def over(run: Run, evaluate, examples: Batch, how) -> tuple[typing.Callable, Batch]:
     """(state, data, key) -> what loop.evaluation or loop.collection gives of all examples, on all
     devices; and the data as it lies there."""
-    size, devices = len(examples.x), jax.device_count()
-    batch = -(-min(run.config.eval.batch, size) // devices) * devices
-    layout = parallel.layout('jit', batch)
+    batch = min(run.config.eval.batch, len(examples.x))
+    layout = parallel.layout('jit')  # XLA pads unequal shares, so that noise is one device's
 
     def compiled(size):
         return layout.compile(how(evaluate, run.data.prepare, size, batch, layout.share), ())
 
     if not streams.streamed(examples):
-        return compiled(size), layout.place(examples)
+        return compiled(len(examples.x)), layout.place(examples)
     join = streamed.mean if how is loop.evaluation else streamed.joined
     return streamed.pieces(run.config, compiled, layout.place, batch, join), examples
 

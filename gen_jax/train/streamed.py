@@ -59,7 +59,7 @@ def check(config: ConfigDict, dataset: data.Dataset) -> None:
         chunk(config, part, max(config.batch, config.eval.batch))
         if config.parallel in ('shard_map', 'pmap'):  # which take the whole set to each device
             raise BadInput(f'{config.data.name} is streamed, being larger than data.memory_limit='
-                           f'{config.data.memory_limit:g}; use parallel=jit, or raise that')
+                           f'{config.data.memory_limit:g}; use parallel=jit or fsdp, or raise that')
 
 
 def pieces(config: ConfigDict, compiled: Callable, place: Callable, batch: int,
