@@ -30,9 +30,9 @@ def test_the_vae_reaches_its_elbo(run_main, mnist_dir, tmp_path):
 
 
 def test_the_surveys_autoencoder_reaches_its_error(run_main, mnist_dir, tmp_path):
-    """The configuration as it stands, 15 epochs: a mean squared error below 0.004."""
+    """A mean squared error below 0.004, asked of 15 epochs, after 5."""
     code, out, err = run_main('--config=configs/ae.py:mnist', f'--config.data.dir={mnist_dir}',
-                              f'--workdir={tmp_path}', timeout=1200)
+                              f'--workdir={tmp_path}', '--config.epochs=5', timeout=1200)
     assert code == 0, err
     assert json.loads((tmp_path / 'summary.json').read_text())['metrics']['test/mse'] < .004
 
