@@ -109,7 +109,8 @@ def saved_with(folder: Path, step: int) -> dict[str, float]:
 
 
 def _read_through(path: Path) -> None:
-    """Reads every array below path, one after the other, and raises at the first that is damaged.
+    """Reads every array below path, one after the other, and what is said of them; raises at the
+    first that is damaged.
 
     orbax reads them all at once, and those it abandons at an error print tracebacks of their own.
     """
@@ -119,6 +120,8 @@ def _read_through(path: Path) -> None:
             if key.endswith(b'/.zarray')]
     if not keys:
         raise ValueError('it holds no arrays')
+    for file in (path / 'array_metadatas').glob('*'):
+        json.loads(file.read_text())
     for key in keys:
         array = dict(driver='zarr', kvstore=store | dict(path=key[:-len('.zarray')].decode()))
         ts.open(array, open=True).result().read().result()

@@ -769,6 +769,10 @@ def drop_manifest(folder):
     (folder / 'default' / 'manifest.ocdbt').unlink()
 
 
+def garble_names(folder):
+    (folder / 'default' / 'array_metadatas' / 'process_0').write_bytes(b'\xff' * 99)
+
+
 def unfinished(folder):
     """As a crash while saving leaves it, under orbax's name for a directory still being written."""
     folder.rename(folder.with_name(f'{folder.name}.orbax-checkpoint-tmp-1'))
@@ -786,7 +790,8 @@ def goes_on(run_main, workdir, damage):
     return result.out
 
 
-@pytest.mark.parametrize('damage', [truncate, garble, garble_arrays, drop_arrays, drop_manifest])
+@pytest.mark.parametrize('damage', [
+    truncate, garble, garble_arrays, garble_names, drop_arrays, drop_manifest])
 def test_damaged_newest_checkpoint_is_named_and_the_one_before_used(run_main, copied, damage):
     workdir = copied('vae')
     said = goes_on(run_main, workdir, damage)
