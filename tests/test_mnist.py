@@ -72,5 +72,4 @@ def test_the_gans_samples_are_not_collapsed(mnist_dir):
     z = run.model.prior(state, jax.random.key(1), 2000)
     made = np.asarray(jax.jit(run.model.decode)(state, z))
     shares = np.bincount(judge.predict(flat(made)), minlength=10) / len(made)
-    print(shares)
     assert shares.min() > .03, shares
