@@ -69,7 +69,7 @@ def main(study: Study) -> None:
     draw(study, table)
     shown = [{k: v for k, v in row.items() if k not in ('elbos', 'migs')} for row in table]
     study.table(shown, 'mutual information gap: ' + ', '.join(
-        f'{r["model"]} {r["mig"]:.3f}' for r in shown))
+        f'{r["model"]} {r["mig"]:.3f}' for r in shown) + f' ({shown[0]["epochs"]} epochs)')
 
 
 if __name__ == '__main__':
