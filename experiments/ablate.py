@@ -59,7 +59,8 @@ class Ablation:
     """A workdir and what is known of its points."""
 
     def __init__(self, config, workdir: Path, grid: dict[str, list]):
-        self.config, self.workdir, self.grid, self.rows = config, workdir, grid, {}
+        self.config, self.workdir, self.grid = config, workdir, grid
+        self.before, self.since = train.summary(workdir), time.perf_counter()
         self.how = HOW.value or ('shard' if jax.device_count() > 1 else
                                  'map' if jax.default_backend() == 'cpu' else 'vmap')
         self.limit = MEMORY.value * 1e9 or sweep.memory()
@@ -105,6 +106,12 @@ class Ablation:
                           samples=[] if samples is None else samples.round(3).tolist())
         self.file(point).parent.mkdir(parents=True, exist_ok=True)
         record.write_json(self.file(point), found)
+        self.summary()
+
+    def summary(self, **found) -> None:
+        """Keeps what is known of the whole grid, and the time it has taken so far."""
+        spent = self.before.get('seconds', 0.) + time.perf_counter() - self.since
+        record.write_json(self.workdir / 'summary.json', self.before | dict(seconds=spent, **found))
 
     def found(self, points: list[dict]) -> list[dict]:
         return [json.loads(self.file(p).read_text()) for p in points]
@@ -139,7 +146,8 @@ def search(ablation: Ablation) -> list[dict]:
         raise BadInput("--search=optuna needs Optuna: pip install '.[search]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
-        storage=f'sqlite:///{ablation.workdir}/search.db', study_name='ablate', load_if_exists=True,
+        storage=f'sqlite:///{ablation.workdir}/search.db', load_if_exists=True,
+        study_name=json.dumps([OBJECTIVE.value, ablation.by()]),  # others are other values
         sampler=optuna.samplers.TPESampler(seed=ablation.config.seed, constant_liar=True))
     state, points = optuna.trial.TrialState, []
     while True:
@@ -219,7 +227,7 @@ def main(argv: list[str]) -> None:
     source = Path(cli.source(argv).split(':')[0]).stem
     own = f'runs/ablate-{source}-{config.data.name.replace(":", "-")}'
     workdir = Path(cli.WORKDIR.value or own)
-    ablation, since = Ablation(config, workdir, grid), time.perf_counter()
+    ablation = Ablation(config, workdir, grid)
     if DRY.value:
         dry(ablation, sweep.grid(grid))
         return
@@ -231,21 +239,19 @@ def main(argv: list[str]) -> None:
             points = search(ablation)
         else:
             ablation.measure(points)
-    found = ablation.found(points)
-    tables(workdir, found)
-    measured = {k for f in found for k in f['metrics']}
-    wanted = [OBJECTIVE.value, *(f'test/{k}' for k in (
-        'nll', 'frechet_classifier', 'frechet_pixels', 'elbo', 'loss'))]  # loss is weighted by beta
-    objective = next((k for k in wanted if k in measured), '')
-    files = pictures(workdir, found, objective)
-    (workdir / 'study.json').write_text(json.dumps(words))  # what readme.py knows studies by
-    record.write_json(workdir / 'summary.json', dict(
-        command=shlex.join(['python', 'experiments/ablate.py', *(
-            w for w in sys.argv[1:]
-            if not re.match('--?(workdir|config.data.dir|how|memory)', w))]),
-        seconds=train.summary(workdir).get('seconds', 0.) + time.perf_counter() - since,
-        **record.machine(),
-        headline=headline(found, objective)))
+        found = ablation.found(points)
+        tables(workdir, found)
+        measured = {k for f in found for k in f['metrics']}
+        wanted = [OBJECTIVE.value, *(f'test/{k}' for k in (  # loss is weighted by beta
+            'nll', 'frechet_classifier', 'frechet_pixels', 'elbo', 'loss'))]
+        objective = next((k for k in wanted if k in measured), '')
+        files = pictures(workdir, found, objective)
+        (workdir / 'study.json').write_text(json.dumps(words))  # what readme.py knows studies by
+        ablation.summary(
+            command=shlex.join(['python', 'experiments/ablate.py', *(
+                w for w in sys.argv[1:]
+                if not re.match('--?(workdir|config.data.dir|how|memory)', w))]),
+            headline=headline(found, objective), **record.machine())
     print(f'{workdir}/ablate.csv, ablate.md' + ''.join(f', {f.name}' for f in files))
 
 

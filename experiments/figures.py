@@ -1,4 +1,5 @@
 """The figures of an ablation: rate and distortion, heat maps, units in use, samples by point."""
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -62,13 +63,24 @@ def coloured(alive, keys):
 
 
 def rate_distortion(fig, axes, alive, keys, objective):
-    """Alemi et al. 2018: what the code costs and what it leaves out."""
+    """Alemi et al. 2018: what the code costs and what it leaves out; a mark for a latent size."""
     key, groups = coloured(alive, keys)
+
+    def size(f):
+        return 0 if key == sweep.LATENT else f['values'].get(sweep.LATENT, 0)
+
+    marks = dict(zip(sorted(set(map(size, alive))), itertools.cycle('osD^v<>p*')))
     for value, colour, own in groups:
-        axes.plot(*([f['metrics'][f'test/{k}'] for f in own] for k in ('kl', 'recon')), 'o', ms=4,
-                  color=colour, label=f'{value:g}')
+        for f in own:
+            axes.plot(f['metrics']['test/kl'], f['metrics']['test/recon'], marks[size(f)], ms=4,
+                      color=colour)
+        axes.plot([], [], 'o', ms=4, color=colour, label=f'{value:g}')
     axes.set(xlabel='rate: KL, nats', ylabel='distortion: reconstruction, nats')
-    axes.legend(title=short(key), frameon=False, fontsize=9)
+    axes.add_artist(axes.legend(title=short(key), frameon=False, fontsize=9, loc='upper right'))
+    if len(marks) > 1:
+        lines = [axes.plot([], [], mark, ms=4, color='.3', label=f'{n:g}')[0]
+                 for n, mark in marks.items()]
+        axes.legend(handles=lines, title='latent', frameon=False, fontsize=9, loc='upper center')
 
 
 def heat(fig, axes, alive, keys, objective):

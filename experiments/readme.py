@@ -53,7 +53,9 @@ def command(config: ConfigDict) -> str:
     source = '' if given().data.name == dataset else f':{dataset}'
     theirs = train.leaves(json.loads(given(dataset).to_json()))
     ours = train.leaves(json.loads(config.to_json()))
-    assert ours.keys() == theirs.keys(), 'this run was made by another version; make it again'
+    if ours.keys() != theirs.keys():
+        raise SystemExit(f'readme: this run of {name} on {dataset} was made by another version; '
+                         'make it again')
     changed = ' '.join(shlex.quote(f'--config.{k}={tuple(v) if isinstance(v, list) else v}')
                        for k, v in ours.items() if v != theirs[k] and k != 'data.dir')
     return f'python -m gen_jax.main --config=configs/{name}.py{source} {changed}'.strip()

@@ -71,7 +71,7 @@ def test_a_run_asked_to_stop_saves_its_step_and_goes_on(
         after_calls(patched, calls, lambda: os.kill(os.getpid(), number))
         with pytest.raises(train.Stopped, match=f'by {number.name} after step {step}, which is '):
             train.train(config(), tmp_path)
-    assert 'finishing this step' in capfd.readouterr().out
+    assert 'finishing what is under way' in capfd.readouterr().out
     assert signal.getsignal(number) is before
     assert max(stored(tmp_path)) == step
     train.train(config(), tmp_path)

@@ -57,7 +57,7 @@ def asked_to_stop():
             raise KeyboardInterrupt
         asked.append(signal.Signals(number).name)
         # not by print, which may just be at work
-        os.write(1, b'\nfinishing this step and saving; once more stops at once\n')
+        os.write(1, b'\nfinishing what is under way and saving; once more stops at once\n')
 
     if threading.current_thread() is not threading.main_thread():  # which alone hears signals
         yield asked
