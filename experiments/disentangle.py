@@ -1,6 +1,6 @@
 """Do the latent dimensions find the factors of sprites?  VAE, beta-VAE, FactorVAE and beta-TCVAE.
 
-    python experiments/disentangle.py [--seeds=5] [--epochs=N] [--width=400 --batch=256] [--quick]
+    python experiments/disentangle.py [--rows=VAE,FactorVAE] [--seeds=5] [--epochs=N] [--quick]
 
 Pictures drawn from the factor grid of dSprites, dense nets of two layers of 1,200 units and ten
 dimensions as in Chen et al. 2018, whose Figure 4 has a mutual information gap (mig) near 0.1 for a
@@ -10,25 +10,25 @@ how many it got.  --width and --batch are for machines on which that takes days.
 modularity, sap, dci, beta_vae, factor_vae: see gen_jax.metrics.disentangle.  Means over seeds.
 """
 import numpy as np
-from study import Study, start
+from study import WHICH, Study, start
 
 from gen_jax import data, metrics, record, train, trained
 from gen_jax.types import BadInput
 
-MODELS = {'VAE': ('vae', {}), 'beta 4': ('vae', {'model.beta': 4.}),
-          'beta-TCVAE 6': ('tcvae', {'model.beta': 6.}), 'FactorVAE': ('factor', {})}
+ROWS = {'VAE': ('vae', {}), 'beta-4': ('vae', {'model.beta': 4.}),
+        'beta-TCVAE-6': ('tcvae', {'model.beta': 6.}), 'FactorVAE': ('factor', {})}
 SCORES = 'mig', 'modularity', 'sap', 'dci', 'beta_vae', 'factor_vae'
 FULL = 50
 
 
-def measured(study: Study, title: str, seed: int) -> dict:
-    name, changed = MODELS[title]
+def measured(study: Study, row: str, seed: int) -> dict:
+    name, changed = ROWS[row]
     quick, epochs = study.flags.quick, study.flags.epochs or FULL
     config = study.config(name, seed=seed, batch=512 if quick else study.flags.batch, **changed, **{
         'model.latent': 10, 'model.width': (64,) if quick else (study.flags.width,) * 2})
     config.epochs, config.data.limit = (1, 20_000) if quick else (epochs, 0)
     config.eval.every = 1
-    label = f'{title.replace(" ", "-")}-{seed}'
+    label = f'{row}-{seed}'
 
     def measure():
         run, state = study.run(label, config)
@@ -58,11 +58,11 @@ def main(study: Study) -> None:
     if not data.load(study.flags.dataset, dir=study.flags.data_dir).factors:
         raise BadInput(f'the factors of {study.flags.dataset} are not known; use sprites')
     seeds, table = 1 if study.flags.quick else study.flags.seeds, []
-    for title in MODELS:
-        points = [measured(study, title, seed) for seed in range(seeds)]
+    for row in study.rows(ROWS):
+        points = [measured(study, row, seed) for seed in range(seeds)]
         scores = {k: float(np.mean([p[k] for p in points])) for k in points[0] if '/' not in k}
         table.append(dict(
-            model=title, **scores, sd=float(np.std([p['mig'] for p in points])),
+            model=row, **scores, sd=float(np.std([p['mig'] for p in points])),
             elbo=float(np.mean([p['test/elbo'] for p in points])), seeds=seeds,
             epochs=f'{study.flags.epochs or FULL} of {FULL}' if not study.flags.quick else '1',
             elbos=[p['test/elbo'] for p in points], migs=[p['mig'] for p in points]))
@@ -73,6 +73,6 @@ def main(study: Study) -> None:
 
 
 if __name__ == '__main__':
-    start(main, __doc__, 'disentangle', dataset='sprites', seeds=(5, 'how often each is trained'),
-          epochs=(0, 'at most; 0 for all'), width=(1200, 'units of the two layers'),
-          batch=(2048, 'pictures a step'))
+    start(main, __doc__, 'disentangle', dataset='sprites', rows=WHICH,
+          seeds=(5, 'how often each is trained'), epochs=(0, 'at most; 0 for all'),
+          width=(1200, 'units of the two layers'), batch=(2048, 'pictures a step'))

@@ -13,10 +13,9 @@ one that got less far than its paper is no reproduction.  nll: -log p(x) of the 
 5,000 importance samples each, and its standard error over examples.  On digits, the default, the
 same models run with less to show that they do; there is no published number.
 """
-from study import Study, start
+from study import WHICH, Study, start
 
 from gen_jax import metrics, record, train, trained
-from gen_jax.types import BadInput
 
 BURDA = {'model.width': (200, 200), 'model.latent': 50, 'model.act': 'tanh', 'model.stage': 3000,
          'data.binarize': 'dynamic', 'batch': 20}
@@ -81,10 +80,7 @@ def draw(study: Study, table: list[dict]) -> None:
 
 
 def main(study: Study) -> None:
-    names = study.flags.rows.split(',') if study.flags.rows else list(ROWS)
-    if unknown := [n for n in names if n not in ROWS]:
-        raise BadInput(f'unknown row {unknown[0]!r}; there are {", ".join(ROWS)}')
-    table = [measured(study, name) for name in names]
+    table = [measured(study, name) for name in study.rows(ROWS)]
     draw(study, table)
     study.table(table, 'nll in nats: ' + ', '.join(
         f'{r["row"]} {r["nll"]:.2f}' + (f', published {r["published"]}' if r['published'] else '')
@@ -92,5 +88,5 @@ def main(study: Study) -> None:
 
 
 if __name__ == '__main__':
-    start(main, __doc__, 'likelihood', rows=('', 'which, with commas; all where empty'),
+    start(main, __doc__, 'likelihood', rows=WHICH,
           epochs=(0, 'at most; 0 for all'), seed=(0, 'of every run'))

@@ -13,7 +13,7 @@ of 100,000 points, simultaneous moves; only their initialisation is not theirs. 
 are 3 x 128 and the epochs 15, so that a row takes minutes of a CPU core, and the numbers are to be
 compared with each other rather than with those published.
 """
-from study import Study, start
+from study import WHICH, Study, start
 
 import jax
 from jax import lax
@@ -112,9 +112,7 @@ def draw(study: Study, table: list[dict]) -> None:
 
 
 def main(study: Study) -> None:
-    names = study.flags.rows.split(',') if study.flags.rows else list(ROWS)
-    if unknown := [n for n in names if n not in ROWS]:
-        raise BadInput(f'unknown row {unknown[0]!r}; there are {", ".join(ROWS)}')
+    names = study.rows(ROWS)
     if study.flags.nets not in ('small', 'pacgan'):
         raise BadInput(f'unknown nets {study.flags.nets!r}; choose small or pacgan')
     if study.flags.seeds < 1:
@@ -126,6 +124,6 @@ def main(study: Study) -> None:
 
 
 if __name__ == '__main__':
-    start(main, __doc__, 'modes', dataset='ring', rows=('', 'which, with commas; all where empty'),
+    start(main, __doc__, 'modes', dataset='ring', rows=WHICH,
           epochs=(0, 'of 100,000 points; 0 for all'), seeds=(10, 'how many'),
           nets=('small', 'or pacgan'))

@@ -11,7 +11,7 @@ up.  --epochs stops earlier and goes on from there with a larger number; a row s
 and one that got less far than the 50 is no reproduction.  On stacked digits, the default, there is
 no published number.
 """
-from study import Study, start
+from study import WHICH, Study, start
 
 from gen_jax import data, metrics, record, train, trained
 from gen_jax.types import BadInput
@@ -55,10 +55,7 @@ def measured(study: Study, name: str) -> dict:
 
 
 def main(study: Study) -> None:
-    names = study.flags.rows.split(',') if study.flags.rows else list(ROWS)
-    if unknown := [n for n in names if n not in ROWS]:
-        raise BadInput(f'unknown row {unknown[0]!r}; there are {", ".join(ROWS)}')
-    table = [measured(study, name) for name in names]
+    table = [measured(study, name) for name in study.rows(ROWS)]
     parts = {}
     for row in table:
         run, state = train.load(study.workdir / f'{row["row"]}-{row["seed"]}',
@@ -71,5 +68,5 @@ def main(study: Study) -> None:
 
 if __name__ == '__main__':
     start(main, __doc__, 'stacked', dataset='stacked:digits',
-          rows=('', 'which, with commas; all where empty'), epochs=(0, 'at most; 0 for all'),
+          rows=WHICH, epochs=(0, 'at most; 0 for all'),
           seed=(0, 'of every run'))

@@ -18,6 +18,7 @@ from gen_jax.types import BadInput
 
 ROOT = Path(__file__).parents[1]
 MAY_DIFFER = 'workdir', 'data_dir', 'epochs', 'rows', 'seed'  # between commands on one workdir
+WHICH = '', 'which, with commas; all where empty'  # of --rows
 
 
 class Study:
@@ -35,6 +36,13 @@ class Study:
             raise BadInput(f'{self.workdir} holds this experiment with other flags '
                            f'({theirs.read_text().strip()}); give another --workdir')
         self.before, self.since = train.summary(self.workdir), time.perf_counter()
+
+    def rows(self, known) -> list[str]:
+        """Those of the known that --rows names.  Raises BadInput where it names others."""
+        names = self.flags.rows.split(',') if self.flags.rows else list(known)
+        if unknown := [n for n in names if n not in known]:
+            raise BadInput(f'unknown row {unknown[0]!r}; there are {", ".join(known)}')
+        return names
 
     def config(self, model: str, dataset: str | None = None, **changed) -> ConfigDict:
         """The config of configs/`model`.py for this experiment's data set; `changed` holds dotted

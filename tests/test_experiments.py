@@ -159,6 +159,7 @@ def test_experiments_of_modes_refuse_other_data(experiment, name, said, tmp_path
     refused(experiment(name, '--dataset=digits', f'--workdir={tmp_path / "work"}'), name, said)
 
 
-def test_likelihood_refuses_a_row_that_is_not_there(experiment, tmp_path):
-    result = experiment('likelihood', '--rows=vae,iwae9', f'--workdir={tmp_path / "work"}')
-    refused(result, 'likelihood', "'iwae9'", 'iwae50')
+@pytest.mark.parametrize('name, known', [('likelihood', 'iwae50'), ('disentangle', 'FactorVAE')])
+def test_a_row_that_is_not_there_is_refused(experiment, name, known, tmp_path):
+    result = experiment(name, f'--rows={known},iwae9', f'--workdir={tmp_path / "work"}')
+    refused(result, name, "'iwae9'", known)
