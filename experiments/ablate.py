@@ -147,7 +147,7 @@ def search(ablation: Ablation) -> list[dict]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
         storage=f'sqlite:///{ablation.workdir}/search.db', load_if_exists=True,
-        study_name=json.dumps([OBJECTIVE.value, ablation.by()]),  # others are other values
+        study_name=json.dumps([OBJECTIVE.value, ablation.grid, ablation.by()]),  # or trials mix
         sampler=optuna.samplers.TPESampler(seed=ablation.config.seed, constant_liar=True))
     state, points = optuna.trial.TrialState, []
     while True:

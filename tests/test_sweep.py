@@ -314,6 +314,7 @@ def test_a_sweep_leaves_tables_and_figures(ablated):
     assert '2 of 2' in table and 'nll' in table and 'active_units' in table
     for name in 'ablate.png', 'samples.png':
         assert (workdir / name).stat().st_size > 10_000
+    assert json.loads((workdir / 'summary.json').read_text())['seconds'] > 0
 
 
 def test_the_table_is_of_means_and_deviations_over_seeds(ablated):
@@ -381,9 +382,16 @@ def test_a_search_goes_on_and_finds_the_least(ablate, tmp_path):
         done = ablate(*flags, f'--trials={trials}')
         assert done.returncode == 0, done.stderr
         assert f'{trials} of {trials} trials' in done.stdout
-    study = optuna.load_study(study_name='ablate', storage=f'sqlite:///{workdir}/search.db')
+    storage = f'sqlite:///{workdir}/search.db'
+    name, = optuna.get_all_study_names(storage)
+    study = optuna.load_study(study_name=name, storage=storage)
     assert len(study.trials) == 5
     for trial in study.trials:
         found = json.loads((workdir / 'points' / f'{sweep.name(trial.params)}.json').read_text())
         assert trial.value == found['metrics']['test/loss']
     assert f'{min(t.value for t in study.trials):.4f}' in done.stdout
+
+    for changed in '--objective=test/kl', '--sweep.model.beta=.5,1,2,4,8':  # no trial is of these
+        done = ablate(*flags, '--trials=2', changed)
+        assert done.returncode == 0, done.stderr
+        assert '2 of 2 trials' in done.stdout
