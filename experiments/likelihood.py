@@ -76,6 +76,7 @@ def draw(study: Study, table: list[dict]) -> None:
     left.invert_yaxis()
     left.set(xlabel='nll of test data, nats; x: published after all epochs')
     right.set(xscale='log', xlabel='epoch', ylabel='ELBO of test data, nats')
+    right.minorticks_off()  # their labels overlap where there are few epochs
     fig.savefig(study.figure, dpi=200)
 
 
