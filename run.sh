@@ -2,7 +2,9 @@
 # Makes .venv and installs gen_jax into it where that is not done yet, then runs the main job:
 #   ./run.sh                      python -m gen_jax.main --config=configs/vae.py
 #   ./run.sh FLAGS                the same with these flags, --config=... among them or not
-#   ./run.sh test [PYTEST FLAGS]  the tests
+#   ./run.sh test                 the tests of every day, on all cores
+#   ./run.sh test all             all tests
+#   ./run.sh test [all] FLAGS     the same with these flags of pytest, or of one file alone
 # JAX_PLATFORM_EXTRA=cuda13 (or cuda12, tpu) installs JAX for that hardware; PYTHON names the
 # interpreter to make .venv with.
 set -euo pipefail
@@ -25,6 +27,7 @@ fi
 
 if [ "${1:-}" = test ]; then
     shift
+    [ "${1:-}" != all ] || { shift; set -- --all "$@"; }
     exec .venv/bin/python -m pytest "$@"
 fi
 case " $* " in

@@ -1,8 +1,11 @@
-"""What several test files share: the command line as a user runs it, and where MNIST is."""
+"""What several test files share: the two tiers, the command line as a user runs it, compiled
+programs, and where MNIST is."""
 import gc
 import itertools
+import json
 import os
 from pathlib import Path
+import select
 import subprocess
 import sys
 from typing import NamedTuple
@@ -14,6 +17,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PREPARED = 'mnist/3.0.1'
 TESTS = itertools.count()
+LONGEST = ('test_parallel', 'test_sweep', 'test_experiments', 'test_mnist', 'test_notebooks',
+           'test_processes', 'test_resume', 'test_main', 'test_faults', 'test_gan_family',
+           'test_vae_family', 'test_likelihood')  # so that all workers end together
+APART = dict(test_models='name', test_experiments='name', test_mnist='x', test_notebooks='file')
 
 
 class Result(NamedTuple):
@@ -29,27 +36,56 @@ def snapshot(folder) -> dict[str, bytes | None]:
             for p in sorted(folder.rglob('*'))}
 
 
+def thorough(values, *every_day) -> list:
+    """Parameters of which all but some are marked full."""
+    return [pytest.param(*(value if isinstance(value, tuple) else (value,)),
+                         marks=() if value in every_day else pytest.mark.full)
+            for value in values]
+
+
+def pytest_addoption(parser):
+    parser.addoption('--all', action='store_true', help='run the tests marked full, too')
+
+
+def pytest_xdist_auto_num_workers(config):
+    """A worker for each core; none where one test is named, or where times are measured."""
+    if any('::' in arg for arg in config.args) or 'speed' in config.option.markexpr:
+        config.option.dist = 'no'
+        return 0
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+
+
+def group(item) -> str:
+    """Tests of one group run in one worker: those that share trained runs or compiled programs."""
+    name, params = item.path.stem, getattr(item, 'callspec', None)
+    if name in APART and params:
+        return f'{name}:{params.params.get(APART[name])}'
+    return f'{name}:command' if 'ablate' in item.fixturenames else name
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
-    """Tests of speed want the machine for themselves: they run with -m speed alone."""
-    if 'speed' not in config.option.markexpr:
-        timed = [item for item in items if item.get_closest_marker('speed')]
-        config.hook.pytest_deselected(items=timed)
-        items[:] = [item for item in items if item not in timed]
+    """Leaves out what is not asked for, and begins with the files that take longest."""
+    named = any('::' in arg for arg in config.args)
+    marks = {'full': config.option.all or named or 'full' in config.option.markexpr,
+             'speed': 'speed' in config.option.markexpr}  # these want the machine for themselves
+    left = [item for item in items for mark, asked in marks.items()
+            if item.get_closest_marker(mark) and not asked]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in set(left)]
+    items.sort(key=lambda item: (*LONGEST, item.path.stem).index(item.path.stem))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
 
 
-@pytest.fixture(scope='session')
-def environment(tmp_path_factory):
-    """The environment of a child process: this checkout, CPU, compiled programs kept for us all."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
-    compiled = tmp_path_factory.mktemp('compiled')
-    return os.environ | dict(PYTHONPATH=path, JAX_PLATFORMS='cpu',
-                             JAX_COMPILATION_CACHE_DIR=str(compiled))
-
-
-@pytest.fixture(scope='module')
-def compiled_once(tmp_path_factory):
-    """Programs are compiled once and then read from disk, as a user's second command does."""
-    options = dict(jax_compilation_cache_dir=str(tmp_path_factory.mktemp('compiled')),
+@pytest.fixture(scope='session', autouse=True)
+def compiled(tmp_path_factory):
+    """The folder of compiled programs, which all workers and the processes they start share."""
+    folder = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        folder = folder.parent
+    folder = folder / 'compiled'
+    options = dict(jax_compilation_cache_dir=str(folder),
                    jax_persistent_cache_min_compile_time_secs=.1)
     before = {name: getattr(jax.config, name) for name in options}
     for values in options, before:
@@ -57,7 +93,15 @@ def compiled_once(tmp_path_factory):
             jax.config.update(name, value)
         compilation_cache.reset_cache()
         if values is options:
-            yield
+            yield folder
+
+
+@pytest.fixture(scope='session')
+def environment(compiled):
+    """The environment of a child process: this checkout, CPU, compiled programs kept for us all."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
+    return os.environ | dict(PYTHONPATH=path, JAX_PLATFORMS='cpu',
+                             JAX_COMPILATION_CACHE_DIR=str(compiled))
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -80,13 +124,36 @@ def compiled_few():
 
 
 @pytest.fixture(scope='session')
-def run_main(environment):
+def python(environment, tmp_path_factory):
+    """python(*argv) -> Result of `python ARGV`, in a fork of tests/warm.py."""
+    place = tmp_path_factory.mktemp('python')
+    warm = subprocess.Popen([sys.executable, ROOT / 'tests' / 'warm.py'], env=environment, cwd=ROOT,
+                            text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def run(*argv, env=None, cwd=ROOT, timeout=180) -> Result:
+        files = [place / name for name in ('out', 'err')]
+        for file in files:
+            file.write_bytes(b'')
+        command = dict(argv=[str(a) for a in argv], cwd=str(cwd), env=environment | (env or {}),
+                       out=str(files[0]), err=str(files[1]))
+        warm.stdin.write(f'{json.dumps(command)}\n')
+        warm.stdin.flush()
+        child = int(warm.stdout.readline())
+        if not select.select([warm.stdout], [], [], timeout)[0]:
+            os.kill(child, 9)
+        status = int(warm.stdout.readline())
+        return Result(status, *(file.read_text() for file in files))
+
+    yield run
+    warm.stdin.close()
+    warm.wait()
+
+
+@pytest.fixture(scope='session')
+def run_main(python):
     """run_main(*flags) -> Result of `python -m gen_jax.main` with them."""
-    def run(*args, env=None, cwd=ROOT, timeout=180) -> Result:
-        done = subprocess.run([sys.executable, '-m', 'gen_jax.main', *map(str, args)], cwd=cwd,
-                              env=environment | (env or {}), timeout=timeout, text=True,
-                              stdin=subprocess.DEVNULL, capture_output=True, check=False)
-        return Result(done.returncode, done.stdout, done.stderr)
+    def run(*args, **how) -> Result:
+        return python('-m', 'gen_jax.main', *args, **how)
     return run
 
 

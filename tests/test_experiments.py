@@ -1,8 +1,6 @@
 """The experiments as a user runs them: --quick, again, and with what they must refuse."""
 import csv
 import importlib.util
-import subprocess
-import sys
 
 import numpy as np
 from PIL import Image
@@ -15,15 +13,12 @@ EXPERIMENTS = ['pca', 'reduce', 'latent', 'transfer', 'likelihood', 'latent_size
 
 
 @pytest.fixture
-def experiment(environment):
+def experiment(python):
     """experiment(name, *flags) -> Result of `python experiments/NAME.py` with them."""
     def run(name, *flags) -> Result:
         if name == 'reduce' and importlib.util.find_spec('umap') is None:
             pytest.skip("no umap-learn, which pip install '.[experiments]' brings")
-        done = subprocess.run([sys.executable, f'experiments/{name}.py', *map(str, flags)],
-                              cwd=ROOT, env=environment, timeout=900, text=True,
-                              stdin=subprocess.DEVNULL, capture_output=True, check=False)
-        return Result(done.returncode, done.stdout, done.stderr)
+        return python(ROOT / 'experiments' / f'{name}.py', *flags, timeout=900)
     return run
 
 
@@ -101,7 +96,8 @@ ROWS = dict(modes='gan,packed,wasserstein,relativistic_r1r2', stacked='packed,ga
             likelihood='small,iwae5,ladder50,vamp')  # one of every kind
 
 
-@pytest.mark.parametrize('name', EXPERIMENTS)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=() if name == 'pca' else pytest.mark.full) for name in EXPERIMENTS])
 def test_a_quick_experiment_leaves_table_and_figure_and_is_not_repeated(experiment, name, tmp_path):
     workdir = tmp_path / 'work'
     flags = ['--quick', f'--workdir={workdir}', *([f'--rows={ROWS[name]}'] if name in ROWS else [])]

@@ -13,14 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conftest import ROOT, snapshot
+from conftest import ROOT, snapshot, thorough
 from gen_jax import loop, train
 from gen_jax.models import vae
 from gen_jax.types import BadInput, Batch, Model, State
 from test_main import one_line
 from test_resume import same_runs, stored
 
-pytestmark = pytest.mark.usefixtures('compiled_once')
 EPOCHS, STEPS = 4, 11
 
 
@@ -61,9 +60,10 @@ def after_calls(monkeypatch, n, act):
 # Signals
 
 
-@pytest.mark.parametrize('calls, step', [(1, 4), (3, 11), (5, 19), (6, 22)],
+@pytest.mark.parametrize('calls, step', thorough([(1, 4), (3, 11), (5, 19), (6, 22)], (1, 4)),
                          ids=['in an epoch', 'between epochs', 'later', 'at an evaluation'])
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=['SIGINT', 'SIGTERM'])
+@pytest.mark.parametrize('number', thorough([signal.SIGINT, signal.SIGTERM], signal.SIGTERM),
+                         ids=['SIGINT', 'SIGTERM'])
 def test_a_run_asked_to_stop_saves_its_step_and_goes_on(
         whole, tmp_path, monkeypatch, capfd, calls, step, number):
     before = signal.getsignal(number)
@@ -217,6 +217,7 @@ def test_a_run_rolls_back_to_what_was_saved_and_goes_on_otherwise(
     same_runs(tmp_path / 'one', tmp_path / 'two')
 
 
+@pytest.mark.full
 def test_a_run_that_always_falls_stops_rolling_back(tmp_path, monkeypatch):
     falling(monkeypatch, 25, once=False)
     monkeypatch.setattr(train, 'ROLLBACKS', 2)
@@ -227,6 +228,7 @@ def test_a_run_that_always_falls_stops_rolling_back(tmp_path, monkeypatch):
 # Disks and damage
 
 
+@pytest.mark.full
 def test_a_full_disk_is_said_in_a_line_and_what_was_saved_is_kept(
         run_main, tmp_path, tmp_path_factory):
     """A small file system in memory, which only root can make."""
@@ -289,6 +291,7 @@ def test_a_damaged_summary_is_made_again(whole, tmp_path, capsys):
     same_runs(whole, tmp_path)
 
 
+@pytest.mark.full
 def test_a_run_that_is_killed_ten_times_ends_as_one_that_is_not(environment):
     done = subprocess.run([sys.executable, 'tests/torture.py', '--kills=10'], cwd=ROOT,
                           env=environment, capture_output=True, text=True, timeout=600, check=False)
@@ -296,6 +299,7 @@ def test_a_run_that_is_killed_ten_times_ends_as_one_that_is_not(environment):
     assert done.stdout.splitlines()[-1].startswith('10 kills, ')
 
 
+@pytest.mark.full
 def test_random_overrides_and_damaged_files_are_refused_in_a_line_or_do(environment):
     done = subprocess.run([sys.executable, 'tests/fuzz.py', '--trials=40'], cwd=ROOT,
                           env=environment, capture_output=True, text=True, timeout=600, check=False)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from conftest import thorough
 from gen_jax import record
 from gen_jax.data import points
 from gen_jax.metrics import samples
@@ -75,8 +76,9 @@ def test_a_relativistic_gan_with_centred_gradients_finds_every_mode():
     assert before['modes'] < 8 and before['high_quality'] < .1
 
 
-@pytest.mark.parametrize('told', ['concat', 'norm'])
-@pytest.mark.parametrize('condition', ['concat', 'projection', 'auxiliary'])
+@pytest.mark.parametrize('told', thorough(['concat', 'norm'], 'concat'))
+@pytest.mark.parametrize('condition', thorough(
+    ['concat', 'projection', 'auxiliary'], 'projection', 'auxiliary'))
 def test_a_conditional_gan_makes_what_is_asked_for(condition, told):
     """The label is the mode: its samples lie near that centre, whatever the code."""
     norm = 'layer' if told == 'norm' else 'none'
@@ -122,7 +124,7 @@ def test_a_packed_critic_judges_an_example_with_its_neighbour():
     assert same(tried[1], tried[2]) and same(tried[2], tried[3])
 
 
-@pytest.mark.parametrize('pack', [1, 2, 3])
+@pytest.mark.parametrize('pack', thorough([1, 2, 3], 2))
 def test_a_packed_critic_sees_the_collapse(pack):
     """Of points 0 and -1, as likely, against a generator of zeros, none but those packs are taken
     for generated that hold zeros alone (Lin et al. 2018)."""
@@ -165,6 +167,7 @@ def test_infogans_information_is_the_entropy_and_the_density_of_its_codes():
     np.testing.assert_array_equal(found['category'], z[:, :4].argmax(1) == 0)
 
 
+@pytest.mark.full
 def test_infogans_information_stays_below_what_is_told_and_comes_near_it():
     """Of a generator that makes the same of categories 2i and 2i + 1, and nothing of the noise,
     half of them are known."""
@@ -228,6 +231,7 @@ def test_vaegans_encoder_heeds_features_but_not_the_judgement():
             assert alike == (part not in heeds), (player, part)
 
 
+@pytest.mark.full
 def test_vaegan_learns_to_reconstruct():
     model = vaegan.make(square(key()), **PLAYED | dict(weight=.1), beta=.01)
     state, metrics = trained(model, square, 600)
@@ -251,6 +255,7 @@ def farthest(z):
     return max(stats.kstest(np.asarray(z) @ [np.cos(a), np.sin(a)], 'norm').statistic for a in ways)
 
 
+@pytest.mark.full
 def test_aaes_codes_become_normal():
     hyper = dict(kind='mlp', width=(32, 32), critic=(32, 32), latent=2, error='mse')
     model = aae.make(skewed(key()), **hyper)
@@ -268,6 +273,7 @@ def test_aaes_codes_become_normal():
     assert end['mse'] < .05 and end['spread_fake'] == pytest.approx(end['spread_real'], rel=.4)
 
 
+@pytest.mark.full
 def test_a_labelled_aae_keeps_in_its_code_what_the_label_leaves():
     """Points of the ring with a third number of their own: the code is that number alone."""
     def raised(key, n=128):
@@ -298,6 +304,7 @@ def test_a_labelled_aae_keeps_in_its_code_what_the_label_leaves():
 # BiGAN
 
 
+@pytest.mark.full
 def test_bigans_encoder_inverts_its_generator():
     model = bigan.make(square(key()), **PLAYED | dict(width=(64, 64), penalty='r1', weight=.1))
     state, _ = trained(model, square, 1000)

@@ -44,6 +44,7 @@ def test_importance_sampling_finds_the_exact_likelihood():
     assert abs(-found - truth(data().x)).mean() < .02
 
 
+@pytest.mark.full
 def test_bound_is_monotone_in_k_and_below_the_likelihood():
     model, state, truth = linear()
     keys = jax.random.split(jax.random.key(2), 100)
@@ -65,6 +66,7 @@ def test_annealing_encloses_the_exact_likelihood():
     assert -.05 < gap < .1
 
 
+@pytest.mark.full
 def test_reverse_annealing_bounds_from_the_other_side():
     model, state, truth = linear()
     batch, keys = data(512), jax.random.split(jax.random.key(4), 3)

@@ -423,6 +423,7 @@ def conv_encoder():
     return lambda params, x: net.apply(params, buffers, x), params, x
 
 
+@pytest.mark.full
 def test_jacobian_norm_of_a_conv_encoder_is_that_of_every_example_alone(conv_encoder):
     """Backward by the project's own rules, against differences of its forward pass alone."""
     f, params, x = conv_encoder
@@ -436,6 +437,7 @@ def test_jacobian_norm_of_a_conv_encoder_is_that_of_every_example_alone(conv_enc
     np.testing.assert_allclose(found[1:2], losses.jacobian_norm(f, x[1:2]), rtol=1e-5)
 
 
+@pytest.mark.full
 def test_random_probes_estimate_the_jacobian_norm_without_bias():
     """E |v^T J|^2 = |J|^2; its variance for random signs is 2 sum over i != j of (J J^T)_ij^2."""
     f, x = smooth_net((5, 7, 6)), jnp.float32(draw((4, 5), 9))

@@ -240,6 +240,7 @@ def test_colorize_shows_grey_coloured_and_true_in_this_order(run_main, tmp_path)
     assert grey.max() == 0 and coloured.max() > 8 and true.mean() > 10
 
 
+@pytest.mark.full
 def test_faces_are_shown_as_everyone(run_main, tmp_path):
     """The true swapped pictures have a row of their own."""
     result = run_main('--config=configs/deepfake.py', '--config.data.size=16', '--config.epochs=1',
@@ -399,6 +400,7 @@ def cache(tmp_path_factory):
     return dict(XDG_CACHE_HOME=str(tmp_path_factory.mktemp('cache')))
 
 
+@pytest.mark.full
 def test_evaluate_compares_samples_in_pixels_and_by_a_classifier_trained_once(
         run_main, copied, cache):
     workdir, digests = copied('gan'), []
@@ -439,6 +441,7 @@ def test_evaluate_counts_the_modes_of_points(run_main, tmp_path):
     assert 'test/high_quality ' in result.out
 
 
+@pytest.mark.full
 def test_evaluate_counts_the_classes_of_stacked_digits(run_main, tmp_path, cache):
     flags = ('--config=configs/gan.py:stacked:digits', '--config.model.width=(8,8)',
              '--config.epochs=1', f'--workdir={tmp_path}')
@@ -452,6 +455,7 @@ def test_evaluate_counts_the_classes_of_stacked_digits(run_main, tmp_path, cache
     assert metrics['test/kl'] > 0
 
 
+@pytest.mark.full
 def test_a_game_that_goes_wrong_is_said_on_the_progress_line(run_main, tmp_path):
     result = run_main(*config('gan', '--config.epochs=2', '--config.model.rate=1e-9',
                               '--config.model.critic_rate=.01',

@@ -10,7 +10,7 @@ import pytest
 from gen_jax import train
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.full]
 
 
 def config_of(name, folder):

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
+from conftest import thorough
 from gen_jax import losses, models, nets, ops
 from gen_jax.models import colorize, deepfake, denoising
 from gen_jax.types import BadInput, Batch
@@ -31,6 +32,7 @@ NOISY_STEP = {'text', 'deepfake'}           # or their step alone
 # nearly all the time here is XLA's, compiling programs that run once
 quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 every_model = pytest.mark.parametrize('name', NAMES)
+some_models = pytest.mark.parametrize('name', thorough(NAMES, 'vae', 'gan'))
 
 
 IMAGES, VECTORS = ((7, 9, 3), 'conv'), ((13,), 'mlp')  # an example's shape, and a kind of net
@@ -42,11 +44,11 @@ def fitting(name):
 
 
 CASES = [(name, *case) for name in NAMES for case in fitting(name)]
-every_case = pytest.mark.parametrize('name, shape, kind', CASES)
+every_case = pytest.mark.parametrize('name, shape, kind', thorough(CASES, *(
+    case for case in CASES if case[1:] == fitting(case[0])[-1] or case[0] in ('ae', 'gan'))))
 on_vectors = pytest.mark.parametrize('name', [n for n in NAMES if VECTORS in fitting(n)])
 
 
-pytestmark = pytest.mark.usefixtures('compiled_once')
 
 
 def maker(name):
@@ -189,7 +191,7 @@ def test_decode_encode_and_prior_fit_together(name, shape, kind):
 WHOLE = dict(mmd='distance of codes', tcvae='total correlation')  # what takes the whole batch
 
 
-@every_model
+@some_models
 def test_devices_with_shares_of_a_batch_end_in_one_state_or_are_refused(name):
     """As shard_map and pmap map a step; where there is no noise, that of the whole batch."""
     (shape, kind), *_ = reversed(fitting(name))
@@ -218,7 +220,7 @@ def test_losses_of_the_whole_batch_are_refused_where_no_device_sees_it(name, hyp
         make(name, data((13,)), kind='mlp', axis='data', **hyper)
 
 
-@every_model
+@some_models
 def test_three_steps_in_a_scan_are_three_steps(name):
     model, batch, state = built(name, *fitting(name)[0])
     scanned, metrics = run(make(name, batch, kind='conv'), batch, 3, state)
@@ -230,7 +232,7 @@ def test_three_steps_in_a_scan_are_three_steps(name):
 
 @every_model
 def test_one_key_one_result(name):
-    model, batch, state = built(name, *fitting(name)[0])
+    model, batch, state = built(name, *fitting(name)[-1])
     assert equal(state, model.init(jax.random.key(0), batch))
     assert not equal(state, model.init(jax.random.key(5), batch))
     for f in model.step, model.evaluate:
@@ -255,7 +257,7 @@ METRICS = dict(ae={'loss'}, vae={'loss', 'elbo', 'recon', 'kl'}, denoising={'los
 
 @pytest.mark.parametrize('name', METRICS)
 def test_metrics_in_training_and_evaluation_have_the_same_names(name):
-    model, batch, state = built(name, *fitting(name)[0])
+    model, batch, state = built(name, *fitting(name)[-1])
     _, trained = model.step(state, batch, keys(1)[0])
     assert METRICS[name] <= set(trained) & set(model.evaluate(state, batch, keys(1)[0]))
 
@@ -427,10 +429,15 @@ NORMED = [*itertools.product(['ae'], nets.KINDS, nets.NORMS),
           *itertools.product(NAMES, ['mlp'], ['batch', 'spectral'])]
 
 
-@pytest.mark.parametrize('name, kind, norm', [
+EVERY_DAY = [*itertools.product(['ae'], ['mlp', 'conv'], nets.NORMS),
+             *itertools.product(['gan', 'aae', 'infogan'], ['mlp'], ['batch', 'spectral'])]
+
+
+@pytest.mark.parametrize('name, kind, norm', thorough([
     case for case in dict.fromkeys(NORMED) if takes(case[0], 'norm')
     and case[1:] not in itertools.product(['recurrent'], nets.NORMS[1:])
-    and case[1:] not in itertools.product(['mlp', 'linear'], ['instance'])])  # is for images
+    and case[1:] not in itertools.product(['mlp', 'linear'], ['instance'])],
+    *EVERY_DAY))  # instance is for images
 def test_buffers_are_there_where_the_norm_has_statistics(name, kind, norm):
     batch = data((4, 5, 3))
     model = make(name, batch, kind=kind, norm=norm, width=(4, 3))
@@ -502,7 +509,7 @@ def test_cross_entropy_refuses_data_outside_0_1(name, hyper, scale, shift):
 STARTED = 'ae', 'vae', 'sparse', 'deepfake', *sorted(GANS)
 
 
-@pytest.mark.parametrize('name', STARTED)
+@pytest.mark.parametrize('name', thorough(STARTED, 'vae', 'gan', 'deepfake'))
 @pytest.mark.parametrize('shape, kind, scale, shift', [
     ((3, 4, 2), 'conv', .8, 0.), ((13,), 'mlp', .8, 0.), ((13,), 'mlp', 3., -4.)])
 def test_the_decoder_starts_at_the_best_constant(name, shape, kind, scale, shift):
@@ -516,7 +523,7 @@ def test_the_decoder_starts_at_the_best_constant(name, shape, kind, scale, shift
     np.testing.assert_allclose(found, jnp.broadcast_to(best, found.shape), rtol=1e-3, atol=1e-3)
 
 
-@every_model
+@some_models
 def test_batch_norm_in_evaluation_looks_at_one_example_alone(name):
     if not takes(name, 'norm'):
         pytest.skip(f'{name} has no norm')
@@ -586,6 +593,7 @@ def test_spectral_norm_makes_the_largest_singular_value_one(linear, size):
     assert before > 1.01
 
 
+@pytest.mark.full
 def test_the_sigmoid_goes_with_data_in_0_1_alone():
     x = 4 * jax.random.normal(jax.random.key(0), (N, 13))
     batch = data((13,))._replace(x=x)

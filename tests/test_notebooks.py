@@ -19,6 +19,7 @@ def test_there_is_a_notebook():
     assert NOTEBOOKS
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('file', NOTEBOOKS, ids=lambda p: p.name)
 def test_notebook_runs_in_three_minutes(file, environment, monkeypatch):
     nbclient, nbformat = pytest.importorskip('nbclient'), pytest.importorskip('nbformat')

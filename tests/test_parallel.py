@@ -13,6 +13,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from conftest import thorough
 import test_streams
 
 DEVICES, STEPS, BATCH = 8, 3, 64
@@ -37,6 +38,9 @@ GANS = {f'gan-{norm}': dict(norm=norm, kind='conv' if norm == 'instance' else 'm
 DATA = dict(colorize=dict(name='photos', size=8, limit=256),
             text=dict(name='text', size=8, limit=256),
             deepfake=dict(name='digits', identities=(3, 5)))
+
+EVERY_DAY = ('vae-default', 'gan-options', 'vae-noise', 'vae-saved-shard_map', 'vae-fsdp', 'born',
+             'share', 'ae-none-mlp')  # what the child computes where no test marked full runs
 
 
 # The child
@@ -174,11 +178,13 @@ def shared(mode):
     return {k: np.array(v) for k, v in layout.compile(run, ())(rows, rows, key).items()}
 
 
-def child(folder):
+def child(folder, labels):
     import jax
     assert jax.device_count() == DEVICES
 
     def keep(label, found, *args):
+        if not label.startswith(labels):
+            return
         try:
             np.savez(folder / f'{label}.npz', **found(*args))
         except Exception:  # one that fails must not take the others with it
@@ -221,11 +227,15 @@ def child(folder):
 
 
 @pytest.fixture(scope='module')
-def results(environment, tmp_path_factory):
+def results(request, environment, tmp_path_factory):
     """label -> the arrays that the child found."""
     folder = tmp_path_factory.mktemp('eight')
-    done = subprocess.run([sys.executable, __file__, str(folder)], env=environment | EIGHT | QUICK,
-                          capture_output=True, text=True, timeout=1800, check=False)
+    every = any(item.get_closest_marker('full') for item in request.session.items
+                if 'results' in item.fixturenames)
+    labels = () if every else EVERY_DAY
+    done = subprocess.run([sys.executable, __file__, str(folder), *labels],
+                          env=environment | EIGHT | QUICK, capture_output=True, text=True,
+                          timeout=1800, check=False)
 
     def get(label):
         failed = folder / f'{label}.txt'
@@ -255,7 +265,7 @@ def equals_one_device(shared, single, atol=1e-5, state=2e-5):
     close(part(shared, STATE), part(single, STATE), rtol=1e-3, atol=state)
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', thorough(MODELS, 'vae'))
 def test_jit_over_eight_devices_equals_one(results, name):
     differences = dict(tcvae=1e-4)  # of log densities of tens of nats, which are themselves small
     # one of 8,192 gradients of its prior is so small that Adam, whose three steps are 3e-3, turns
@@ -265,7 +275,7 @@ def test_jit_over_eight_devices_equals_one(results, name):
                       differences.get(name, 1e-5), steps.get(name, 2e-5))
 
 
-@pytest.mark.parametrize('norm', NORMS)
+@pytest.mark.parametrize('norm', thorough(NORMS))
 def test_jit_over_eight_devices_equals_one_for_every_norm(results, norm):
     shared, single = results(f'gan-{norm}-jit'), results(f'gan-{norm}-alone')
     equals_one_device(shared, single)
@@ -287,7 +297,7 @@ def test_jit_over_eight_devices_pairs_and_packs_what_one_does(results):
     assert len(shared) - len(but_last_bias(shared)) == 3  # the bias, and Adam's two moments
 
 
-@pytest.mark.parametrize('name', FSDP)
+@pytest.mark.parametrize('name', thorough(FSDP, 'vae'))
 def test_fsdp_over_eight_devices_equals_one_and_holds_an_eighth(results, name):
     shared, whole = results(f'{name}-fsdp-fsdp'), results(f'{name}-fsdp-jit')
     equals_one_device(shared, results(f'{name}-fsdp-alone'))
@@ -298,6 +308,7 @@ def test_fsdp_over_eight_devices_equals_one_and_holds_an_eighth(results, name):
     assert shared['bytes'] < whole['bytes'] - .9 * saved
 
 
+@pytest.mark.full
 def test_fsdp_of_what_is_streamed_equals_one_device_in_memory(results):
     shared = results('vae-streamed-fsdp')
     equals_one_device(shared, results('vae-streamed-alone'))
@@ -311,7 +322,7 @@ def test_fsdp_states_are_born_in_parts(results):
 
 
 @pytest.mark.parametrize('mode', ['shard_map', 'pmap'])
-@pytest.mark.parametrize('name, norm, kind', NOISELESS)
+@pytest.mark.parametrize('name, norm, kind', thorough(NOISELESS, ('ae', 'none', 'mlp')))
 def test_gradients_equal_one_device_without_noise(results, name, norm, kind, mode):
     """After one step Adam's first moment is a tenth of the gradient: it shows a wrong scale, which
     the parameters would not."""
@@ -325,21 +336,22 @@ def test_gradients_equal_one_device_without_noise(results, name, norm, kind, mod
         np.testing.assert_allclose(value, single[path], rtol=1e-4, atol=1e-5 * scale, err_msg=path)
 
 
-@pytest.mark.parametrize('label', [
-    *('-'.join(case) for case in NOISELESS), *(f'{name}-noise' for name in NOISY)])
+@pytest.mark.parametrize('label', thorough([
+    *('-'.join(case) for case in NOISELESS), *(f'{name}-noise' for name in NOISY)],
+    'ae-none-mlp', 'vae-noise'))
 def test_shard_map_and_pmap_equal_each_other(results, label):
     one, other = results(f'{label}-shard_map'), results(f'{label}-pmap')
     close(part(one, STATE, *METRICS), part(other, STATE, *METRICS), rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize('name', NOISY)
+@pytest.mark.parametrize('name', thorough(NOISY, 'vae'))
 def test_every_device_holds_the_same_state(results, name):
     for mode in 'shard_map', 'pmap':
         found = results(f'{name}-noise-{mode}')
         assert int(found['devices']) == DEVICES and int(found['replicas']) == 0, mode
 
 
-@pytest.mark.parametrize('name, mode', SAVED)
+@pytest.mark.parametrize('name, mode', thorough(SAVED, ('vae', 'shard_map')))
 def test_run_with_batch_statistics_is_evaluated_saved_and_resumed(results, name, mode):
     found = results(f'{name}-saved-{mode}')
     assert found['finite'].all() and int(found['replicas']) == 0
@@ -365,6 +377,7 @@ def test_batch_that_devices_cannot_share_is_refused(run_main, tmp_path, mode):
     assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.full
 def test_command_line_trains_and_goes_on_over_eight_devices(run_main, tmp_path):
     flags = ('--config=configs/gan.py', '--config.parallel=pmap', '--config.model.width=(4,)',
              '--config.eval.every=1', f'--workdir={tmp_path}')
@@ -374,6 +387,7 @@ def test_command_line_trains_and_goes_on_over_eight_devices(run_main, tmp_path):
     assert (tmp_path / 'images' / 'samples.png').exists()
 
 
+@pytest.mark.full
 def test_classifier_starts_from_a_run_of_one_device_on_eight(run_main, tmp_path):
     small = '--config.model.width=(4,)', '--config.epochs=1'
     assert run_main('--config=configs/ae.py', *small, f'--workdir={tmp_path}/ae').code == 0
@@ -384,4 +398,4 @@ def test_classifier_starts_from_a_run_of_one_device_on_eight(run_main, tmp_path)
 
 if __name__ == '__main__':
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-    child(Path(sys.argv[1]))
+    child(Path(sys.argv[1]), tuple(sys.argv[2:]) or '')

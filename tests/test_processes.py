@@ -106,6 +106,7 @@ def test_two_processes_train_an_autoencoder_as_one_does(start, tmp_path):
     same_run(tmp_path / 'two', tmp_path / 'one')
 
 
+@pytest.mark.full
 def test_one_process_begins_a_vae_two_shard_it_and_one_ends_it(start, tmp_path):
     """Two processes of two devices measure it, too."""
     flags = ('--config=configs/vae.py', *SMALL, '--config.parallel=fsdp', '--config.eval.k=10',
@@ -128,6 +129,7 @@ def test_one_process_begins_a_vae_two_shard_it_and_one_ends_it(start, tmp_path):
     same_run(workdir, one)
 
 
+@pytest.mark.full
 def test_four_processes_train_a_gan_as_one_does(start, tmp_path):
     succeeds(start(4, '--config=configs/gan.py', *SMALL, f'--workdir={tmp_path}/four'))
     is_whole(tmp_path / 'four', 2)
@@ -142,6 +144,7 @@ def until(processes, epochs, workdir):
         time.sleep(.1)
 
 
+@pytest.mark.full
 def test_one_of_two_is_asked_to_stop_and_both_save_and_do(start, tmp_path):
     workdir = tmp_path / 'run'
     processes = start(2, '--config=configs/vae.py', *SMALL, f'--workdir={workdir}',
@@ -155,6 +158,7 @@ def test_one_of_two_is_asked_to_stop_and_both_save_and_do(start, tmp_path):
     is_whole(workdir, epochs + 1, events=2)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('dead', [0, 2])  # the first is where the others come together
 def test_one_of_three_dies_the_others_end_and_all_go_on(start, tmp_path, dead):
     workdir, one = tmp_path / 'run', tmp_path / 'one'

@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, thorough
 from gen_jax import checkpoint, train
 from gen_jax.types import State
 
@@ -90,7 +90,6 @@ def same_runs(one, other):
         assert told[0][key] == told[1][key]
 
 
-pytestmark = pytest.mark.usefixtures('compiled_once')
 
 
 @pytest.fixture(scope='module')
@@ -106,7 +105,8 @@ def whole(tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('case', thorough(
+    CASES, 'vae_batch_dynamic', 'gan_options', 'classifier_tuned', 'vq'))
 def test_run_in_two_parts_is_the_run_in_one(whole, tmp_path, case):
     train.train(config_of(case, whole, epochs=1), tmp_path)
     assert len(stored(tmp_path)) == 1
@@ -114,6 +114,7 @@ def test_run_in_two_parts_is_the_run_in_one(whole, tmp_path, case):
     same_runs(whole(case), tmp_path)
 
 
+@pytest.mark.full
 def test_run_in_three_parts_is_the_run_in_one(whole, tmp_path):
     for epochs in range(1, EPOCHS + 1):
         train.train(config_of('vae_batch_dynamic', epochs=epochs), tmp_path)
@@ -180,6 +181,7 @@ def test_state_changes_in_every_part_from_epoch_to_epoch(whole):
         assert moved, part
 
 
+@pytest.mark.full
 def test_run_that_is_killed_goes_on_as_if_it_had_not_been(environment, run_main, tmp_path):
     flags = ('--config=configs/vae.py', '--config.epochs=60', '--config.eval.every=1',
              '--config.model.norm=batch', '--config.model.width=(32,)')
@@ -201,6 +203,7 @@ def test_run_that_is_killed_goes_on_as_if_it_had_not_been(environment, run_main,
     same_runs(one, other)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('case', ['ae', 'vae_batch_dynamic', 'gan'])
 def test_steps_a_call_do_not_matter(case):
     """11 steps an epoch: one call of 11, eleven of 1, and 4 + 4 + 3."""
@@ -218,6 +221,7 @@ def test_steps_a_call_do_not_matter(case):
         assert found[scan][1] == pytest.approx(named, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.full
 def test_resume_with_one_step_a_call_is_exact(tmp_path):
     one, other = tmp_path / 'one', tmp_path / 'other'
     train.train(config_of('vae', scan=4, epochs=2), one)

@@ -9,12 +9,11 @@ import pytest
 from scipy import stats
 from sklearn.datasets import make_moons
 
-from conftest import snapshot
+from conftest import snapshot, thorough
 from gen_jax import losses, samplers
 from gen_jax.game import game
 from gen_jax.types import BadInput, Batch, Density, Model, Player
 
-pytestmark = pytest.mark.usefixtures('compiled_once')
 KEY = jax.random.key(0)
 WEIGHT, CENTRE = np.array([.3, .7]), np.array([[-3., 10.], [3., 11.]])
 WITHIN = np.array([[.25, .2], [.2, .25]])
@@ -72,6 +71,7 @@ def test_two_gaussians_come_back(name, off, between, steps):
         assert np.corrcoef(part.T)[0, 1] == pytest.approx(.8, abs=.03 + off)
 
 
+@pytest.mark.full
 def test_log_density_of_a_flow_integrates_to_one(flow):
     side = np.linspace(-6, 6, 601, dtype=np.float32)
     grid = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
@@ -135,7 +135,7 @@ def test_aggregate_draws_of_the_posterior(logvar):
     assert {tuple(z) for z in np.asarray(more)} <= {tuple(z) for z in np.asarray(made)}
 
 
-@pytest.mark.parametrize('name', samplers.FITTED)
+@pytest.mark.parametrize('name', thorough(samplers.FITTED, 'gmm', 'aggregate'))
 def test_shape_of_the_codes_is_restored(name, steps):
     """Each place has its own mean and scale; a value that never changes stays as it is."""
     steps(40)
@@ -148,7 +148,7 @@ def test_shape_of_the_codes_is_restored(name, steps):
     np.testing.assert_allclose(made.std(0), scale, rtol=.5)
 
 
-@pytest.mark.parametrize('name', samplers.FITTED)
+@pytest.mark.parametrize('name', thorough(samplers.FITTED, 'gmm'))
 def test_samples_are_decided_by_the_keys(name, steps):
     steps(20)
     x = two_modes(200)
@@ -223,6 +223,7 @@ def trained(run_main, tmp_path_factory):
     return workdir, flags
 
 
+@pytest.mark.full
 def test_autoencoder_generates_by_a_mixture_and_nothing_else_changes(run_main, trained):
     workdir, flags = trained
     before, file = snapshot(workdir), workdir / 'images' / 'samples-gmm.png'

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from conftest import thorough
 from gen_jax import checkpoint, data, loop, sweep, train, trained
 from gen_jax.data import stored, streams
 from gen_jax.train import streamed
@@ -141,7 +142,6 @@ def memory(folder):
 
 
 KEY = jax.random.key(0)
-pytestmark = pytest.mark.usefixtures('compiled_once')
 
 
 @pytest.fixture(scope='module')
@@ -300,7 +300,7 @@ def test_each_epoch_shows_each_example_at_most_once(tiny):
     assert len(set(first)) == 330 and max(first) < TRAIN
 
 
-@pytest.mark.parametrize('stop', [2, 6, 33, 40])
+@pytest.mark.parametrize('stop', thorough([2, 6, 33, 40], 6))
 def test_run_that_is_stopped_anywhere_goes_on_bit_by_bit(tiny, tmp_path, stop):
     """From a checkpoint, with a stream of its own, that reads nothing of what came before."""
     run = run_of(tiny, 'vae', binarize='dynamic')
@@ -326,6 +326,7 @@ def test_run_that_is_stopped_anywhere_goes_on_bit_by_bit(tiny, tmp_path, stop):
     same_bits(by_path(state._asdict()), whole)
 
 
+@pytest.mark.full
 def test_run_in_two_commands_is_the_run_in_one(tiny, tmp_path):
     one, other = tmp_path / 'one', tmp_path / 'other'
     train.train(config_of(tiny), one)
@@ -345,6 +346,7 @@ def test_what_is_of_this_machine_may_change_between_two_commands(tiny, tmp_path)
             pass
 
 
+@pytest.mark.full
 def test_worker_processes_decode_what_the_cache_has(tiny):
     """Without a cache each image is decoded whenever seen; training is the same, bit by bit."""
     ours = run_of(tiny, cache=False, workers=2)
@@ -394,6 +396,7 @@ def test_collected_are_the_rows_of_all(tiny):
             np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
+@pytest.mark.full
 def test_streamed_run_is_evaluated(tiny, tmp_path, capsys):
     config = config_of(tiny, 'vae')
     config.epochs, config.eval.metrics = 1, 'units,frechet'

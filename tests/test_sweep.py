@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, thorough
 from gen_jax import models, sweep, train
 from gen_jax.types import BadInput
 
@@ -68,7 +68,7 @@ def swept(tmp_path_factory):
     return trained(config(), GRID, tmp_path_factory.mktemp('swept'))
 
 
-@pytest.mark.parametrize('point', GRID[::3], ids=sweep.name)
+@pytest.mark.parametrize('point', thorough(GRID[::3], GRID[3]), ids=sweep.name)
 def test_a_point_is_its_own_training(swept, point):
     """A latent size inside the largest among them, from the parameters it would have alone."""
     rows, state = alone(config(), point)
@@ -87,6 +87,7 @@ def test_what_lies_beyond_the_latent_size_is_held_at_zero(swept):
     assert (first[:2] != 0).all() and (first[2:] == 0).all()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('how, devices', [('vmap', 1), ('shard', 8)])
 def test_every_way_gives_one_result(swept, how, devices, tmp_path, environment):
     """Eight devices take a point each, by a process of their own."""
@@ -107,6 +108,7 @@ def test_every_way_gives_one_result(swept, how, devices, tmp_path, environment):
         same(rows, swept[name][1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.full
 def test_points_that_differ_in_shapes_have_programs_of_their_own(tmp_path):
     made = config()
     groups = sweep.plan(made, sweep.grid({'batch': [64, 128], 'seed': [0, 1]}))
@@ -137,7 +139,8 @@ NAMES = sorted(m.name for m in pkgutil.iter_modules(models.__path__))
 DATASETS = dict(colorize='photos', deepfake='faces', text='text')
 
 
-@pytest.mark.parametrize('name', [n for n in NAMES if n not in DATASETS and n != 'classifier'])
+@pytest.mark.parametrize('name', thorough(
+    [n for n in NAMES if n not in DATASETS and n != 'classifier'], 'vae'))
 def test_a_traced_number_trains_as_a_written_one(name):
     """All numbers of a model that can be traced at once."""
     made = config(name)
@@ -165,6 +168,7 @@ def test_a_traced_number_trains_as_a_written_one(name):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5)
 
 
+@pytest.mark.full
 def test_the_numbers_of_a_penalty_share_a_program(tmp_path):
     made = config('gan', **{'model.norm': 'none', 'model.critic_norm': 'none', 'epochs': 1})
     points = sweep.grid({'model.weight': [.1, 1.], 'model.latent': [4, 8]})
@@ -176,6 +180,7 @@ def test_the_numbers_of_a_penalty_share_a_program(tmp_path):
          atol=1e-5)
 
 
+@pytest.mark.full
 def test_a_loss_that_is_not_finite_stops_its_point_alone(tmp_path):
     made, points = config(), sweep.grid({'model.rate': [1e-3, 1e30]})
     found = trained(made, points, tmp_path)
@@ -187,6 +192,7 @@ def test_a_loss_that_is_not_finite_stops_its_point_alone(tmp_path):
     assert int(state.step) == 22
 
 
+@pytest.mark.full
 def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, swept):
     short = config()
     short.epochs = 1
@@ -198,6 +204,7 @@ def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, swept)
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.full
 def test_a_sweep_that_was_asked_to_stop_goes_on_too(tmp_path, swept, monkeypatch):
     """Within the first epoch, after which nothing is due."""
     made = config()
@@ -217,6 +224,7 @@ def test_a_sweep_that_was_asked_to_stop_goes_on_too(tmp_path, swept, monkeypatch
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.full
 def test_a_grid_too_large_is_trained_in_parts(tmp_path, swept):
     g, = sweep.plan(config(), GRID)
     whole = sweep.programs(g, GRID, 'map').bytes
@@ -279,12 +287,9 @@ def test_points_are_measured_by_programs_of_the_first():
 
 
 @pytest.fixture(scope='module')
-def ablate(environment):
-    def run(*args, cwd=ROOT):
-        done = subprocess.run([sys.executable, str(ROOT / 'experiments' / 'ablate.py'), *args],
-                              cwd=cwd, env=environment, text=True, capture_output=True, timeout=300,
-                              check=False)
-        return done
+def ablate(python):
+    def run(*args, **how):
+        return python(ROOT / 'experiments' / 'ablate.py', *args, **how)
     return run
 
 
@@ -297,7 +302,7 @@ def ablated(ablate, tmp_path_factory):
     workdir = tmp_path_factory.mktemp('ablated') / 'sweep'
     done = ablate(*COMMAND, '--sweep.model.beta=.5,2', '--sweep.model.latent=2,3',
                   '--sweep.seed=0,1', f'--workdir={workdir}')
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     return workdir, done
 
 
@@ -310,7 +315,7 @@ def test_a_sweep_leaves_tables_and_figures(ablated):
     assert all(float(r['train/loss']) > 0 for r in rows)
     assert all((float(r['test/nll'] or 0) > 0) == (r['epoch'] == '2') for r in rows)
     table = (workdir / 'ablate.md').read_text()
-    assert table in done.stdout and table.count('\n') == 2 + 4
+    assert table in done.out and table.count('\n') == 2 + 4
     assert '2 of 2' in table and 'nll' in table and 'active_units' in table
     for name in 'ablate.png', 'samples.png':
         assert (workdir / name).stat().st_size > 10_000
@@ -332,17 +337,17 @@ def test_a_finished_sweep_trains_nothing(ablated, ablate):
     workdir, before = ablated
     done = ablate(*COMMAND, '--sweep.model.beta=.5,2', '--sweep.model.latent=2,3',
                   '--sweep.seed=0,1', f'--workdir={workdir}')
-    assert done.returncode == 0 and 'epoch' not in done.stdout and 'measuring' not in done.stdout
-    assert done.stdout.splitlines()[0] == before.stdout.splitlines()[-7]  # the table's head
+    assert done.code == 0 and 'epoch' not in done.out and 'measuring' not in done.out
+    assert done.out.splitlines()[0] == before.out.splitlines()[-7]  # the table's head
 
 
 def test_dry_prints_the_plan_and_trains_nothing(ablate, tmp_path):
     done = ablate(*COMMAND, '--sweep.model.beta=.5,1,2', '--sweep.batch=64,128', '--dry',
                   f'--workdir={tmp_path / "none"}')
-    assert done.returncode == 0, done.stderr
-    assert '6 points, 2 compilations, by map' in done.stdout
-    assert done.stdout.count('3 points that differ in model.beta: 1 part of 0.00') == 2
-    assert 'measured by nll, units' in done.stdout and not (tmp_path / 'none').exists()
+    assert done.code == 0, done.err
+    assert '6 points, 2 compilations, by map' in done.out
+    assert done.out.count('3 points that differ in model.beta: 1 part of 0.00') == 2
+    assert 'measured by nll, units' in done.out and not (tmp_path / 'none').exists()
 
 
 @pytest.mark.parametrize('flags, said', [
@@ -360,18 +365,20 @@ def test_dry_prints_the_plan_and_trains_nothing(ablate, tmp_path):
     (['--sweep.seed=0', '--config.model.bata=1'], "ablate: unknown config key 'model.bata'")])
 def test_bad_input_is_one_line(ablate, flags, said, tmp_path):
     done = ablate(*COMMAND, *flags, f'--workdir={tmp_path / "w"}')
-    assert done.returncode == 1 and done.stderr.startswith(said), done.stderr
-    assert done.stderr.count('\n') == 1
+    assert done.code == 1 and done.err.startswith(said), done.err
+    assert done.err.count('\n') == 1
 
 
+@pytest.mark.full
 def test_a_search_of_which_no_loss_is_finite_says_so(ablate, tmp_path):
     pytest.importorskip('optuna')
     done = ablate(*COMMAND, '--sweep.model.rate=1e30,1e31', '--search=optuna', '--trials=2',
                   '--objective=test/loss', '--config.eval.metrics=units', f'--workdir={tmp_path}')
-    assert done.returncode == 0, done.stderr
-    assert '2 of 2 trials: none with a finite loss' in done.stdout
+    assert done.code == 0, done.err
+    assert '2 of 2 trials: none with a finite loss' in done.out
 
 
+@pytest.mark.full
 def test_a_search_goes_on_and_finds_the_least(ablate, tmp_path):
     optuna = pytest.importorskip('optuna')
     workdir = tmp_path / 'search'
@@ -380,8 +387,8 @@ def test_a_search_goes_on_and_finds_the_least(ablate, tmp_path):
              f'--workdir={workdir}']
     for trials in 3, 5:
         done = ablate(*flags, f'--trials={trials}')
-        assert done.returncode == 0, done.stderr
-        assert f'{trials} of {trials} trials' in done.stdout
+        assert done.code == 0, done.err
+        assert f'{trials} of {trials} trials' in done.out
     storage = f'sqlite:///{workdir}/search.db'
     name, = optuna.get_all_study_names(storage)
     study = optuna.load_study(study_name=name, storage=storage)
@@ -389,9 +396,9 @@ def test_a_search_goes_on_and_finds_the_least(ablate, tmp_path):
     for trial in study.trials:
         found = json.loads((workdir / 'points' / f'{sweep.name(trial.params)}.json').read_text())
         assert trial.value == found['metrics']['test/loss']
-    assert f'{min(t.value for t in study.trials):.4f}' in done.stdout
+    assert f'{min(t.value for t in study.trials):.4f}' in done.out
 
     for changed in '--objective=test/kl', '--sweep.model.beta=.5,1,2,4,8':  # no trial is of these
         done = ablate(*flags, '--trials=2', changed)
-        assert done.returncode == 0, done.stderr
-        assert '2 of 2 trials' in done.stdout
+        assert done.code == 0, done.err
+        assert '2 of 2 trials' in done.out

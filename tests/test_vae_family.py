@@ -16,7 +16,6 @@ from gen_jax.types import BadInput, Batch
 
 N = 6
 quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-pytestmark = pytest.mark.usefixtures('compiled_once')
 
 
 def data(n=N, size=5, seed=0):
@@ -128,6 +127,7 @@ def test_ladder_trains_on_the_bound_that_it_reports():
     np.testing.assert_allclose(trained['iwae'], np.log(np.exp(log_w).mean(0)).mean(), rtol=1e-4)
 
 
+@pytest.mark.full
 def test_ladder_bound_rises_with_k_to_the_evidence():
     """A decoder blind to its code has p(x | z) = p(x), known; every bound lies below."""
     model, state = two_layers(k=1)
@@ -255,6 +255,7 @@ def pairs(key, n, rho=.8):
     return jnp.stack([a, rho * a + (1 - rho ** 2) ** .5 * b], -1)
 
 
+@pytest.mark.full
 def test_factor_critic_finds_the_log_ratio_and_the_total_correlation():
     """The encoder is the identity with hardly a noise, and stays where it is."""
     batch = Batch(pairs(jax.random.key(3), 512))
@@ -506,6 +507,7 @@ def test_vq_prior_is_normalised_and_is_what_is_sampled():
     assert stats.chisquare(count, n * independent).pvalue < 1e-6, 'no place looks at another'
 
 
+@pytest.mark.full
 def test_vq_samples_are_of_the_kinds_it_has_seen():
     """Four patterns: after training, the prior knows which codes go together."""
     x = jnp.float32(np.kron(np.eye(4), np.ones(4)))
