@@ -20,7 +20,7 @@ TESTS = itertools.count()
 LONGEST = ('test_parallel', 'test_sweep', 'test_experiments', 'test_mnist', 'test_notebooks',
            'test_processes', 'test_resume', 'test_main', 'test_faults', 'test_gan_family',
            'test_vae_family', 'test_likelihood')  # so that all workers end together
-APART = dict(test_models='name', test_experiments='name', test_mnist='x', test_notebooks='file')
+APART = 'test_models', 'test_experiments', 'test_mnist', 'test_notebooks'  # a group for each case
 
 
 class Result(NamedTuple):
@@ -55,15 +55,24 @@ def pytest_xdist_auto_num_workers(config):
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
-def group(item) -> str:
+def group(nodeid: str) -> str:
     """Tests of one group run in one worker: those that share trained runs or compiled programs."""
-    name, params = item.path.stem, getattr(item, 'callspec', None)
-    if name in APART and params:
-        return f'{name}:{params.params.get(APART[name])}'
-    return f'{name}:command' if 'ablate' in item.fixturenames else name
+    name, _, case = nodeid.partition('.py::')
+    if not name.endswith(APART):
+        return name
+    return f'{name} {case if name.endswith("test_mnist") else case.partition("[")[2].split("-")[0]}'
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return group(nodeid)
+
+    return Scheduler(config, log)
+
+
 def pytest_collection_modifyitems(config, items):
     """Leaves out what is not asked for, and begins with the files that take longest."""
     named = any('::' in arg for arg in config.args)
@@ -74,8 +83,6 @@ def pytest_collection_modifyitems(config, items):
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if item not in set(left)]
     items.sort(key=lambda item: (*LONGEST, item.path.stem).index(item.path.stem))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
 
 
 @pytest.fixture(scope='session', autouse=True)
