@@ -14,8 +14,12 @@ from gen_jax.types import BadInput, State
 ROOM = 16_000_000
 
 
+@contextlib.contextmanager
 def manager(folder: Path, *, keep: int = 3, best: str | None = None):
-    """An orbax CheckpointManager that keeps the `keep` newest and the one of the lowest `best`."""
+    """An orbax CheckpointManager that keeps the `keep` newest and the one of the lowest `best`.
+
+    On leaving, all is on disk and no thread writes below the folder any more, also after an error.
+    """
     import orbax.checkpoint as ocp
     from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
     kept = [policy.LatestN(keep)]
@@ -29,7 +33,16 @@ def manager(folder: Path, *, keep: int = 3, best: str | None = None):
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policy.AnyPreservationPolicy(kept), cleanup_tmp_directories=True,
         best_fn=score if best else None, best_mode='min')
-    return ocp.CheckpointManager(Path(folder).absolute(), options=options)
+    made = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+    try:
+        yield made
+    except BaseException:
+        if jax.process_count() == 1:  # of several the others may be gone, and closing waits for all
+            with contextlib.suppress(Exception):
+                made.close()
+        raise
+    finish(made)
+    made.close()
 
 
 def save(manager, state: State, metrics: dict[str, float]) -> None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -79,15 +80,22 @@ def test_a_run_asked_to_stop_saves_its_step_and_goes_on(
 
 
 def test_a_second_interrupt_stops_at_once(whole, tmp_path, monkeypatch):
+    """And what was being saved is saved, not written behind the back of the next program."""
     def twice():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patched:
-        after_calls(patched, 7, twice)
+        after_calls(patched, 7, twice)  # the first after a save
+        patched.setattr(os, 'rename', lambda *args, rename=os.rename, **how: (
+            time.sleep(1), rename(*args, **how))[1])
         with pytest.raises(KeyboardInterrupt) as interrupted:
             train.train(config(), tmp_path)
-    assert interrupted.type is KeyboardInterrupt
+        before = snapshot(tmp_path / 'checkpoints')
+        assert interrupted.type is KeyboardInterrupt
+        time.sleep(1.5)
+        assert snapshot(tmp_path / 'checkpoints') == before
+    assert list(stored(tmp_path)) == [22]
     train.train(config(), tmp_path)
     same_runs(whole, tmp_path)
 

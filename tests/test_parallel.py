@@ -140,10 +140,9 @@ def saved(config, folder):
     trainer, evaluate = train.Trainer(run), train.evaluator(run)
     state, named = trainer.epoch(run.state)
     tested = evaluate(state)
-    saves = checkpoint.manager(folder)
-    checkpoint.save(saves, state, tested)
-    state, later = trainer.epoch(state)
-    saves.wait_until_finished()
+    with checkpoint.manager(folder) as saves:
+        checkpoint.save(saves, state, tested)
+        state, later = trainer.epoch(state)
     restored = checkpoint.restore(folder, like)
     assert int(restored.step) == run.per_epoch and (held(restored) == held(like)).all()
     again, relater = trainer.epoch(restored)

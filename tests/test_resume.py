@@ -60,10 +60,9 @@ def config_of(case, whole=None, **top):
 
 def stored(workdir):
     """step -> the arrays of a checkpoint by their path, as they are on disk."""
-    saves = checkpoint.manager(workdir / 'checkpoints')
-    trees = {step: saves.restore(step, args=ocp.args.StandardRestore())
-             for step in saves.all_steps()}
-    saves.close()
+    with checkpoint.manager(workdir / 'checkpoints') as saves:
+        trees = {step: saves.restore(step, args=ocp.args.StandardRestore())
+                 for step in saves.all_steps()}
     return {step: by_path(tree) for step, tree in trees.items()}
 
 
@@ -233,19 +232,18 @@ def test_resume_with_one_step_a_call_is_exact(tmp_path):
 def test_what_is_saved_is_the_state_of_its_step_though_training_goes_on(tmp_path):
     """Saving is asynchronous and the next call may overwrite the state's memory."""
     run = train.prepare(config_of('vae', model=dict(width=(1500,))))
-    saves, trainer = checkpoint.manager(tmp_path, keep=8), train.Trainer(run)
-    state, seen = run.state, {}
-    for _ in range(6):
-        state, _ = trainer.epoch(state)
-        seen[int(state.step)] = by_path(jax.device_get(state._asdict()))
-        checkpoint.save(saves, state, {})
-    saves.wait_until_finished()
-    assert sorted(saves.all_steps()) == sorted(seen)
-    for step, arrays in seen.items():
-        found = saves.restore(step, args=ocp.args.StandardRestore(
-            jax.tree.map(ocp.utils.to_shape_dtype_struct, run_like(run)._asdict())))
-        same_bits(by_path(found), arrays)
-    saves.close()
+    trainer, state, seen = train.Trainer(run), run.state, {}
+    with checkpoint.manager(tmp_path, keep=8) as saves:
+        for _ in range(6):
+            state, _ = trainer.epoch(state)
+            seen[int(state.step)] = by_path(jax.device_get(state._asdict()))
+            checkpoint.save(saves, state, {})
+        saves.wait_until_finished()
+        assert sorted(saves.all_steps()) == sorted(seen)
+        for step, arrays in seen.items():
+            found = saves.restore(step, args=ocp.args.StandardRestore(
+                jax.tree.map(ocp.utils.to_shape_dtype_struct, run_like(run)._asdict())))
+            same_bits(by_path(found), arrays)
 
 
 def run_like(run) -> State:
@@ -263,14 +261,13 @@ def test_state_given_to_an_epoch_is_donated():
 
 def test_newest_few_and_the_best_are_kept(tmp_path):
     state = State(jnp.int32(0), dict(a=jnp.zeros(2)), {}, {}, {})
-    saves = checkpoint.manager(tmp_path, keep=2, best='test/loss')
-    for step, loss in enumerate([3., 1., 2., 4., 5.], 1):
-        checkpoint.save(saves, state._replace(step=jnp.int32(step)), {'test/loss': loss})
-    saves.wait_until_finished()
-    assert sorted(saves.all_steps()) == [2, 4, 5]
+    with checkpoint.manager(tmp_path, keep=2, best='test/loss') as saves:
+        for step, loss in enumerate([3., 1., 2., 4., 5.], 1):
+            checkpoint.save(saves, state._replace(step=jnp.int32(step)), {'test/loss': loss})
+        saves.wait_until_finished()
+        assert sorted(saves.all_steps()) == [2, 4, 5]
     assert int(checkpoint.restore(tmp_path, state).step) == 5
     assert int(checkpoint.restore(tmp_path, state, best='test/loss').step) == 2
-    saves.close()
 
 
 def test_restore_without_checkpoints_is_none(tmp_path):

@@ -310,10 +310,8 @@ def test_run_that_is_stopped_anywhere_goes_on_bit_by_bit(tiny, tmp_path, stop):
         step = int(state.step) % 33
         state, _, bad = trainer.call(state, min(2, 33 - step))
         assert int(bad) == -1
-    saves = checkpoint.manager(tmp_path)
-    checkpoint.save(saves, state, {})
-    saves.wait_until_finished()
-    saves.close()
+    with checkpoint.manager(tmp_path) as saves:
+        checkpoint.save(saves, state, {})
     state = checkpoint.restore(tmp_path, run.state)
     assert int(state.step) >= stop
     trainer, asked = train.Trainer(run), []

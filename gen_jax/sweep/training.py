@@ -103,13 +103,13 @@ def follow(g: Group, made: Programs, points: list[dict[str, Any]], folder: Path,
     states, keys = born(g, points)
     kept = checkpoint.restore(folder / 'checkpoints', states)
     states = states if kept is None else kept
-    saves = checkpoint.manager(folder / 'checkpoints', keep=2)
     done = int(states.step[0]) // g.run.per_epoch
     rows = [row for row in record.read_lines(file, 'epoch') if row['epoch'] <= done]
     record.write(file, ''.join(json.dumps(row) + '\n' for row in rows))
     lost = {row['point'] for row in rows if 'stopped' in row}
     since = time.perf_counter()
-    with train.asked_to_stop() as asked:
+    with (checkpoint.manager(folder / 'checkpoints', keep=2) as saves,
+          train.asked_to_stop() as asked):
         for epoch in range(done + 1, config.epochs + 1):
             states, found, bad = made.train(states, keys)
             found, bad = jax.device_get((found, bad))
@@ -139,8 +139,6 @@ def follow(g: Group, made: Programs, points: list[dict[str, Any]], folder: Path,
                 checkpoint.finish(saves)
                 raise train.Stopped(f'stopped by {asked[0]} after epoch {epoch}, which is saved; '
                                     'the same command goes on from there')
-    checkpoint.finish(saves)
-    saves.close()
     return [([row for row in rows if row['point'] == name(p)],
              None if name(p) in lost else jax.tree.map(lambda a, i=i: a[i], states))
             for i, p in enumerate(points)]

@@ -99,15 +99,18 @@ def train(config: ConfigDict, workdir: Path) -> None:
     run = parallel.together(prepare, config)
     trainer, evaluate = Trainer(run), evaluator(run)
     with claim(workdir, config), asked_to_stop() as asked:
-        while not follow(run, trainer, evaluate, workdir, asked):
-            trainer.again += 1
+        finished = False
+        while not finished:
+            state = checkpoint.restore(workdir / 'checkpoints', run.state)
+            with checkpoint.manager(workdir / 'checkpoints', best=config.eval.best) as saves:
+                finished = follow(run, trainer, evaluate, state, saves, workdir, asked)
+            trainer.again += not finished
 
 
-def follow(run: Run, trainer: Trainer, evaluate, workdir: Path, asked: list[str]) -> bool:
-    """Trains from the newest checkpoint on; whether to the end, or to a rollback."""
+def follow(run: Run, trainer: Trainer, evaluate, state: State | None, saves, workdir: Path,
+           asked: list[str]) -> bool:
+    """Trains from a restored state on, or from the first; whether to the end, or to a rollback."""
     config = run.config
-    state = checkpoint.restore(workdir / 'checkpoints', run.state)
-    saves = checkpoint.manager(workdir / 'checkpoints', best=config.eval.best)
     first = 0 if state is None else int(state.step)
     epoch = first // run.per_epoch
     if parallel.anywhere(min(epoch, summary(workdir).get('epochs', 0)) >= config.epochs):
@@ -171,7 +174,6 @@ def follow(run: Run, trainer: Trainer, evaluate, workdir: Path, asked: list[str]
     curves = record.curves(workdir / 'images' / 'curves.png', log.lines)
     drawn = [curves, *draw(run, parallel.local(state), workdir)]
     log.close()
-    saves.close()
     print('pictures: ' + ', '.join(str(p) for p in drawn))
     return True
 
