@@ -1,5 +1,6 @@
 """What several test files share: the two tiers, the command line as a user runs it, compiled
 programs, and where MNIST is."""
+import functools
 import gc
 import itertools
 import json
@@ -45,6 +46,29 @@ def thorough(values, *every_day) -> list:
 
 def pytest_addoption(parser):
     parser.addoption('--all', action='store_true', help='run the tests marked full, too')
+
+
+def pytest_configure(config):
+    """All tests compile as users do; those of every day twice as fast."""
+    if not config.option.all and not hasattr(config, 'workerinput'):
+        os.environ['XLA_FLAGS'] = ' '.join(filter(None, [os.environ.get('XLA_FLAGS'), quickly()]))
+
+
+@functools.cache
+def quickly() -> str:
+    """The flag for XLA's older code generator for CPUs; none where XLA no longer has it."""
+    name = 'xla_cpu_use_fusion_emitters'
+    try:
+        jax.jit(lambda: 0, compiler_options={name: False})()
+    except jax.errors.JaxRuntimeError:
+        return ''
+    return f'--{name}=false'
+
+
+def virtual_devices(n: int, *flags: str) -> dict[str, str]:
+    """The environment of a process with n virtual CPU devices, and more flags for XLA."""
+    return dict(JAX_PLATFORMS='cpu', XLA_FLAGS=' '.join(filter(None, [
+        os.environ.get('XLA_FLAGS'), f'--xla_force_host_platform_device_count={n}', *flags])))
 
 
 def pytest_xdist_auto_num_workers(config):

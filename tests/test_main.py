@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from conftest import ROOT, snapshot
+from conftest import ROOT, snapshot, thorough
 from gen_jax.metrics import inception
 
 EPOCHS = 3
@@ -32,7 +32,7 @@ TESTED = {'mse', 'psnr', 'ssim', 'noisy_mse', 'noisy_ssim'}  # in evaluation alo
 PICTURES = dict(ae={'curves', 'reconstructions'}, vae={'curves', 'reconstructions', 'samples'},
                 gan={'curves', 'samples'}, denoising={'curves', 'reconstructions'},
                 classifier={'curves'})
-MODELS = sorted(SMALL)
+MODELS = thorough(sorted(SMALL), 'ae', 'classifier', 'gan', 'vae')
 
 
 def config(name, *flags):
@@ -198,6 +198,7 @@ def test_progress_is_rewritten_in_place_on_a_terminal(environment, tmp_path):
     assert rest[1].startswith('2/2 ') and '\npictures: ' in rest[1]
 
 
+@pytest.mark.full
 def test_workdir_is_by_default_named_after_config_and_data(run_main, tmp_path):
     result = run_main(f'--config={ROOT}/configs/vae.py:breast_cancer', '--config.epochs=1',
                       '--config.model.likelihood=gaussian', cwd=tmp_path)
@@ -207,6 +208,7 @@ def test_workdir_is_by_default_named_after_config_and_data(run_main, tmp_path):
         'curves.png', 'samples.png', 'reconstructions.png'}
 
 
+@pytest.mark.full
 def test_images_row_by_row_are_drawn_and_their_workdir_has_no_colon(run_main, tmp_path):
     result = run_main(f'--config={ROOT}/configs/ae.py:rows:digits', '--config.epochs=1',
                       '--config.model.kind=recurrent', '--config.model.latent=4',
@@ -224,6 +226,7 @@ def picture(file):
     return rgb.mean(2), np.ptp(rgb, 2)
 
 
+@pytest.mark.full
 def test_colorize_shows_grey_coloured_and_true_in_this_order(run_main, tmp_path):
     flags = ('--config=configs/colorize.py', '--config.data.size=8', '--config.data.limit=512',
              '--config.model.width=(8,8)', '--config.epochs=4', f'--workdir={tmp_path}')
@@ -794,8 +797,9 @@ def goes_on(run_main, workdir, damage):
     return result.out
 
 
-@pytest.mark.parametrize('damage', [
-    truncate, garble, garble_arrays, garble_names, drop_arrays, drop_manifest])
+@pytest.mark.parametrize('damage', thorough([
+    truncate, garble, garble_arrays, garble_names, drop_arrays, drop_manifest],
+    garble_arrays, drop_manifest))
 def test_damaged_newest_checkpoint_is_named_and_the_one_before_used(run_main, copied, damage):
     workdir = copied('vae')
     said = goes_on(run_main, workdir, damage)

@@ -397,7 +397,8 @@ def mistakes(name, model, state):
     return float(((y - x) ** 2).mean())
 
 
-@every_model
+@pytest.mark.parametrize('name', thorough(
+    NAMES, *set(NAMES) - {'aae', 'denoising', 'iwae', 'infogan', 'tcvae', 'vaegan'}))
 def test_learns_four_patterns(name):
     model, start, end, _ = taught(name)
     if model.encode and name != 'bigan':  # no map of four points alone has normal codes to invert
@@ -430,7 +431,7 @@ NORMED = [*itertools.product(['ae'], nets.KINDS, nets.NORMS),
 
 
 EVERY_DAY = [*itertools.product(['ae'], ['mlp', 'conv'], nets.NORMS),
-             *itertools.product(['gan', 'aae', 'infogan'], ['mlp'], ['batch', 'spectral'])]
+             *itertools.product(['gan'], ['mlp'], ['batch', 'spectral'])]
 
 
 @pytest.mark.parametrize('name, kind, norm', thorough([

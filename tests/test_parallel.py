@@ -13,12 +13,11 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from conftest import thorough
+from conftest import quickly, thorough, virtual_devices
 import test_streams
 
 DEVICES, STEPS, BATCH = 8, 3, 64
-EIGHT = dict(XLA_FLAGS=f'--xla_force_host_platform_device_count={DEVICES}', JAX_PLATFORMS='cpu')
-QUICK = dict(XLA_FLAGS=f'{EIGHT["XLA_FLAGS"]} --xla_backend_optimization_level=0')  # to compile
+EIGHT = virtual_devices(DEVICES)
 FOLDER = Path(__file__).resolve().parents[1] / 'gen_jax' / 'models'
 MODELS = sorted(m.name for m in pkgutil.iter_modules([str(FOLDER)]))
 NORMS = 'none', 'group', 'batch', 'spectral', 'layer', 'instance'
@@ -39,7 +38,7 @@ DATA = dict(colorize=dict(name='photos', size=8, limit=256),
             text=dict(name='text', size=8, limit=256),
             deepfake=dict(name='digits', identities=(3, 5)))
 
-EVERY_DAY = ('vae-default', 'gan-options', 'vae-noise', 'vae-saved-shard_map', 'vae-fsdp', 'born',
+EVERY_DAY = ('vae-default', 'vae-noise', 'vae-saved-shard_map', 'vae-fsdp', 'born',
              'share', 'ae-none-mlp')  # what the child computes where no test marked full runs
 
 
@@ -233,8 +232,8 @@ def results(request, environment, tmp_path_factory):
                 if 'results' in item.fixturenames)
     labels = () if every else EVERY_DAY
     done = subprocess.run([sys.executable, __file__, str(folder), *labels],
-                          env=environment | EIGHT | QUICK, capture_output=True, text=True,
-                          timeout=1800, check=False)
+                          env=environment | virtual_devices(DEVICES, quickly()), capture_output=True,
+                          text=True, timeout=1800, check=False)
 
     def get(label):
         failed = folder / f'{label}.txt'
@@ -284,6 +283,7 @@ def test_jit_over_eight_devices_equals_one_for_every_norm(results, norm):
         close(buffers, part(single, "['state']['buffers']"), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.full
 def test_jit_over_eight_devices_pairs_and_packs_what_one_does(results):
     """Losses of averages, packs and lines between real and generated examples mix the batch.  A
     constant in the logits means nothing to such a loss: the gradient of the critic's last bias is

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conftest import ROOT, thorough
+from conftest import ROOT, thorough, virtual_devices
 from gen_jax import models, sweep, train
 from gen_jax.types import BadInput
 
@@ -97,7 +97,7 @@ def test_every_way_gives_one_result(swept, how, devices, tmp_path, environment):
         code = ('import json, sys; from pathlib import Path; import test_sweep as t; '
                 'found = t.trained(t.config(**{"batch": 64}), t.GRID[:6], Path(sys.argv[1]), '
                 '"shard"); print(json.dumps({k: r for k, (_, r, _) in found.items()}))')
-        env = environment | dict(XLA_FLAGS='--xla_force_host_platform_device_count=8')
+        env = environment | virtual_devices(8)
         env['PYTHONPATH'] += os.pathsep + str(ROOT / 'tests')
         out = subprocess.run([sys.executable, '-c', code, str(tmp_path / 'child')], env=env,
                              capture_output=True, text=True, check=True, timeout=300).stdout

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from conftest import thorough
 from gen_jax.models import factor, ladder, mmd, tcvae, vq
 from gen_jax.types import BadInput, Batch
 
@@ -333,7 +334,8 @@ def mean_kernel(kernel, d, square, variance):
 
 
 @pytest.mark.parametrize('kernel', mmd.KERNELS)
-@pytest.mark.parametrize('shift, sd', [(0., 1.), (.7, 1.), (0., .5), (.5, 1.5)])
+@pytest.mark.parametrize('shift, sd', thorough(
+    [(0., 1.), (.7, 1.), (0., .5), (.5, 1.5)], (0., 1.), (.5, 1.5)))
 def test_mmd_is_that_of_two_gaussians(kernel, shift, sd):
     d, n, draws = 3, 60, 300
 
