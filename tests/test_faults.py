@@ -88,12 +88,12 @@ def test_a_second_interrupt_stops_at_once(whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         after_calls(patched, 7, twice)  # the first after a save
         patched.setattr(os, 'rename', lambda *args, rename=os.rename, **how: (
-            time.sleep(1), rename(*args, **how))[1])
+            time.sleep(.4), rename(*args, **how))[1])
         with pytest.raises(KeyboardInterrupt) as interrupted:
             train.train(config(), tmp_path)
         before = snapshot(tmp_path / 'checkpoints')
         assert interrupted.type is KeyboardInterrupt
-        time.sleep(1.5)
+        time.sleep(.6)
         assert snapshot(tmp_path / 'checkpoints') == before
     assert list(stored(tmp_path)) == [22]
     train.train(config(), tmp_path)

@@ -428,6 +428,7 @@ def test_evaluate_compares_samples_in_pixels_and_by_a_classifier_trained_once(
     assert json.loads((kept / 'summary.json').read_text())['metrics']['test/accuracy'] > .95
 
 
+@pytest.mark.full
 def test_evaluate_counts_the_modes_of_points(run_main, tmp_path):
     flags = ('--config=configs/gan.py:ring', '--config.model.width=(32,32)', '--config.epochs=1',
              f'--workdir={tmp_path}')
@@ -490,7 +491,7 @@ def test_evaluate_can_use_the_best_checkpoint(run_main, copied):
 @pytest.mark.parametrize('name, mode, picture', [
     ('vae', 'sample', 'samples'), ('vae', 'reconstruct', 'reconstructions'),
     ('gan', 'sample', 'samples'), ('ae', 'reconstruct', 'reconstructions'),
-    ('denoising', 'reconstruct', 'reconstructions')])
+    pytest.param('denoising', 'reconstruct', 'reconstructions', marks=pytest.mark.full)])
 def test_mode_draws_its_picture_and_changes_nothing_else(run_main, copied, name, mode, picture):
     workdir = copied(name)
     file = workdir / 'images' / f'{picture}.png'
