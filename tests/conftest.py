@@ -51,24 +51,35 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     """All tests compile as users do; those of every day twice as fast."""
     if not config.option.all and not hasattr(config, 'workerinput'):
-        os.environ['XLA_FLAGS'] = ' '.join(filter(None, [os.environ.get('XLA_FLAGS'), quickly()]))
+        os.environ['XLA_FLAGS'] = xla_flags(**older())
 
 
 @functools.cache
-def quickly() -> str:
-    """The flag for XLA's older code generator for CPUs; none where XLA no longer has it."""
-    name = 'xla_cpu_use_fusion_emitters'
+def older() -> dict[str, bool]:
+    """The option of XLA's older code generator for CPUs; none where XLA no longer has it."""
+    option = dict(xla_cpu_use_fusion_emitters=False)
     try:
-        jax.jit(lambda: 0, compiler_options={name: False})()
+        jax.jit(lambda: 0, compiler_options=option)()
     except jax.errors.JaxRuntimeError:
-        return ''
-    return f'--{name}=false'
+        return {}
+    return option
 
 
-def virtual_devices(n: int, *flags: str) -> dict[str, str]:
-    """The environment of a process with n virtual CPU devices, and more flags for XLA."""
-    return dict(JAX_PLATFORMS='cpu', XLA_FLAGS=' '.join(filter(None, [
-        os.environ.get('XLA_FLAGS'), f'--xla_force_host_platform_device_count={n}', *flags])))
+def quick(f, **how):
+    """jax.jit for a program that takes longer to compile than to run."""
+    return jax.jit(f, compiler_options=dict(xla_backend_optimization_level=0) | older(), **how)
+
+
+def xla_flags(**options) -> str:
+    """XLA_FLAGS with these options, too."""
+    return ' '.join([os.environ.get('XLA_FLAGS', ''),
+                     *(f'--{name}={value}'.lower() for name, value in options.items())])
+
+
+def virtual_devices(n: int) -> dict[str, str]:
+    """The environment of a process with n virtual CPU devices, which compiles quickly."""
+    return dict(JAX_PLATFORMS='cpu', XLA_FLAGS=xla_flags(
+        xla_force_host_platform_device_count=n, xla_backend_optimization_level=0, **older()))
 
 
 def pytest_xdist_auto_num_workers(config):

@@ -1,6 +1,5 @@
 """The parts of GANs against formulas in NumPy and SciPy, critics known in closed form, and games
 whose moves are known."""
-import functools
 import importlib
 
 import jax
@@ -11,6 +10,7 @@ import optax
 import pytest
 from scipy import stats
 
+from conftest import quick
 from gen_jax import adversarial, game, nets
 from gen_jax.adversarial import rules
 from gen_jax.adversarial.rules import adversary, augmentation, charge, packed
@@ -18,8 +18,6 @@ from gen_jax.types import BadInput, Batch, Player, State
 
 KEY = jax.random.key(0)
 FAMILY = 'gan', 'infogan', 'vaegan', 'aae', 'bigan'
-# nearly all the time here is XLA's, compiling programs that run once
-quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -147,6 +147,18 @@ def test_prior_is_the_density_of_its_samples(name):
     assert wide.mean() == pytest.approx(1, abs=.05)
 
 
+@pytest.mark.parametrize('name', ['mixture', 'vamp'])
+def test_the_component_of_a_sample_says_nothing_of_its_noise(name):
+    p, means = prior(name, 3, components=3), 100. * jnp.eye(3)
+    params = dict(mixture=dict(mean=means, logvar=jnp.zeros((3, 3)), logit=jnp.zeros(3)),
+                  vamp=dict(inputs=means))[name]
+    one = jax.vmap(lambda key: p.sample(params, key, 1, lambda x: (x, jnp.zeros_like(x)))[0])
+    z = np.asarray(one(jax.random.split(KEY, 6000)))
+    chosen = z.argmax(1)
+    for i in range(3):
+        assert abs((z - means[chosen])[chosen == i].mean(0)).max() < 5 / 2000 ** .5
+
+
 def test_vamp_mixes_the_posteriors_of_its_inputs():
     p = prior('vamp', 2, components=5)
     params = p.init(KEY, Batch(jax.random.uniform(KEY, (50, 6))))

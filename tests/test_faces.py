@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from conftest import quick
 from gen_jax.data.faces import IDENTITIES, Identity, Pose, draw, faces, random_pose
 
 KEY = jax.random.key(7)
@@ -161,8 +162,7 @@ def test_every_factor_of_the_pose_has_a_finite_gradient():
     """Also at rest and with an odd size, where a pixel lies on the axis of symmetry."""
     target = jax.random.uniform(KEY, (33, 33, 3))
     identity = arrays(IDENTITIES[0])
-    slope = jax.jit(jax.grad(lambda pose: (draw(identity, pose, 33) * target).mean()),
-                    compiler_options=dict(xla_backend_optimization_level=0))  # compiles sooner
+    slope = quick(jax.grad(lambda pose: (draw(identity, pose, 33) * target).mean()))
     some = random_pose(KEY, 7)
     slopes = np.array([slope(pose) for pose in [arrays(Pose()), *(one(some, i) for i in range(7))]])
     assert np.isfinite(slopes).all()

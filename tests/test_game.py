@@ -3,7 +3,6 @@
 `PYTHONPATH=. python tests/test_game.py` writes golden.json anew: each model's metrics at its third
 step.
 """
-import functools
 import importlib
 import json
 from pathlib import Path
@@ -15,14 +14,13 @@ import numpy as np
 import optax
 import pytest
 
+from conftest import quick
 from gen_jax import data, game
 from gen_jax.types import Batch, Player
 
 GOLDEN = Path(__file__).with_name('golden.json')
 KEY = jax.random.key(0)
 BATCH = Batch(jnp.array([[1.], [3.]]))
-# nearly all the time here is XLA's, compiling programs that run once
-quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 def match(players, axis=None):

@@ -1,5 +1,4 @@
 """What the GANs promise, on points and patterns small enough to see that they keep it."""
-import functools
 import io
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from conftest import thorough
+from conftest import quick, thorough
 from gen_jax import record
 from gen_jax.data import points
 from gen_jax.metrics import samples
@@ -17,8 +16,6 @@ from gen_jax.models import aae, bigan, gan, infogan, vaegan
 from gen_jax.types import Batch
 
 CENTRES, SIGMA = points.MIXTURES['ring']
-# nearly all the time here is XLA's, compiling programs that run once
-quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 SMALL = dict(kind='mlp', width=(32, 32), norm='none', latent=2, b1=0.)
 PLAYED = SMALL | dict(critic_norm='none', loss='relativistic', penalty='r1r2', weight=.2, rate=2e-3)
 

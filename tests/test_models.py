@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from conftest import thorough
+from conftest import quick, thorough
 from gen_jax import losses, models, nets, ops
 from gen_jax.models import colorize, deepfake, denoising
 from gen_jax.types import BadInput, Batch
@@ -29,8 +29,6 @@ GANS = {'gan', 'infogan', 'vaegan', 'aae', 'bigan'}  # whose `loss` is that of t
 NOISY = {'vae', 'cvae', 'iwae', 'denoising', 'rae', 'tcvae', 'factor', 'ladder',
          'mmd'} | GANS                      # a key changes their step and evaluation,
 NOISY_STEP = {'text', 'deepfake'}           # or their step alone
-# nearly all the time here is XLA's, compiling programs that run once
-quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 every_model = pytest.mark.parametrize('name', NAMES)
 some_models = pytest.mark.parametrize('name', thorough(NAMES, 'vae', 'gan'))
 
@@ -398,7 +396,8 @@ def mistakes(name, model, state):
 
 
 @pytest.mark.parametrize('name', thorough(
-    NAMES, *set(NAMES) - {'aae', 'denoising', 'factor', 'infogan', 'iwae', 'ladder', 'tcvae', 'vaegan'}))
+    NAMES, *set(NAMES) - {
+        'aae', 'denoising', 'factor', 'infogan', 'iwae', 'ladder', 'tcvae', 'vaegan'}))
 def test_learns_four_patterns(name):
     model, start, end, _ = taught(name)
     if model.encode and name != 'bigan':  # no map of four points alone has normal codes to invert

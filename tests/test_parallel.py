@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from conftest import quickly, thorough, virtual_devices
+from conftest import thorough, virtual_devices
 import test_streams
 
 DEVICES, STEPS, BATCH = 8, 3, 64
@@ -232,7 +232,7 @@ def results(request, environment, tmp_path_factory):
                 if 'results' in item.fixturenames)
     labels = () if every else EVERY_DAY
     done = subprocess.run([sys.executable, __file__, str(folder), *labels],
-                          env=environment | virtual_devices(DEVICES, quickly()), capture_output=True,
+                          env=environment | EIGHT, capture_output=True,
                           text=True, timeout=1800, check=False)
 
     def get(label):
@@ -305,6 +305,15 @@ def test_fsdp_over_eight_devices_equals_one_and_holds_an_eighth(results, name):
     assert (whole['held'] == 1).all()
     saved = 4 * shared['sizes'][large].sum() * (1 - 1 / DEVICES)
     assert shared['bytes'] < whole['bytes'] - .9 * saved
+
+
+@pytest.mark.parametrize('shape, axis', [
+    ((8, 800), 1), ((800, 8), 0), ((3, 16, 64), 2), ((7, 800), 1), ((1600,), 0), ((999, 7), None),
+    ((8, 8), None)])
+def test_fsdp_splits_the_largest_axis_that_devices_share(shape, axis):
+    from gen_jax import parallel
+    found = [i for i, name in enumerate(parallel.spec(shape, DEVICES)) if name]
+    assert found == ([] if axis is None else [axis])
 
 
 @pytest.mark.full

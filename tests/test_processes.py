@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from conftest import ROOT, Result, quickly, virtual_devices
+from conftest import ROOT, Result, virtual_devices
 from gen_jax import parallel, record, train, trained
 from gen_jax.types import BadInput
 
-TWO = virtual_devices(2, quickly())
+TWO = virtual_devices(2)
 SMALL = ('--config.data.limit=256', '--config.batch=32', '--config.model.width=(32,)',
          '--config.model.latent=4', '--config.model.kind=mlp', '--config.eval.samples=4',
          '--config.eval.batch=40', '--config.eval.every=1', '--config.epochs=2')
@@ -34,7 +34,7 @@ def start(environment):
     begun = []
 
     def start(n, *flags, env=None, patience=60, own=lambda i: (), those=None):
-        port, env = free(), environment | virtual_devices(1, quickly()) | (env or {})
+        port, env = free(), environment | virtual_devices(1) | (env or {})
         ours = [subprocess.Popen(
             [sys.executable, '-m', 'gen_jax.main', *flags, *own(i), f'--patience={patience}',
              f'--coordinator=localhost:{port}', f'--process={i}', f'--processes={n}'],

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conftest import ROOT, thorough, virtual_devices
+from conftest import ROOT, quick, thorough, virtual_devices
 from gen_jax import models, sweep, train
 from gen_jax.types import BadInput
 
@@ -161,9 +161,8 @@ def test_a_traced_number_trains_as_a_written_one(name):
         state, found = model.step(model.init(run.key, example), example, run.key)
         return state.params, found
 
-    quick = dict(compiler_options={'xla_backend_optimization_level': 0})
-    written = jax.jit(lambda: once(numbers), **quick)()
-    traced = jax.jit(once, **quick)({k: jnp.asarray(v) for k, v in numbers.items()})
+    written = quick(lambda: once(numbers))()
+    traced = quick(once)({k: jnp.asarray(v) for k, v in numbers.items()})
     for a, b in zip(jax.tree.leaves(written), jax.tree.leaves(traced), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from conftest import quick
 from gen_jax.data import text as data
 from gen_jax.models import text as model
 from gen_jax.nets import sequences
@@ -16,8 +17,6 @@ from gen_jax.types import BadInput, Batch
 T, SYMBOLS = 12, 96
 SMALL = dict(latent=5, width=7, embed=3)
 PRINTABLE = st.text(st.sampled_from([chr(c) for c in range(32, 127)]), min_size=1, max_size=20)
-# nearly all the time here is XLA's, compiling programs that run once
-quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 def one_line(error):

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from conftest import thorough
+from conftest import quick, thorough
 from gen_jax.models import factor, ladder, mmd, tcvae, vq
 from gen_jax.types import BadInput, Batch
 
 N = 6
-quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 def data(n=N, size=5, seed=0):
@@ -431,6 +430,18 @@ def test_vq_encoder_learns_by_the_reconstruction_alone():
     after = quick(model.step)(state, data(), keys(1)[0])[0]
     for part in 'encoder', 'project', 'decoder':
         assert not equal(state.params['vq'][part], after.params['vq'][part]), part
+
+
+def test_vq_commitment_draws_the_encoder_towards_its_codes():
+    model, state = tiny(commitment=1e3)
+
+    def far(params):
+        found = quick(model.evaluate)(state._replace(params=params), data(), None)
+        return float((found['loss'] - found['recon']).sum())
+
+    free, drawn = (quick(m.step)(state, data(), keys(1)[0])[0].params
+                   for m in (tiny(commitment=0.)[0], model))
+    assert far(drawn) < far(free) and far(drawn) < far(state.params)
 
 
 def test_vq_reconstructs_with_the_codes_it_names():
