@@ -79,7 +79,7 @@ def xla_flags(**options) -> str:
 def virtual_devices(n: int) -> dict[str, str]:
     """The environment of a process with n virtual CPU devices, which compiles quickly."""
     return dict(JAX_PLATFORMS='cpu', XLA_FLAGS=xla_flags(
-        xla_force_host_platform_device_count=n, xla_backend_optimization_level=0, **older()))
+        xla_force_host_platform_device_count=n, xla_backend_optimization_level=0))
 
 
 def pytest_xdist_auto_num_workers(config):
