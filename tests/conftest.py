@@ -72,8 +72,8 @@ def quick(f, **how):
 
 def xla_flags(**options) -> str:
     """XLA_FLAGS with these options, too."""
-    return ' '.join([os.environ.get('XLA_FLAGS', ''),
-                     *(f'--{name}={value}'.lower() for name, value in options.items())])
+    given = os.environ.get('XLA_FLAGS', '').split()
+    return ' '.join(dict.fromkeys(given + [f'--{k}={v}'.lower() for k, v in options.items()]))
 
 
 def virtual_devices(n: int) -> dict[str, str]:
@@ -142,8 +142,9 @@ def compiled(tmp_path_factory):
 def environment(compiled):
     """The environment of a child process: this checkout, CPU, compiled programs kept for us all."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
-    return os.environ | dict(PYTHONPATH=path, JAX_PLATFORMS='cpu',
-                             JAX_COMPILATION_CACHE_DIR=str(compiled))
+    return os.environ | dict(
+        PYTHONPATH=path, JAX_PLATFORMS='cpu',
+        JAX_COMPILATION_CACHE_DIR=str(compiled), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='.05')
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -10,7 +10,7 @@ import optax
 import pytest
 from scipy import stats
 
-from conftest import quick
+from conftest import quick, thorough
 from gen_jax import adversarial, game, nets
 from gen_jax.adversarial import rules
 from gen_jax.adversarial.rules import adversary, augmentation, charge, packed
@@ -339,7 +339,7 @@ def largest(tree):
     return max(float(abs(a).max()) for a in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize('name', FAMILY)
+@pytest.mark.parametrize('name', thorough(FAMILY, 'gan', 'vaegan'))
 def test_either_side_learns_while_the_other_stands_still(name):
     """A rate of 0 for one side: its parameters stay as they were to the bit, those of the other all
     change, and its loss falls.  The critic's are cut off at its first move, and then stay within

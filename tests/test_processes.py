@@ -241,6 +241,7 @@ def test_no_cluster_is_said(run_main, tmp_path):
     assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.full
 def test_what_one_process_finds_all_report(start, tmp_path):
     """A batch that they cannot share, and a workdir that they do not share."""
     flags = '--config=configs/vae.py', *SMALL

@@ -105,7 +105,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize('case', thorough(
-    CASES, 'vae_batch_dynamic', 'gan'))
+    CASES, 'vae_batch_dynamic'))
 def test_run_in_two_parts_is_the_run_in_one(whole, tmp_path, case):
     train.train(config_of(case, whole, epochs=1), tmp_path)
     assert len(stored(tmp_path)) == 1
@@ -120,6 +120,7 @@ def test_run_in_three_parts_is_the_run_in_one(whole, tmp_path):
     same_runs(whole('vae_batch_dynamic'), tmp_path)
 
 
+@pytest.mark.full
 def test_classifier_holds_the_encoder_of_the_run_that_it_started_from(whole):
     """Frozen to the last step, with that run's last parameters and batch statistics."""
     theirs, ours = (stored(whole(case))[EPOCHS * 11] for case in ('vae_batch_dynamic',

@@ -88,6 +88,7 @@ def test_log_density_of_a_flow_is_that_of_the_change_of_variables(flow):
     np.testing.assert_allclose(samplers.log_prob(flow, x), truth, atol=1e-3)
 
 
+@pytest.mark.full
 def test_flow_of_three_dimensions_is_inverted_exactly():
     model = samplers.flow_model(3)
     params = model.init(KEY, Batch(jnp.zeros((1, 3)))).params['flow']

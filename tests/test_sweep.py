@@ -340,6 +340,7 @@ def test_a_finished_sweep_trains_nothing(ablated, ablate):
     assert done.out.splitlines()[0] == before.out.splitlines()[-7]  # the table's head
 
 
+@pytest.mark.full
 def test_dry_prints_the_plan_and_trains_nothing(ablate, tmp_path):
     done = ablate(*COMMAND, '--sweep.model.beta=.5,1,2', '--sweep.batch=64,128', '--dry',
                   f'--workdir={tmp_path / "none"}')

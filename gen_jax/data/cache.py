@@ -27,7 +27,8 @@ def keep_compiled() -> None:
     where else."""
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         jax.config.update('jax_compilation_cache_dir', str(folder() / 'compiled'))
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', .2)
+    if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', .2)
     warnings.filterwarnings('ignore', 'Error writing persistent compilation cache')  # do without
 
 
