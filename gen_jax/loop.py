@@ -4,6 +4,7 @@ Everything random comes from the run's key and the step: the order of an epoch i
 from (key, epoch), the noise of a step from (key, step); so a run can stop and go on anywhere.
 """
 import functools
+import math
 from typing import Callable
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from gen_jax.types import Array, Batch, Model, State
 
 ORDER, NOISE, TEST, AGAIN = range(4)
+SLACK = 1e-3  # what rounding may add to a bound
 
 
 def take(data: Batch, rows: Array) -> Batch:
@@ -30,9 +32,25 @@ def order(key: Array, epoch: Array, size: int, batch: int) -> Array:
     return rows[:size // batch * batch].reshape(-1, batch)
 
 
-def finite(metrics: dict[str, Array]) -> Array:
-    """Whether all metrics, of one step or of each of several, are."""
-    return jnp.isfinite(jnp.stack(list(metrics.values()))).all(0)
+def sound(metrics: dict[str, Array], bounds: dict[str, tuple[float, float]]) -> Array:
+    """Whether all metrics, of one step or of each of several, are finite and within bounds."""
+    fine = [jnp.isfinite(m) for m in metrics.values()]
+    fine += [(low - SLACK <= metrics[name]) & (metrics[name] <= high + SLACK)
+             for name, (low, high) in bounds.items() if name in metrics]
+    return jnp.stack(fine).all(0)
+
+
+def trouble(metrics: dict[str, float], bounds: dict[str, tuple[float, float]]) -> str:
+    """What is not finite or out of bounds, in words; nothing where all is sound."""
+    for name, value in metrics.items():
+        low, high = bounds.get(name, (-math.inf, math.inf))
+        if not math.isfinite(value):
+            return f'{name} is not finite'
+        if value < low - SLACK:
+            return f'{name} is {value:.4g}, which cannot be below {low:g}'
+        if value > high + SLACK:
+            return f'{name} is {value:.4g}, which cannot be above {high:g}'
+    return ''
 
 
 def training(model: Model, prepare: Callable, size: int, batch: int, steps: int,
@@ -40,9 +58,10 @@ def training(model: Model, prepare: Callable, size: int, batch: int, steps: int,
     """(state, data, key) -> (state, metrics, bad): `steps` steps from where the state stands.
 
     data holds `size` stored examples; an epoch is a fresh permutation of them in whole batches, and
-    the steps must not cross its end.  metrics are means over the steps; bad is the first step at
-    which a metric was not finite, else -1.  With `skip` such a step changes nothing but the count
-    of steps, and the means, one more of them `skipped`, are over the others.  `share` maps a
+    the steps must not cross its end.  bad is the first step whose metrics were not sound, else -1.
+    metrics are means over the steps, or those of the bad step.  With `skip` such a step changes
+    nothing but the count of steps, and the means, one more of them `skipped`, are over the others,
+    if there are any.  `start` is the loss of the first step, of models with one.  `share` maps a
     batch's rows (batch,) and key to those of this device.
     """
     per_epoch = size // batch
@@ -73,19 +92,24 @@ def _scan(model, prepare, share, skip, state, each, batch_of, key):
         prepared, played = jax.random.split(noise)
         new, metrics = model.step(state, prepare(batch_of(ours), prepared), played)
         if skip:
-            kept = jax.tree.map(functools.partial(jnp.where, finite(metrics)), new, state)
+            fine = sound(metrics, model.bounds)
+            kept = jax.tree.map(functools.partial(jnp.where, fine), new, state)
             new = kept._replace(step=new.step)
         return new, metrics
 
     first = state.step
     state, metrics = lax.scan(step, state, each)
-    fine = finite(metrics)
+    fine = sound(metrics, model.bounds)
     bad = jnp.where(fine.all(), -1, first + fine.argmin())
-    if not skip:
-        return state, jax.tree.map(lambda m: m.mean(0), metrics), bad
-    mean = jax.tree.map(lambda m: jnp.where(fine, m, 0).sum() / jnp.maximum(1, fine.sum()),
-                        metrics)
-    return state, mean | dict(skipped=1 - fine.mean()), bad
+    some = fine.any() if skip else fine.all()
+    # divided by counts, as XLA takes 1 / n for division by a constant n, which is inexact
+    mean = {name: jnp.where(some, jnp.where(fine, m, 0).sum() / jnp.maximum(1, fine.sum()),
+                            m[fine.argmin()]) for name, m in metrics.items()}
+    if skip:
+        mean |= dict(skipped=(~fine).sum() / (state.step - first))
+    if 'loss' in metrics:
+        mean |= dict(start=metrics['loss'][0])
+    return state, mean, bad
 
 
 def evaluation(evaluate: Callable, prepare: Callable, size: int, batch: int,
@@ -98,10 +122,12 @@ def evaluation(evaluate: Callable, prepare: Callable, size: int, batch: int,
     def run(state: State, data: Batch, key: Array, before: Array = 0):
         def step(_, i):
             values, counts = one(state, data, key, i, before)
-            return None, jax.tree.map(lambda v: jnp.tensordot(counts.astype(v.dtype), v, 1), values)
+            return None, (counts.sum(), jax.tree.map(lambda v: jnp.tensordot(
+                counts.astype(v.dtype), v, 1, precision='highest'), values))
 
-        sums = lax.scan(step, None, jnp.arange(-(-size // batch)))[1]
-        return jax.tree.map(lambda s: s.sum(0) / size, sums)
+        # divided by a count, as XLA takes 1 / n for division by a constant n, which is inexact
+        counts, sums = lax.scan(step, None, jnp.arange(-(-size // batch)))[1]
+        return jax.tree.map(lambda s: s.sum(0) / counts.sum(), sums)
 
     one = _batches(evaluate, prepare, size, batch, share)
     return run

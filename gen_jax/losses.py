@@ -72,7 +72,7 @@ def ssim(y: Array, x: Array, size: int = 11, sigma: float = 1.5) -> Array:
         return np.float32([np.convolve(row, window / window.sum())[:length] for row in rows])
 
     def smooth(a):
-        return jnp.einsum('ih,jw,nhwc->nijc', *map(band, a.shape[1:3]), a)
+        return jnp.einsum('ih,jw,nhwc->nijc', *map(band, a.shape[1:3]), a, precision='highest')
 
     mean_x, mean_y = smooth(x), smooth(y)
     var_x, var_y = smooth(x * x) - mean_x ** 2, smooth(y * y) - mean_y ** 2
@@ -91,11 +91,17 @@ def psnr(y: Array, x: Array) -> Array:
     return -10 * jnp.log10(jnp.maximum(squared_error(y, x) / x[0].size, 1e-10))
 
 
-def fidelity(y: Array, x: Array) -> dict[str, Array]:
-    """How near y is to x, each (n,): mse, the mean over an example's dimensions; of images also
-    psnr in dB and ssim."""
-    found = dict(mse=squared_error(y, x) / x[0].size)
-    return found | (dict(psnr=psnr(y, x), ssim=ssim(y, x)) if x.ndim == 4 else {})
+def fidelity(example: Array) -> Callable[[Array, Array], dict[str, Array]]:
+    """(y, x) -> how near y is to x, each (n,), for data such as `example`: mse, the mean over an
+    example's dimensions; of images in [0, 1], the range that they are measured by, also psnr in dB
+    and ssim."""
+    pictures = example.ndim == 4 and in_unit(example)
+
+    def measured(y, x):
+        found = dict(mse=squared_error(y, x) / x[0].size)
+        return found | (dict(psnr=psnr(y, x), ssim=ssim(y, x)) if pictures else {})
+
+    return measured
 
 
 def reconstruction(name: str, example: Array, link) -> Callable[[Array, Array], Array]:

@@ -104,17 +104,24 @@ class Record:
         self.events.close()
 
 
-def alarms(named: dict[str, float]) -> list[str]:
-    """What is wrong with a training, in words, by metrics of train/ and test/."""
+EXPLODED = 1e3  # a loss so many times what it was at first is no longer learning
+
+
+def alarms(named: dict[str, float], start: float = float('nan')) -> list[str]:
+    """What is wrong with a training, in words, by metrics of train/ and test/, and by the loss of
+    its first step."""
     def of(name):
         return named.get(name, float('nan'))
 
+    loss = max((of(f'{side}/loss') for side in ('train', 'test')), key=lambda v: (v == v, v))
     wrong = {
         'the critic wins outright':
             of('train/accuracy_real') > .99 and of('train/accuracy_fake') > .99,
         'what is generated is nearly all alike':
             of('test/spread_fake') < .1 * of('test/spread_real'),
-        'no unit of the code is in use': of('train/active_units') == 0}
+        'no unit of the code is in use': of('train/active_units') == 0,
+        f'the loss, {loss:.2g}, is far above {start:.2g}, where it began':
+            loss > start + EXPLODED * max(abs(start), 1)}
     return [words for words, is_so in wrong.items() if is_so]
 
 
@@ -130,14 +137,15 @@ class Progress:
         self.epochs, self.done, self.out = epochs, done, out
         self.start, self.live = time.perf_counter(), out.isatty()
 
-    def __call__(self, epoch: int, named: dict[str, float], rate: float) -> None:
+    def __call__(self, epoch: int, named: dict[str, float], rate: float,
+                 began: float = float('nan')) -> None:
         spent = time.perf_counter() - self.start
         left = clock(spent / (epoch - self.done) * (self.epochs - epoch))
         shown = '  '.join(f'{name} {value:.4g}' for name, value in named.items()
                           if name.count('/') == 1)
         line = f'epoch {epoch}/{self.epochs}  {shown}  {rate:,.0f} examples/s  ' \
                f'{left} left'
-        line += ''.join(f'  ! {words}' for words in alarms(named))
+        line += ''.join(f'  ! {words}' for words in alarms(named, began))
         if self.live:
             end = '\n' if epoch == self.epochs else ''
             print(f'\r\x1b[K{line}', end=end, file=self.out, flush=True)

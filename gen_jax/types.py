@@ -6,6 +6,7 @@ import optax
 
 Array = jax.Array
 Tree = Any  # a pytree of arrays
+ABOVE_0, SHARE = (0., float('inf')), (0., 1.)  # bounds of metrics
 
 
 class BadInput(ValueError):
@@ -80,6 +81,7 @@ class Model(NamedTuple):
               where that is more than to reconstruct it
     classify: (state, x) -> logits (n, labels), of a classifier
     density:  its p and q, where it has them; a code z is then an array (n, d) or a pytree of such
+    bounds:   metric -> the least and the most that it can be, where that is known
     """
     init: Callable[[Array, Batch], State]
     step: Callable[[State, Batch, Array], tuple[State, dict[str, Array]]]
@@ -90,3 +92,4 @@ class Model(NamedTuple):
     show: Callable[[State, Batch, Array], dict[str, Array]] | None = None
     classify: Callable[[State, Array], Array] | None = None
     density: Density | None = None
+    bounds: dict[str, tuple[float, float]] = {}

@@ -7,7 +7,11 @@ import jax.numpy as jnp
 
 from gen_jax import densities, losses, nets
 from gen_jax.densities import Likelihood, Posterior, Prior
-from gen_jax.types import Array, BadInput, Batch, Density, State, Tree
+from gen_jax.types import ABOVE_0, Array, BadInput, Batch, Density, State, Tree
+
+# nats; an estimate from drawn codes crosses its bound by t with a chance of at most exp(-t), as the
+# mean of p / q over codes of q is 1 (Markov's inequality)
+CHANCE = 50.
 
 
 class Drawn(NamedTuple):
@@ -127,10 +131,20 @@ class Variational(NamedTuple):
             self._posterior, self._joint,
             lambda state, batch, key: self._prior(state, key, len(batch.x)), self._observe,
             moments and (lambda state, batch: moments(self._code(state, batch))))
-        maps = dict(decode=self._decode, prior=self._sample, density=density)
+        maps = dict(decode=self._decode, prior=self._sample, density=density, bounds=self.bounds())
         if self.labels:
             return maps | dict(show=self._show)
         return maps | dict(encode=lambda state, x: self._centre(state, Batch(x)))
+
+    def bounds(self, exact: bool = True) -> dict[str, tuple[float, float]]:
+        """Of kl and elbo, in closed form where that is `exact` and there is one, of recon and of
+        other bounds."""
+        chance = 0. if exact and self.plain else CHANCE
+        found = dict(kl=(-chance, float('inf')), kl_unit=ABOVE_0)
+        if not self.likelihood.discrete:
+            return found
+        return found | dict(recon=ABOVE_0, elbo=(-float('inf'), chance),
+                            iwae=(-float('inf'), CHANCE))
 
     def _code(self, state, batch):
         return self.encoder.apply(*self.of(state, 'encoder'), self.told(batch.x, batch))

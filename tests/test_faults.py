@@ -2,6 +2,7 @@
 import functools
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -223,6 +224,82 @@ def test_a_run_rolls_back_to_what_was_saved_and_goes_on_otherwise(
             train.train(config(nan='rollback'), tmp_path / 'two')
     train.train(config(nan='rollback'), tmp_path / 'two')
     same_runs(tmp_path / 'one', tmp_path / 'two')
+
+
+def measuring(monkeypatch, name, value, at=13, evaluated=False):
+    """VAEs one of whose metrics has a value at a step, or in evaluations from it on."""
+    make = vae.make
+
+    @functools.wraps(make)
+    def wrong(example, **hyper):
+        model = make(example, **hyper)
+
+        def other(metrics, here):
+            return metrics | {name: jnp.where(here, value, metrics[name])}
+
+        def step(state, batch, key):
+            new, metrics = model.step(state, batch, key)
+            return new, other(metrics, state.step == at)
+
+        def evaluate(state, batch, key):
+            return other(model.evaluate(state, batch, key), state.step >= at)
+
+        return model._replace(**dict(evaluate=evaluate) if evaluated else dict(step=step))
+
+    monkeypatch.setattr(vae, 'make', wrong)
+
+
+@pytest.mark.parametrize('name, value, said', [
+    ('elbo', .01, 'elbo is 0.01, which cannot be above 0 at step 13; nothing was saved'),
+    *(pytest.param(*case, marks=pytest.mark.full) for case in (
+        ('kl', -1e25, 'kl is -1e+25, which cannot be below 0 at step 13'),
+        ('recon', -.01, 'recon is -0.01, which cannot be below 0 at step 13'),
+        ('kl', np.inf, 'kl is not finite at step 13')))])
+def test_a_value_that_cannot_be_stops_a_run(tmp_path, monkeypatch, name, value, said):
+    measuring(monkeypatch, name, value)
+    with pytest.raises(BadInput) as error:
+        train.train(config(), tmp_path)
+    assert str(error.value).startswith(said) and '--config.precision=float32' in str(error.value)
+
+
+@pytest.mark.parametrize('name, value, said', [
+    ('elbo', 1e20, 'elbo is 1e+20, which cannot be above 0'),
+    pytest.param('kl', np.nan, 'kl is not finite', marks=pytest.mark.full)])
+def test_a_value_that_cannot_be_stops_a_run_in_an_evaluation(
+        tmp_path, monkeypatch, name, value, said):
+    measuring(monkeypatch, name, value, 23, evaluated=True)
+    with pytest.raises(BadInput, match=f'{re.escape(said)} in the evaluation at step 44; '
+                                       'the checkpoint of step 22 is kept'):
+        train.train(config(), tmp_path)
+
+
+@pytest.mark.full
+def test_a_value_that_cannot_be_is_skipped_as_what_is_not_finite(tmp_path, monkeypatch):
+    measuring(monkeypatch, 'elbo', 1e20)
+    train.train(config(nan='skip'), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    assert [line['train/skipped'] * STEPS for line in lines] == pytest.approx([0, 1, 0, 0])
+    assert all(line['train/elbo'] < 0 for line in lines)
+
+
+@pytest.mark.parametrize('n', [3, 7, 41, pytest.param(11, marks=pytest.mark.full)])
+def test_means_of_ones_are_one_and_of_no_skips_nothing(n):
+    """1 / n is not exact in binary."""
+    model = summing([])._replace(evaluate=lambda state, batch, key: dict(one=jnp.ones_like(batch.x)))
+    state, x = State(jnp.int32(0), dict(a=jnp.float32(0)), {}, {}, {}), Batch(jnp.ones(n))
+    call = loop.training(model, lambda batch, key: batch, n, 1, n, skip=True)
+    metrics = jax.jit(call)(state, x, jax.random.key(0))[1]
+    assert float(metrics['loss']) == 1 and float(metrics['skipped']) == 0
+    tested = loop.evaluation(model.evaluate, lambda batch, key: batch, n, 2)
+    assert float(jax.jit(tested)(state, x, jax.random.key(0))['one']) == 1
+
+
+def test_a_loss_that_explodes_is_kept_in_the_summary(tmp_path):
+    made = config(epochs=2)
+    made.model.rate, made.model.norm = 1e6, 'none'
+    train.train(made, tmp_path)
+    said, = json.loads((tmp_path / 'summary.json').read_text())['alarms']
+    assert said.startswith('the loss, ') and said.endswith(', where it began')
 
 
 @pytest.mark.full

@@ -205,7 +205,7 @@ FITS = {
     ('ae', 'digits'): CODES, ('ladder', 'digits'): {'nll'} | CODES | SAMPLES,
     ('vq', 'digits'): {'nll'} | SAMPLES,
     ('cvae', 'digits'): {'nll', 'information'} | CODES | SAMPLES,
-    ('mmd', 'sprites'): {'nll', 'information', 'mig', 'modularity', 'sap', 'dci', 'beta_vae',
+    ('mmd', 'sprites'): {'nll', 'information', 'mig_sampled', 'mig', 'modularity', 'sap', 'dci', 'beta_vae',
                          'factor_vae'} | CODES | SAMPLES,
     ('infogan', 'digits'): SAMPLES, ('vaegan', 'digits'): CODES | SAMPLES,
     ('aae', 'digits'): CODES | SAMPLES, ('bigan', 'breast_cancer'): CODES | SAMPLES,

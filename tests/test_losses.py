@@ -305,14 +305,14 @@ def test_psnr_of_a_tenth_is_20_dB_and_of_equal_examples_100():
 
 def test_fidelity_of_images_has_three_names_and_of_others_one():
     y, x = images((3, 12, 12, 3))
-    found = losses.fidelity(y, x)
+    found = losses.fidelity(x)(y, x)
     assert set(found) == {'mse', 'psnr', 'ssim'}
     np.testing.assert_allclose(found['mse'], ((x - y) ** 2).mean((1, 2, 3)), rtol=1e-5)
     np.testing.assert_array_equal(found['psnr'], losses.psnr(y, x))
     np.testing.assert_array_equal(found['ssim'], losses.ssim(y, x))
-    for shape in (3, 13), (3, 8, 8):
+    for shape in (3, 13), (3, 8, 8), (3, 12, 12, 1):  # the last of images outside [0, 1]
         y, x = draw(shape), draw(shape, 1)
-        found = losses.fidelity(y, x)
+        found = losses.fidelity(x)(y, x)
         assert set(found) == {'mse'}
         np.testing.assert_allclose(found['mse'], flat_sum((x - y) ** 2) / x[0].size, rtol=1e-5)
 

@@ -21,6 +21,7 @@ from scipy import special, stats
 from conftest import quick, thorough
 from gen_jax import losses, models, nets, ops
 from gen_jax.models import colorize, deepfake, denoising
+from gen_jax.nets import layers
 from gen_jax.types import BadInput, Batch
 
 NAMES = sorted(m.name for m in pkgutil.iter_modules(models.__path__))
@@ -662,6 +663,22 @@ def test_after_puts_a_function_behind_and_keeps_the_parameters():
         close(jax.tree.map(lambda a, power=power: a ** power, one), other, rtol=1e-6)
 
 
+@pytest.mark.parametrize('norm', thorough(('batch', 'group', 'layer', 'instance'), 'group'))
+def test_norms_are_exact_where_the_mean_is_large(norm):
+    """1000 +- .1 against float64: one image, one group, so that all norms are over a channel's
+    pixels, or over all of two channels."""
+    x = np.float32(1000 + .1 * np.random.default_rng(0).normal(size=(1, 64, 64, 2)))
+    layer = layers.Norm(norm)
+    y = quick(lambda x: layer.apply(layer.init(jax.random.key(0), x, True), x, True,
+                                    mutable=['batch_stats'])[0])(x)
+    over = (1, 2) if norm in ('batch', 'instance') else (1, 2, 3)
+    wide = np.asarray(x, float)
+    away = wide - wide.mean(over, keepdims=True)
+    eps = 1e-5 if norm == 'batch' else 1e-6
+    truth = away / np.sqrt((away ** 2).mean(over, keepdims=True) + eps)
+    np.testing.assert_allclose(y, truth, rtol=0, atol=.01)
+
+
 def test_each_sends_every_example_through_the_copy_of_its_label():
     x, label = data((13,)).x, jnp.array([2, 0, 1, 1, 2, 0])
     plain = nets.encoder((13,), 4, width=(5,))
@@ -988,6 +1005,9 @@ def test_deepfake_spread_is_that_of_the_labels_moments():
         np.testing.assert_allclose(found, truth, rtol=1e-3)
     alike = jnp.float32(np.repeat(z[:10], 3, 0))
     np.testing.assert_allclose(deepfake.spread(alike, jnp.arange(30) % 3, 3), 0, atol=1e-5)
+    far = [deepfake.spread(jnp.float32(shift + z), jnp.asarray(label), labels)
+           for shift in (0, 4096)]  # exact in float32 up to rounding of the codes
+    np.testing.assert_allclose(*far, rtol=1e-2)
     slope = jax.grad(lambda z: deepfake.spread(z, jnp.arange(4) % 2, 2))(jnp.ones((4, 3)))
     assert np.isfinite(slope).all(), 'codes that do not vary'
 

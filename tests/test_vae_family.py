@@ -200,6 +200,13 @@ def test_aggregate_is_chen_and_others_mean_over_the_orders_of_the_batch():
                                np.mean(orders), rtol=1e-4)
 
 
+def test_aggregate_by_weighted_sampling_is_the_plain_mean_over_the_size():
+    z, mean, logvar, each = normals(5, 3)
+    log_q, log_each = tcvae.aggregate(z, mean, logvar, 40, 'weighted')
+    np.testing.assert_allclose(log_q, np.log(each.prod(-1).mean(1) / 40), rtol=1e-4)
+    np.testing.assert_allclose(log_each, np.log(each.mean(1) / 40).sum(1), rtol=1e-4)
+
+
 def test_aggregate_finds_the_total_correlation_of_a_gaussian():
     """Means of correlation .8, so that q(z) is a Gaussian, and q of each dimension as well."""
     chance, sd, n = np.random.default_rng(0), .4, 1200
@@ -219,6 +226,15 @@ def test_aggregate_finds_the_total_correlation_of_a_gaussian():
 def parts(**hyper):
     model = tcvae.make(data(), size=50, latent=3, width=(4,), **hyper)
     return model, wilder(started(model, data()), 'vae')
+
+
+def test_tcvae_by_weighted_sampling_has_the_same_kl_in_other_parts():
+    found = [quick(model.evaluate)(state, data(), keys(1)[0])
+             for model, state in (parts(), parts(estimator='weighted'))]
+    np.testing.assert_allclose(found[0]['kl'], found[1]['kl'], rtol=1e-4, atol=1e-4)
+    assert (found[1]['mi'] > found[0]['mi'] + 1).all()
+    with pytest.raises(BadInput, match='stratified, weighted'):
+        parts(estimator='mean')
 
 
 @pytest.mark.parametrize('weights', [(1., 1., 1.), (.5, 4., 2.)])
@@ -423,6 +439,15 @@ def test_vq_gradient_goes_straight_through():
     np.testing.assert_allclose(jax.grad(lambda z: f(vq.straight(z, e)))(z), jax.grad(f)(e),
                                rtol=1e-4, atol=1e-5)
     assert equal(jax.grad(lambda e: f(vq.straight(z, e)))(e), jnp.zeros_like(e))
+
+
+def test_vq_takes_the_nearest_code_of_far_vectors():
+    """Thousands away from zero and a tenth from each other, where squares cancel."""
+    chance = np.random.default_rng(0)
+    book = np.float32(3000 + .1 * chance.normal(size=(16, 4)))
+    z = book[np.arange(200) % 16] + np.float32(.01 * chance.normal(size=(200, 4)))
+    far = ((np.float64(z)[:, None] - np.float64(book)) ** 2).sum(-1)
+    np.testing.assert_array_equal(vq.nearest(jnp.asarray(z), jnp.asarray(book)), far.argmin(1))
 
 
 def test_vq_encoder_learns_by_the_reconstruction_alone():

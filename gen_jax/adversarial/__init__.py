@@ -8,9 +8,10 @@ import optax
 from gen_jax import losses, nets
 from gen_jax.adversarial.rules import (Loss, adversary, augmentation, charge, clipped, packed,
                                        spread, wanted)
-from gen_jax.types import Array, BadInput, Batch, State, Tree
+from gen_jax.types import SHARE, Array, BadInput, Batch, State, Tree
 
 CONDITIONS = 'none', 'concat', 'projection', 'auxiliary'
+BOUNDS = dict.fromkeys(('accuracy_real', 'accuracy_fake', 'label_real', 'label_fake'), SHARE)
 
 
 class Critic(NamedTuple):

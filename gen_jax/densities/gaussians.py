@@ -1,9 +1,12 @@
 """Log densities of Gaussians and their mixtures."""
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from gen_jax import losses
 from gen_jax.types import Array
+
+BLOCK = 2 ** 20  # differences held at once, 4 MB
 
 
 def normal(z: Array, mean: Array | float = 0., logvar: Array | float = 0.) -> Array:
@@ -14,8 +17,12 @@ def normal(z: Array, mean: Array | float = 0., logvar: Array | float = 0.) -> Ar
 def mixture(z: Array, mean: Array, logvar: Array, logit: Array) -> Array:
     """log sum_k w_k N(z; mean_k, exp(logvar_k)) of z (n, d), means and logvars (K, d), and weights
     softmax(logit), (K,)."""
-    # |(z - mean) / sd|^2 as products of matrices: (n, K, d) would not fit
-    weight = jnp.exp(-logvar)
-    square = z ** 2 @ weight.T - 2 * z @ (mean * weight).T + (mean ** 2 * weight).sum(-1)
-    each = -.5 * (square + (logvar + losses.LOG_2PI).sum(-1))
-    return jax.nn.logsumexp(each + jax.nn.log_softmax(logit), axis=-1)
+    share = jax.nn.log_softmax(logit)
+
+    @jax.checkpoint  # or the gradient would keep all differences
+    def one(z):
+        return jax.nn.logsumexp(normal(z, mean, logvar) + share)
+
+    # the differences themselves, as expanded squares of narrow components cancel; in blocks, as
+    # (n, K, d) would not fit
+    return lax.map(one, z, batch_size=min(len(z), max(1, BLOCK // mean.size)))

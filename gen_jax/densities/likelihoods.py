@@ -21,6 +21,7 @@ class Likelihood(NamedTuple):
     keep:   (buffers, y, x) -> new buffers, in training
     mean:   y -> E[x | z]
     sample: (params, buffers, y, key) -> x
+    discrete: whether these are probabilities, so that nll is at least 0
     """
     outputs: int
     start: Array | None
@@ -29,6 +30,7 @@ class Likelihood(NamedTuple):
     keep: Callable[[Tree, Array, Array], Tree]
     mean: Callable[[Array], Array]
     sample: Callable[[Tree, Tree, Array, Array], Array]
+    discrete: bool = True
 
 
 def likelihood(name: str, x: Array, link: Callable, *, scale: str = 'fixed', sigma: float = 1.,
@@ -87,7 +89,7 @@ def _gaussian(x, link, scale, sigma) -> Likelihood:
     def sample(params, buffers, y, key):
         return link(y) + jnp.exp(logvar(params, buffers) / 2) * jax.random.normal(key, y.shape)
 
-    return Likelihood(1, None, init, nll, keep, link, sample)
+    return Likelihood(1, None, init, nll, keep, link, sample, discrete=False)
 
 
 def _categorical(x, levels, _) -> Likelihood:

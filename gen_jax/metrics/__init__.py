@@ -99,9 +99,7 @@ def encoder(model: Model) -> Callable:
 def on_factors(measure: Callable) -> Callable:
     """A measure of codes and the factors behind them, on examples drawn from the grid."""
     def run(s: Subject):
-        sizes = list(s.data.factors.values())
-        chance = np.random.default_rng(0)
-        values = np.stack([chance.integers(0, size, MOST) for size in sizes], 1)
+        values = grid(s)
         return named(measure, measure(represent(s)(values), values))
     return run
 
@@ -113,21 +111,38 @@ def on_sampling(measure: Callable) -> Callable:
     return run
 
 
+def mig_sampled(s: Subject) -> dict[str, float]:
+    values = grid(s)
+    mean, logvar = np.split(represent(s, moments)(values), 2, axis=1)
+    return dict(mig_sampled=disentangle.mig_sampled(mean, logvar, values, s.key))
+
+
+def moments(model: Model) -> Callable:
+    """Means and log-variances of diagonal posteriors, one behind the other, (n, 2 d)."""
+    return lambda state, batch, key: jnp.concatenate(model.density.moments(state, batch), axis=1)
+
+
+def grid(s: Subject) -> np.ndarray:
+    """Values of the factors (n, f), drawn one by one."""
+    chance = np.random.default_rng(0)
+    return np.stack([chance.integers(0, size, MOST) for size in s.data.factors.values()], 1)
+
+
 def named(measure, found) -> dict[str, float]:
     name = measure.__name__
     return ({f'{name}_{k}': v for k, v in found.items()} if isinstance(found, dict)
             else {name: found})
 
 
-def represent(s: Subject) -> Callable[[np.ndarray], np.ndarray]:
-    """Factor values (n, f) -> codes (n, d)."""
-    encode = encoder(s.model)
+def represent(s: Subject, how: Callable = encoder) -> Callable[[np.ndarray], np.ndarray]:
+    """Factor values (n, f) -> codes (n, d), as how(model) gives them."""
+    encode = how(s.model)
 
     def some(state, places, key):
         batch = s.data.prepare(Batch(places, jnp.zeros(len(places), jnp.int32)), key)
         return encode(state, batch, key)
 
-    some = s.program('represent', some)
+    some = s.program(('represent', how), some)
 
     def run(values, at_once=500):
         places = np.ravel_multi_index(values.T, list(s.data.factors.values())).astype(np.int32)
@@ -216,6 +231,7 @@ MEASURES = dict(
        for m in (disentangle.mig, disentangle.modularity, disentangle.sap, disentangle.dci)},
     **{m.__name__: ('real codes and factors', on_sampling(m))
        for m in (disentangle.beta_vae, disentangle.factor_vae)},
+    mig_sampled=('a diagonal posterior and factors', mig_sampled),
     frechet=('samples', frechet), kernel=('samples', kernel), neighbours=('samples', neighbours),
     modes=('samples and a known mixture', modes),
     stacked=('samples of stacked images and features classifier', stacked))
@@ -236,6 +252,8 @@ def has(s: Subject, need: str) -> bool:
     return {'a density': bool(density), 'a density of real codes': bool(density) and (
                 coded or not s.model.encode),
             'a diagonal posterior': bool(density and density.moments),
+            'a diagonal posterior and factors': bool(
+                density and density.moments and s.data.factors),
             'real codes': coded, 'real codes and labels': coded and labelled,
             'real codes and factors': coded and bool(s.data.factors),
             'samples': sampled, 'samples and a known mixture': sampled and bool(s.data.mixture),

@@ -32,6 +32,7 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
     if labels:
         coder = coder._replace(decoder=nets.conditioned(coder.decoder, labels))
     apart = losses.reconstruction(error, example.x, coder.link)
+    fidelity = losses.fidelity(example.x)
     judge = adversarial.critic('critic', (latent,), loss=loss, penalty=penalty, weight=weight,
                                width=critic, batch=batch)
 
@@ -74,7 +75,7 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
     def evaluate(state, batch, key):
         z = coder.encode(state, batch.x)
         y = coder.logits(state, told(z, batch))
-        return dict(loss=apart(y, batch.x), **losses.fidelity(coder.link(y), batch.x),
+        return dict(loss=apart(y, batch.x), **fidelity(coder.link(y), batch.x),
                     **judge.evaluate(state, draws(key, batch), Batch(z)))
 
     def show(state, batch, key):
@@ -89,4 +90,4 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
                       judge.adam(critic_rate, b1)))
     return game(players, axis=axis, whole=judge.loss.whole, evaluate=evaluate,
                 encode=None if labels else coder.encode, decode=coder.decode, prior=prior,
-                show=show if labels else None)
+                show=show if labels else None, bounds=adversarial.BOUNDS)

@@ -25,6 +25,7 @@ def make(example: Batch, *, axis: str | None = None, latent: int | None = None, 
     coder = nets.coder('ae', example.x, latent, kind=kind, width=width, norm=norm,
                        logits=loss == 'cross_entropy')
     error = losses.reconstruction(loss, example.x, coder.link)
+    fidelity = losses.fidelity(example.x)
 
     def objective(state, batch, key):
         _, y, buffers = coder.train(state, batch.x)
@@ -33,7 +34,7 @@ def make(example: Batch, *, axis: str | None = None, latent: int | None = None, 
 
     def evaluate(state, batch, key):
         y = coder.logits(state, coder.encode(state, batch.x))
-        return dict(loss=error(y, batch.x)) | losses.fidelity(coder.link(y), batch.x)
+        return dict(loss=error(y, batch.x)) | fidelity(coder.link(y), batch.x)
 
     schedule = optax.cosine_decay_schedule(rate, decay) if decay else rate
     return game({'ae': Player(coder.init, objective, optax.adam(schedule))}, axis=axis,

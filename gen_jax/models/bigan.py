@@ -36,6 +36,7 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
     generator = nets.decoder(example.x, latent, kind=kind, width=width[::-1], norm=norm,
                              up='transpose')
     link = nets.link(example.x, kind)
+    fidelity = losses.fidelity(example.x)
 
     def pair(x: Array, z: Array) -> Batch:
         x = x.reshape(len(x), *seen)
@@ -79,7 +80,7 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
         z, code = prior(state, key, len(batch.x)), encode(state, batch.x)
         x = decode(state, z)
         sides = pair(batch.x, code), pair(x, z)
-        found = critic.evaluate(state, *sides) | losses.fidelity(decode(state, code), batch.x)
+        found = critic.evaluate(state, *sides) | fidelity(decode(state, code), batch.x)
         real, fake = (critic.score(state, side) for side in sides)
         del found['generator_loss']
         return found | adversarial.spread(batch.x, x) | dict(
@@ -92,4 +93,4 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
                                  critic.adam(rate if critic_rate is None else critic_rate, b1)),
                    coder=Player(init, coder_move, optax.adam(rate, b1=b1), average=average))
     return game(players, axis=axis, whole=critic.loss.whole, evaluate=evaluate, encode=encode,
-                decode=decode, prior=prior)
+                decode=decode, prior=prior, bounds=adversarial.BOUNDS)

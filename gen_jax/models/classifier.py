@@ -7,7 +7,7 @@ import optax
 
 from gen_jax import losses, nets
 from gen_jax.game import game
-from gen_jax.types import BadInput, Batch, Model, Player, State
+from gen_jax.types import ABOVE_0, SHARE, BadInput, Batch, Model, Player, State
 
 ENCODERS = 'frozen', 'tuned', 'scratch'
 
@@ -78,7 +78,8 @@ def make(example: Batch, *, axis: str | None = None, source: tuple[Model, State]
         optimiser = optax.multi_transform(dict(head=optimiser, encoder=optax.set_to_zero()),
                                           dict(head='head', encoder='encoder'))
     return game({'classifier': Player(init, objective, optimiser, average=average)}, axis=axis,
-                evaluate=evaluate, encode=encode, classify=classify)
+                evaluate=evaluate, encode=encode, classify=classify,
+                bounds=dict(loss=ABOVE_0, accuracy=SHARE))
 
 
 def trained(model: Model, state: State, fresh: bool) -> nets.Net:

@@ -47,6 +47,7 @@ def make(example: Batch, *, axis: str | None = None, latent: int | None = None,
     decoder = nets.decoder(chroma(example.x), latent, width=width[::-1],
                            output=nets.identity, **hyper)
     coder = nets.Coder('ae', encoder, decoder, nets.identity)
+    fidelity = losses.fidelity(example.x)
 
     def grey(x):
         return (x @ LUMA)[..., None]
@@ -68,7 +69,7 @@ def make(example: Batch, *, axis: str | None = None, latent: int | None = None,
     def evaluate(state, batch, key):
         made, truth = decode(state, encode(state, batch.x)), chroma(batch.x)
         found, copied = (losses.psnr(y, truth) for y in (chroma(made), jnp.zeros_like(truth)))
-        return losses.fidelity(made, batch.x) | dict(
+        return fidelity(made, batch.x) | dict(
             loss=losses.squared_error(chroma(made), truth),
             grey_loss=losses.per_example(truth ** 2), chroma_psnr=found,
             grey_chroma_psnr=copied, gain=found - copied)

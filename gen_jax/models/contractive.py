@@ -26,6 +26,7 @@ def make(example: Batch, *, axis: str | None = None, penalty: float = .1, probes
     coder = nets.coder('ae', example.x, latent, kind=kind, width=width, norm=norm,
                        logits=loss == 'cross_entropy')
     error = losses.reconstruction(loss, example.x, coder.link)
+    fidelity = losses.fidelity(example.x)
 
     def terms(state, y, x, key):
         size = losses.jacobian_norm(lambda x: coder.encode(state, x), x, key, probes)
@@ -39,7 +40,7 @@ def make(example: Batch, *, axis: str | None = None, penalty: float = .1, probes
 
     def evaluate(state, batch, key):
         y = coder.logits(state, coder.encode(state, batch.x))
-        return terms(state, y, batch.x, key) | losses.fidelity(coder.link(y), batch.x)
+        return terms(state, y, batch.x, key) | fidelity(coder.link(y), batch.x)
 
     return game({'ae': Player(coder.init, objective, optax.adam(rate))}, axis=axis,
                 evaluate=evaluate, encode=coder.encode, decode=coder.decode)

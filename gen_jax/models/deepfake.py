@@ -26,7 +26,8 @@ def spread(z: Array, label: Array, labels: int) -> Array:
 
     def moments(weight):
         mean = weight @ z
-        return mean, jnp.sqrt(jnp.maximum(weight @ z ** 2 - mean ** 2, 0) + 1e-6)
+        variance = (weight[..., None] * (z - mean[:, None]) ** 2).sum(1)
+        return mean, jnp.sqrt(variance + 1e-6)
 
     parts = moments(own / jnp.maximum(counts, 1))
     whole = moments(jnp.full((1, len(z)), 1 / len(z)))
@@ -58,6 +59,7 @@ def make(example: Batch, *, axis: str | None = None, latent: int | None = 32, ki
     hyper = dict(kind=kind, norm=norm)
     link = nets.link(example.x, kind, loss == 'cross_entropy')
     error = losses.reconstruction(loss, example.x, link)
+    fidelity = losses.fidelity(example.x)
     encoder = nets.encoder(example.x.shape[1:], latent, width=width, **hyper)
     encoder = nets.shared(encoder) if shared else nets.each(encoder, labels)
     decoder = nets.each(nets.decoder(example.x, latent, width=width[::-1], output=link, **hyper),
@@ -104,7 +106,7 @@ def make(example: Batch, *, axis: str | None = None, latent: int | None = 32, ki
 
     def evaluate(state, batch, key):
         y = logits(state, encode(state, batch.x, batch.label), batch.label)
-        metrics = dict(error=error(y, batch.x)) | losses.fidelity(link(y), batch.x)
+        metrics = dict(error=error(y, batch.x)) | fidelity(link(y), batch.x)
         if batch.swapped is None:
             return metrics
         truth = jnp.moveaxis(batch.swapped, 1, 0)

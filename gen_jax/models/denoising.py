@@ -44,6 +44,7 @@ def make(example: Batch, *, axis: str | None = None, noise: str = 'gaussian', le
     coder = nets.coder('ae', example.x, latent, kind=kind, width=width, norm=norm,
                        logits=loss == 'cross_entropy')
     error = losses.reconstruction(loss, example.x, coder.link)
+    fidelity = losses.fidelity(example.x)
     unit = losses.in_unit(example.x)
 
     def noisy(key, x):
@@ -58,8 +59,8 @@ def make(example: Batch, *, axis: str | None = None, noise: str = 'gaussian', le
     def evaluate(state, batch, key):
         x = noisy(key, batch.x)
         y = coder.logits(state, coder.encode(state, x))
-        before = losses.fidelity(x, batch.x)
-        return dict(loss=error(y, batch.x)) | losses.fidelity(coder.link(y), batch.x) | {
+        before = fidelity(x, batch.x)
+        return dict(loss=error(y, batch.x)) | fidelity(coder.link(y), batch.x) | {
             f'noisy_{k}': v for k, v in before.items()}
 
     def show(state, batch, key):

@@ -7,7 +7,7 @@ import optax
 
 from gen_jax import losses, nets
 from gen_jax.game import game
-from gen_jax.types import Array, Batch, Model, Player
+from gen_jax.types import ABOVE_0, SHARE, Array, Batch, Model, Player
 from gen_jax.variational import variational
 
 
@@ -64,7 +64,8 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 10, gamma: fl
         vae=Player(model.init, vae_move, optax.adam(rate)),
         critic=Player(lambda key, batch: judge.init(key, jnp.zeros((1, latent))), critic_move,
                       optax.adam(critic_rate, b1=.5, b2=.9)))
-    return game(players, axis=axis, evaluate=evaluate, **model.maps())
+    bounds = model.bounds() | dict(critic_loss=ABOVE_0, accuracy=SHARE)
+    return game(players, axis=axis, evaluate=evaluate, **model.maps() | dict(bounds=bounds))
 
 
 def permuted(key: Array, z: Array) -> Array:

@@ -77,4 +77,4 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
         generator=Player(generator.init, generator_move, optax.adam(rate, b1=b1, b2=b2),
                          every=every, average=average))
     return game(players, axis=axis, order=order, whole=critic.loss.whole, evaluate=evaluate,
-                decode=generator.decode, prior=prior)
+                decode=generator.decode, prior=prior, bounds=adversarial.BOUNDS)

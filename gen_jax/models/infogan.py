@@ -8,7 +8,7 @@ import optax
 
 from gen_jax import adversarial, losses, nets
 from gen_jax.game import game
-from gen_jax.types import Array, BadInput, Batch, Model, Player, State
+from gen_jax.types import SHARE, Array, BadInput, Batch, Model, Player, State
 
 
 def make(example: Batch, *, axis: str | None = None, batch: int = 0, categories: int = 10,
@@ -105,4 +105,5 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, categories:
         recogniser=Player(lambda key, batch: q.init(key, batch.x), recogniser_move,
                           optax.adam(rate, b1=b1)))
     return game(players, axis=axis, whole=critic.loss.whole, evaluate=evaluate,
-                decode=generator.decode, prior=prior, show=show)
+                decode=generator.decode, prior=prior, show=show,
+                bounds=adversarial.BOUNDS | dict(category=SHARE))

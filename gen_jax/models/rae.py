@@ -36,6 +36,7 @@ def make(example: Batch, *, axis: str | None = None, beta: float = 1e-2, smooth:
         coder = coder._replace(decoder=nets.coder('ae', example.x, latent, width=width,
                                                   norm='spectral', **hyper).decoder)
     error = losses.reconstruction(loss, example.x, coder.link)
+    fidelity = losses.fidelity(example.x)
 
     def roughness(state, z, key):
         if smooth == 'weight':
@@ -57,7 +58,7 @@ def make(example: Batch, *, axis: str | None = None, beta: float = 1e-2, smooth:
     def evaluate(state, batch, key):
         z = coder.encode(state, batch.x)
         y = coder.logits(state, z)
-        return terms(state, z, y, batch.x, key) | losses.fidelity(coder.link(y), batch.x)
+        return terms(state, z, y, batch.x, key) | fidelity(coder.link(y), batch.x)
 
     return game({'ae': Player(coder.init, objective, optax.adam(rate))}, axis=axis,
                 evaluate=evaluate, encode=coder.encode, decode=coder.decode)

@@ -31,6 +31,7 @@ def make(example: Batch, *, axis: str | None = None, sparsity: str = 'l1', penal
     act, threshold = dict(l1=(jax.nn.relu, .01), kl=(jax.nn.sigmoid, .5))[sparsity]
     coder = coder._replace(encoder=nets.after(coder.encoder, act))
     error = losses.reconstruction(loss, example.x, coder.link)
+    fidelity = losses.fidelity(example.x)
 
     def excess(z):
         if sparsity == 'l1':
@@ -49,7 +50,7 @@ def make(example: Batch, *, axis: str | None = None, sparsity: str = 'l1', penal
     def evaluate(state, batch, key):
         z = coder.encode(state, batch.x)
         y = coder.logits(state, z)
-        return dict(error=error(y, batch.x), active=active(z)) | losses.fidelity(
+        return dict(error=error(y, batch.x), active=active(z)) | fidelity(
             coder.link(y), batch.x)
 
     return game({'ae': Player(coder.init, objective, optax.adam(rate))}, axis=axis,

@@ -7,25 +7,33 @@ import optax
 
 from gen_jax import densities
 from gen_jax.game import game
-from gen_jax.types import Array, Batch, Model, Player
+from gen_jax.types import Array, BadInput, Batch, Model, Player
 from gen_jax.variational import variational
+
+ESTIMATORS = 'stratified', 'weighted'
 
 
 def make(example: Batch, *, axis: str | None = None, size: int | None = None, latent: int = 10,
-         alpha: float = 1., beta: float = 6., gamma: float = 1., likelihood: str = 'bernoulli',
-         scale: str = 'fixed', sigma: float = 1., levels: int = 256, kind: str = 'mlp',
-         width: Sequence[int] = (400,), act: str = 'relu', rate: float = 1e-3) -> Model:
+         alpha: float = 1., beta: float = 6., gamma: float = 1., estimator: str = 'stratified',
+         likelihood: str = 'bernoulli', scale: str = 'fixed', sigma: float = 1., levels: int = 256,
+         kind: str = 'mlp', width: Sequence[int] = (400,), act: str = 'relu',
+         rate: float = 1e-3) -> Model:
     """Minimises recon + alpha * mi + beta * tc + gamma * dimwise, nats per example.
 
     The three add up to log q(z|x) - log p(z), p = N(0, I): the mutual information of example and
     code, the total correlation of the code, and how far its dimensions each are from p; q(z), the
     mean over all `size` training examples (those of `example` where none is given), is estimated
-    from the batch, see aggregate.  Other hyper-parameters: as of the VAE in vae.
+    from the batch by `estimator`, see aggregate: without bias where it is `stratified`; `weighted`
+    is what the published results were trained by.  Its mi is too large by up to log(size), its tc
+    by up to (latent - 1) log(size), and its dimwise as much too small; their sum is the same.
+    Other hyper-parameters: as of the VAE in vae.
     Metrics: loss, recon, mi, tc, dimwise; kl, the sum of these three, and elbo = -(recon + kl),
     whatever the weights are; in evaluation also kl_unit, in closed form.  Those of q(z) see the
     batch, in evaluation as if it were of the training set.  Raises BadInput for what does not fit
     the data.
     """
+    if estimator not in ESTIMATORS:
+        raise BadInput(f'unknown estimator {estimator!r}; choose one of {", ".join(ESTIMATORS)}')
     model = variational('vae', example, latent, likelihood=likelihood, scale=scale, sigma=sigma,
                         levels=levels, kind=kind, width=width, act=act)
     count = len(example.x) if size is None else size
@@ -33,7 +41,7 @@ def make(example: Batch, *, axis: str | None = None, size: int | None = None, la
     maps = model.maps()
 
     def terms(recon, z, log_q, moments):
-        log_z, log_each = aggregate(z, *moments, count)
+        log_z, log_each = aggregate(z, *moments, count, estimator)
         mi, tc, dimwise = log_q - log_z, log_z - log_each, log_each - densities.normal(z)
         kl, loss = mi + tc + dimwise, recon + alpha * mi + beta * tc + gamma * dimwise
         return dict(loss=loss, elbo=-(recon + kl), recon=recon, kl=kl, mi=mi, tc=tc,
@@ -53,19 +61,24 @@ def make(example: Batch, *, axis: str | None = None, size: int | None = None, la
         return terms(drawn.nll, drawn.z, drawn.log_q, moments) | dict(kl_unit=drawn.kl)
 
     return game({'vae': Player(model.init, objective, optax.adam(rate))}, axis=axis,
-                whole='the total correlation of codes', evaluate=evaluate, **maps)
+                whole='the total correlation of codes', evaluate=evaluate,
+                **maps | dict(bounds=model.bounds(exact=False)))
 
 
-def aggregate(z: Array, mean: Array, logvar: Array, size: int) -> tuple[Array, Array]:
+def aggregate(z: Array, mean: Array, logvar: Array, size: int,
+              estimator: str = 'stratified') -> tuple[Array, Array]:
     """log q(z) and sum_d log q(z_d) of codes z (n, d), each drawn from its own N(mean, exp(logvar))
-    of n among `size`, by minibatch-stratified sampling.
+    of n among `size`.
 
-    Its own example has the weight 1 / size.  The others share the rest equally, which is the mean
-    of Chen et al.'s weights over the orders of the batch: q(z) without bias, and with less variance
-    than in any one order; nothing is estimated where the batch is the whole.
+    stratified: its own example has the weight 1 / size.  The others share the rest equally, which
+    is the mean of Chen et al.'s weights over the orders of the batch: q(z) without bias, and with
+    less variance than in any one order; nothing is estimated where the batch is the whole.
+    weighted: all have the weight 1 / (n size), Chen et al.'s minibatch-weighted sampling.
     """
     n = len(z)
     weight = np.where(np.eye(n, dtype=bool), 1 / size, (size - 1) / size / max(n - 1, 1))
+    if estimator == 'weighted':
+        weight = np.full((n, n), 1 / (n * size))
     each = densities.normal(z[:, None, :, None], mean[:, :, None], logvar[:, :, None])
     log_q = jax.nn.logsumexp(each.sum(-1), axis=1, b=weight)
     return log_q, jax.nn.logsumexp(each, axis=1, b=weight[..., None]).sum(-1)

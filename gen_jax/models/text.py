@@ -6,7 +6,7 @@ import optax
 from gen_jax import losses
 from gen_jax.game import game
 from gen_jax.nets import sequences
-from gen_jax.types import BadInput, Batch, Model, Player
+from gen_jax.types import ABOVE_0, SHARE, BadInput, Batch, Model, Player
 
 CLIP = 1.  # of the gradient's norm
 
@@ -68,7 +68,8 @@ def make(example: Batch, *, axis: str | None = None, symbols: int = 96, latent: 
     schedule = optax.cosine_decay_schedule(rate, decay) if decay else rate
     optimiser = optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(schedule))
     return game({'ae': Player(init, objective, optimiser)}, axis=axis, evaluate=evaluate,
-                encode=encode, decode=decode)
+                encode=encode, decode=decode,
+                bounds=dict(loss=ABOVE_0, accuracy_forced=SHARE, accuracy=SHARE))
 
 
 def require_symbols(x, symbols: int) -> None:

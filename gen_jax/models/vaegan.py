@@ -7,7 +7,7 @@ import optax
 
 from gen_jax import adversarial, losses, nets
 from gen_jax.game import game
-from gen_jax.types import BadInput, Batch, Model, Player
+from gen_jax.types import ABOVE_0, BadInput, Batch, Model, Player
 
 
 def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int = 32,
@@ -36,6 +36,7 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
     encoder = nets.encoder(shape, 2 * latent, norm=norm, **hyper)
     generator = adversarial.generator('generator', example.x, latent, kind=kind, width=width,
                                       norm=norm)
+    fidelity = losses.fidelity(example.x)
 
     def moments(y):
         mean, logvar = jnp.split(y, 2, axis=1)
@@ -93,7 +94,7 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
         fake = generator.decode(state, prior(state, keys[0], len(batch.x)))
         return critic.evaluate(state, batch, Batch(fake)) | dict(
             kl=kl.sum(1), kl_unit=kl, features=unlike(state, batch.x, again, body.apply),
-            **losses.fidelity(again, batch.x))
+            **fidelity(again, batch.x))
 
     players = dict(
         encoder=Player(lambda key, batch: encoder.init(key, batch.x), encoder_move,
@@ -102,4 +103,5 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
         critic=Player(lambda key, batch: critic.init(key, batch.x, None), critic_move,
                       critic.adam(rate if critic_rate is None else critic_rate, b1)))
     return game(players, axis=axis, whole=critic.loss.whole, evaluate=evaluate, encode=encode,
-                decode=generator.decode, prior=prior)
+                decode=generator.decode, prior=prior,
+                bounds=adversarial.BOUNDS | dict(kl=ABOVE_0, kl_unit=ABOVE_0))

@@ -10,7 +10,7 @@ import optax
 from gen_jax import densities, losses, nets
 from gen_jax.game import game
 from gen_jax.nets import sequences
-from gen_jax.types import Array, BadInput, Batch, Density, Model, Player, Tree
+from gen_jax.types import ABOVE_0, SHARE, Array, BadInput, Batch, Density, Model, Player, Tree
 
 
 def make(example: Batch, *, axis: str | None = None, latent: int = 16, codes: int = 64,
@@ -126,12 +126,15 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 16, codes: in
         prior=lambda state, batch, key: prior(state, key, len(batch.x)), joint=joint,
         observe=lambda state, batch, index, key: seen.sample({}, {}, read(state, index), key))
     return game(players, axis=axis, evaluate=evaluate, prior=prior, encode=encode, density=density,
-                decode=lambda state, index: link(read(state, index)))
+                decode=lambda state, index: link(read(state, index)),
+                bounds=dict(prior_nll=ABOVE_0, perplexity=(1., codes), used=SHARE) | (
+                    dict(recon=ABOVE_0, elbo=(-float('inf'), 0.)) if seen.discrete else {}))
 
 
 def nearest(z: Array, book: Array) -> Array:
     """The index (...,) of the nearest row of `book` (k, d) to each vector of z (..., d)."""
-    square = (book ** 2).sum(-1) - 2 * z @ book.T
+    z, book = z - book.mean(0), book - book.mean(0)  # or the squares of far vectors cancel
+    square = (book ** 2).sum(-1) - 2 * jnp.matmul(z, book.T, precision='highest')
     return square.argmin(-1).astype(jnp.int32)
 
 

@@ -71,7 +71,8 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x, train, label=None):
         channels = x.shape[-1]
-        plain = dict(use_scale=not self.labels, use_bias=not self.labels)
+        plain = dict(use_scale=not self.labels, use_bias=not self.labels,
+                     use_fast_variance=False)  # E x^2 - (E x)^2 cancels where the mean is large
         if self.norm == 'batch':
             x = nn.BatchNorm(use_running_average=not train, momentum=.9, **plain)(x)
         else:  # at least two channels in a group: of one alone nothing would be left

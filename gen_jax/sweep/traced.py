@@ -36,11 +36,11 @@ def swept(make: Callable[..., Model], like: Model, sizes: list | None, latent: i
             state = held(state, sizes, point['latent'], latent)
         return state._replace(buffers=state.buffers | {POINT: point}), found
 
-    maps = {f: lifted(f) for f in Model._fields if getattr(like, f)}
+    maps = {f: lifted(f) for f in Model._fields if callable(getattr(like, f))}
     if like.density:
         maps['density'] = Density(**{f: lifted(f'density.{f}') for f in Density._fields
                                      if getattr(like.density, f)})
-    return Model(**maps | dict(init=like.init, step=step))
+    return Model(**maps | dict(init=like.init, step=step, bounds=like.bounds))
 
 
 def extents(make: Callable[..., Model], run: train.Run, latent: int) -> list | None:

@@ -96,8 +96,8 @@ def fitting(g: Group, how: str, limit: float) -> list[tuple[Programs, list[dict[
 def follow(g: Group, made: Programs, points: list[dict[str, Any]], folder: Path,
            say: Callable = print) -> list[tuple[list[dict], State | None]]:
     """Trains points side by side until config.epochs, from the newest checkpoint in `folder` where
-    there is one.  Of each its metrics, a row per epoch, and its state at the end, None where the
-    loss was not finite: such a point stops, and no other."""
+    there is one.  Of each its metrics, a row per epoch, and its state at the end, None where its
+    metrics were not sound: such a point stops, and no other."""
     config, file = g.run.config, folder / 'rows.jsonl'
     folder.mkdir(parents=True, exist_ok=True)
     states, keys = born(g, points)
@@ -113,6 +113,7 @@ def follow(g: Group, made: Programs, points: list[dict[str, Any]], folder: Path,
         for epoch in range(done + 1, config.epochs + 1):
             states, found, bad = made.train(states, keys)
             found, bad = jax.device_get((found, bad))
+            found.pop('start', None)
             due = epoch % config.eval.every == 0 or epoch == config.epochs
             tested = jax.device_get(made.evaluate(states, keys)) if due else {}
             new = []
@@ -121,7 +122,9 @@ def follow(g: Group, made: Programs, points: list[dict[str, Any]], folder: Path,
                 if bad[i] >= 0 and about['point'] not in lost:
                     lost.add(about['point'])
                     new.append(about | dict(stopped=int(bad[i])))
-                    say(f'{about["point"]}: the loss is not finite at step {bad[i]}')
+                    wrong = loop.trouble({k: float(v[i]) for k, v in found.items() if v.ndim == 1},
+                                         g.run.model.bounds)
+                    say(f'{about["point"]}: {wrong} at step {bad[i]}')
                 elif about['point'] not in lost:
                     new.append(about | record.flat({k: v[i] for k, v in found.items()}, 'train')
                                | record.flat({k: v[i] for k, v in tested.items()}, 'test'))

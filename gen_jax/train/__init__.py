@@ -1,5 +1,6 @@
 """The host's side of a run: restore, epoch, evaluate, record, save."""
 import json
+import math
 from pathlib import Path
 import time
 
@@ -24,14 +25,15 @@ class Trainer:
     """Compiled epochs of a run; `compile_seconds` and `seconds` of training add up as it works.
 
     sums: the metrics of an epoch that is not over, weighed by its steps; again: how often training
-    was taken up again after a rollback, with other random numbers each time.
+    was taken up again after a rollback, with other random numbers each time; start: the loss of the
+    first step, of a model with one.
     """
 
     def __init__(self, run: Run):
         self.run, self.compiled, self.sums, self.again = run, {}, {}, 0
         self.feed = feed(run)
         self.data = None if self.feed else run.layout.place(run.data.train)
-        self.seconds = self.compile_seconds = 0.
+        self.seconds, self.compile_seconds, self.start = 0., 0., float('nan')
 
     def call(self, state: State, steps: int):
         """The compiled call of so many steps."""
@@ -52,35 +54,45 @@ class Trainer:
 
     def advance(self, state: State) -> tuple[State, dict[str, float] | None]:
         """One call more, and the metrics of an epoch that ends with it.  Raises FloatingPointError
-        with the first step of a loss not finite."""
+        that says what is wrong, and at which step."""
         per_epoch = self.run.per_epoch
         at_once = self.feed.at_once if self.feed else self.run.config.scan or per_epoch
         done = int(state.step) % per_epoch
         steps = min(at_once - done % at_once, per_epoch - done)
         start, compiled = time.perf_counter(), self.compile_seconds
         state, metrics, bad = self.call(state, steps)
+        first, found = float(metrics.pop('start', float('nan'))), record.flat(metrics, 'train')
+        if int(state.step) == steps:
+            self.start = first
         bad = int(bad)
         self.seconds += time.perf_counter() - start - (self.compile_seconds - compiled)
         if bad >= 0 and self.run.config.nan != 'skip':
-            raise FloatingPointError(bad)
-        for name, value in record.flat(metrics, 'train').items():
+            raise FloatingPointError(f'{self.trouble(found)} at step {bad}')
+        for name, value in found.items():
             self.sums[name] = self.sums.get(name, 0.) + value * steps / per_epoch
         if done + steps < per_epoch:
             return state, None
         named, self.sums = self.sums, {}
         if named.get('train/skipped', 0) > 1 - .5 / per_epoch:
-            raise FloatingPointError(bad)
+            raise FloatingPointError(f'{self.trouble(found)} at step {bad}')
         return state, named
+
+    def trouble(self, named: dict[str, float]) -> str:
+        """What is not finite, or impossible, among flat metrics."""
+        return loop.trouble({name.split('/')[1]: v for name, v in named.items()},
+                            self.run.model.bounds)
 
     def resume(self, saved: dict[str, float], step: int) -> None:
         """Takes up what was saved with the state of a step."""
         self.again = max(self.again, int(saved.get('again', 0)))
+        self.start = saved.get('start', self.start)
         self.sums = {k: v for k, v in saved.items()
                      if k.startswith('train/') and step % self.run.per_epoch}
 
     def so_far(self) -> dict[str, float]:
         """What is to be saved with the state."""
-        return self.sums | ({'again': self.again} if self.again else {})
+        start = {} if math.isnan(self.start) else {'start': self.start}
+        return self.sums | start | ({'again': self.again} if self.again else {})
 
     def epoch(self, state: State) -> tuple[State, dict[str, float]]:
         """What is left of an epoch, and the metrics of all of it.  Raises as `advance`."""
@@ -94,7 +106,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
     """Trains until config.epochs, from the newest checkpoint in workdir where there is one.
 
     Raises BadInput for what does not fit together, for a workdir that cannot be written or is in
-    use and for a loss that is not finite; Stopped after SIGINT or SIGTERM, when all is saved.
+    use and for metrics that are not finite or impossible; Stopped after SIGINT or SIGTERM, when all
+    is saved.
     """
     run = parallel.together(prepare, config)
     trainer, evaluate = Trainer(run), evaluator(run)
@@ -128,39 +141,42 @@ def follow(run: Run, trainer: Trainer, evaluate, state: State | None, saves, wor
 
     def summarise():
         seconds, examples = spent + trainer.seconds - began, int(state.step) * config.batch
+        found = named_at_end(log.lines) | (measured or evaluate(state))
         record.write_json(workdir / 'summary.json', dict(
             model=config.model.name, dataset=config.data.name, epochs=epoch, steps=int(state.step),
             seconds=seconds, compile_seconds=trainer.compile_seconds,
             examples_per_second=examples / seconds if seconds else 0., **record.machine(),
-            metrics=named_at_end(log.lines) | (measured or evaluate(state))))
+            alarms=record.alarms(found, trainer.start), metrics=found))
 
     while epoch < config.epochs:
         try:
             state, named = trainer.advance(state)
+            due = bool(named) and ((epoch + 1) % config.eval.every == 0
+                                   or epoch + 1 == config.epochs)
+            if due:
+                measured = evaluate(state)
+                if wrong := trainer.trouble(measured):
+                    raise FloatingPointError(f'{wrong} in the evaluation at step {int(state.step)}')
         except FloatingPointError as e:
             log.close()
             checkpoint.finish(saves)
             kept = saves.latest_step()
             if config.nan == 'rollback' and kept is not None and trainer.again < ROLLBACKS:
-                print(f'the loss is not finite at step {e}; back to step {kept}, from there with '
-                      'other random numbers')
+                print(f'{e}; back to step {kept}, from there with other random numbers')
                 return False
             kept = 'nothing was saved' if kept is None else f'the checkpoint of step {kept} is kept'
-            raise BadInput(f'the loss is not finite at step {e}; {kept}; '
-                           'try a lower --config.model.rate') from None
-        due = False
+            raise BadInput(f'{e}; {kept}; try a lower --config.model.rate, or '
+                           '--config.precision=float32 where that is not so already') from None
         if named:
             epoch += 1
-            due = epoch % config.eval.every == 0 or epoch == config.epochs
             if due:
-                measured = evaluate(state)
                 named |= measured
                 checkpoint.save(saves, state, measured | trainer.so_far())
             log.metrics(int(state.step), epoch, named)
             if due and epoch < config.epochs:  # so that a run that is killed knows its time
                 summarise()
             examples = (int(state.step) - first) * config.batch
-            progress(epoch, named, examples / (trainer.seconds - began))
+            progress(epoch, named, examples / (trainer.seconds - began), trainer.start)
         if epoch < config.epochs and parallel.anywhere(bool(asked)):
             if not due:
                 checkpoint.save(saves, state, trainer.so_far())
