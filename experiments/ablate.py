@@ -78,8 +78,7 @@ class Ablation:
                     weights=e.weights)
 
     def known(self, point: dict) -> bool:
-        file = self.file(point)
-        return file.exists() and json.loads(file.read_text())['by'] == self.by()
+        return record.read_json(self.file(point), 'it is made again').get('by') == self.by()
 
     def measure(self, points: list[dict]) -> None:
         """Trains and measures those of the points that have not been."""

@@ -32,9 +32,10 @@ class Study:
         self.ours = json.dumps({k: v for k, v in vars(flags).items()
                                 if k not in MAY_DIFFER})
         theirs = self.workdir / 'study.json'
-        if theirs.exists() and theirs.read_text() != self.ours:
+        if theirs.exists() and theirs.read_text(errors='replace') != self.ours:
             raise BadInput(f'{self.workdir} holds this experiment with other flags '
-                           f'({theirs.read_text().strip()}); give another --workdir')
+                           f'({theirs.read_text(errors="replace").strip()}); give another '
+                           '--workdir')
         self.before, self.since = train.summary(self.workdir), time.perf_counter()
 
     def rows(self, known) -> list[str]:
@@ -69,7 +70,7 @@ class Study:
         Its `seconds` are added where it names none itself.
         """
         file = self.workdir / 'points' / f'{label}.json'
-        if not file.exists():
+        if not record.read_json(file, 'it is measured again'):
             self.say(f'measuring {label}')
             start = time.perf_counter()
             found = measure()

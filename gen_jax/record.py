@@ -44,6 +44,16 @@ def write_json(file: Path, content) -> None:
     write(file, json.dumps(content, indent=1) + '\n')
 
 
+def read_json(file: Path, then: str) -> dict:
+    """What a JSON file says; {} where there is none, or where it is damaged, which is said, with
+    what happens `then`."""
+    try:
+        return dict(json.loads(file.read_text())) if file.exists() else {}
+    except (ValueError, TypeError):
+        print(f'{file} cannot be read; {then}')
+        return {}
+
+
 def machine() -> dict[str, str]:
     """What this runs on: the version of jax, and the processors."""
     device = jax.devices()[0]

@@ -57,7 +57,11 @@ def classifier(config: ConfigDict) -> metrics.Features:
     if train.summary(folder).get('epochs', 0) < ours.epochs:
         print(f'training the classifier of {name} once, in {folder}', flush=True)
         train.train(ours, folder)
-    run, state = train.load(folder, ours)
+    try:
+        run, state = train.load(folder, ours)
+    except BadInput as e:
+        raise BadInput(f'the classifier kept in {folder} cannot be used ({e}); remove that folder, '
+                       'and it is trained again') from None
     digest = hashlib.sha256(b''.join(np.asarray(a).tobytes() for a in jax.tree.leaves(
         (state.params, state.buffers)))).hexdigest()
     return metrics.Features('classifier', digest, 'none', state, run.model.encode,

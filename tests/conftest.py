@@ -139,8 +139,19 @@ def compiled(tmp_path_factory):
             yield folder
 
 
+@pytest.fixture(scope='session', autouse=True)
+def kept(compiled):
+    """The folder of what gen_jax keeps between runs, shared as that one; matplotlib's list of fonts
+    stays where it is."""
+    fonts = os.environ.get('MPLCONFIGDIR') or str(Path('~/.cache/matplotlib').expanduser())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv('MPLCONFIGDIR', fonts)
+        patched.setenv('XDG_CACHE_HOME', str(compiled.with_name('kept')))
+        yield compiled.with_name('kept')
+
+
 @pytest.fixture(scope='session')
-def environment(compiled):
+def environment(compiled, kept):
     """The environment of a child process: this checkout, CPU, compiled programs kept for us all."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
     return os.environ | dict(
@@ -202,21 +213,10 @@ def run_main(python):
 
 
 @pytest.fixture(scope='session')
-def prepared():
-    """A TFDS data_dir that holds MNIST; not to be written to."""
+def mnist_dir():
+    """A TFDS data_dir that holds MNIST."""
     places = [os.environ.get('TFDS_DATA_DIR'), ROOT.parent / 'shared' / 'tensorflow_datasets']
     for place in filter(None, places):
         if (Path(place) / PREPARED / 'dataset_info.json').exists():
             return Path(place)
     pytest.skip(f'no prepared {PREPARED} in TFDS_DATA_DIR or ../shared/tensorflow_datasets')
-
-
-@pytest.fixture(scope='session')
-def mnist_dir(prepared, tmp_path_factory):
-    """A data_dir of our own with links to the prepared files, so that caches are written here."""
-    place = tmp_path_factory.mktemp('tensorflow_datasets')
-    (place / PREPARED).mkdir(parents=True)
-    for file in (prepared / PREPARED).iterdir():
-        if file.suffix == '.json' or '.array_record' in file.name:
-            (place / PREPARED / file.name).symlink_to(file.resolve())
-    return place

@@ -76,7 +76,7 @@ MUTANTS = [Mutant(*m) for m in (
      'losses.softplus(real.mean() - fake)', 'test_adversarial.py -k losses'),
     ('checkpoint.py', 'key=lambda path: int(path.name), reverse=True',
      'key=lambda path: int(path.name)', 'test_resume.py -k newest'),
-    ('checkpoint.py', "_read_through(path / 'default')", 'pass', 'test_main.py -k damaged'),
+    ('checkpoint.py', 'if crc != sums[name]:', 'if False:', 'test_damage.py -k flipped'),
     ('data/__init__.py', 'a.astype(jnp.float32) / 255', 'a.astype(jnp.float32) / 256',
      'test_data.py'),
     ('data/points.py', 'turn + jnp.pi * mode', 'turn - jnp.pi * mode / 2', 'test_points.py'),

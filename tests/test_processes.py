@@ -158,6 +158,20 @@ def test_one_of_two_is_asked_to_stop_and_both_save_and_do(start, tmp_path):
 
 
 @pytest.mark.full
+def test_two_processes_pass_over_a_damaged_checkpoint(start, tmp_path):
+    flags = '--config=configs/vae.py', *SMALL, f'--workdir={tmp_path}'
+    succeeds(start(2, *flags))
+    files = [p for p in (tmp_path / 'checkpoints' / '16').rglob('*') if p.is_file()]
+    file = max(files, key=lambda p: p.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 8
+    file.write_bytes(content)
+    said = succeeds(start(2, *flags))
+    assert 'checkpoint 16 cannot be read (default/' in said and 'going on after epoch 1' in said
+    is_whole(tmp_path, 2, events=2)
+
+
+@pytest.mark.full
 @pytest.mark.parametrize('dead', [0, 2])  # the first is where the others come together
 def test_one_of_three_dies_the_others_end_and_all_go_on(start, tmp_path, dead):
     workdir, one = tmp_path / 'run', tmp_path / 'one'

@@ -24,7 +24,7 @@ import pytest
 
 from conftest import thorough
 from gen_jax import checkpoint, data, loop, sweep, train, trained
-from gen_jax.data import stored, streams
+from gen_jax.data import prepared, stored, streams
 from gen_jax.train import streamed
 from gen_jax.types import BadInput, Batch
 from test_resume import by_path, same_bits, same_runs
@@ -469,19 +469,26 @@ def test_images_of_many_sizes_are_brought_to_one(tmp_path, cache):
 # Caches
 
 
+def decoded(folder, part, split='train'):
+    """The file of the cache of the set below folder."""
+    builder = prepared.builder('tiny', str(folder))
+    file, = (file for file in stored.home(builder, split, stored.IN_MEMORY) if part in file.stem)
+    return file
+
+
 @pytest.mark.parametrize('part', ['image', 'label', 'sum'])
 def test_flipped_bit_is_named_and_the_cache_made_again(tmp_path, capsys, part):
     store(tmp_path, counts=(20, 5))
     wanted = np.array([image(i) for i in range(20)])
     data.load('tiny', dir=str(tmp_path))
-    file = tmp_path / 'tiny' / '1.0.0' / f'gen_jax-train-{part}.npy'
+    file = decoded(tmp_path, part)
     content = bytearray(file.read_bytes())
     content[-9] ^= 4
     file.write_bytes(content)
     capsys.readouterr()
     np.testing.assert_array_equal(data.load('tiny', dir=str(tmp_path)).train.x, wanted)
     out = capsys.readouterr().out
-    assert 'gen_jax-train-image.npy' in out and 'is damaged; making it again' in out
+    assert re.search(r'gen_jax-train-\w{8}-image.npy in .* is damaged; making it again', out)
     data.load('tiny', dir=str(tmp_path))
     assert capsys.readouterr().out == ''
 
@@ -491,12 +498,12 @@ def test_flipped_bit_of_a_stream_stops_the_run_which_then_goes_on(tmp_path, caps
     config = config_of(tmp_path / 'data')
     config.epochs = 1
     train.train(config, tmp_path / 'run')
-    file = tmp_path / 'data' / 'tiny' / '1.0.0' / 'gen_jax-train-image.npy'
+    file = decoded(tmp_path / 'data', 'image')
     content = bytearray(file.read_bytes())
     content[128 + 64 * 200 + 7] ^= 1
     file.write_bytes(content)
     config.epochs = 3
-    with pytest.raises(BadInput, match='gen_jax-train-image.npy was damaged.*same command'):
+    with pytest.raises(BadInput, match='-image.npy was damaged.*same command'):
         train.train(config, tmp_path / 'run')
     train.train(config, tmp_path / 'run')
     assert 'decoding 333 images' in capsys.readouterr().out
@@ -592,9 +599,10 @@ def test_set_in_a_bucket_is_read_and_cached_here(bucket, tmp_path, monkeypatch, 
     np.testing.assert_array_equal(found.train.x[rows], [image(i) for i in rows])
     np.testing.assert_array_equal(found.test.label, np.arange(5) % 3)
     kept = sorted(p.name for p in tmp_path.rglob('*.npy'))
-    assert kept == [f'gen_jax-{split}-{part}.npy' for split in ('test', 'train')
-                    for part in ('image', 'label', 'sum')] * cache
-    assert not kept or (tmp_path / 'gen_jax' / 'tiny' / '1.0.0').is_dir()
+    assert [re.sub(r'\w{8}-', '', name) for name in kept] == [
+        f'gen_jax-{split}-{part}.npy' for split in ('test', 'train')
+        for part in ('image', 'label', 'sum')] * cache
+    assert not kept or (tmp_path / 'gen_jax' / 'data' / 'tiny' / '1.0.0').is_dir()
 
 
 def test_bucket_that_cannot_be_read_is_named(monkeypatch):

@@ -39,7 +39,8 @@ class Dataset(NamedTuple):
 
 def load(name: str, *, dir: str | None = None, binarize: str = 'none', identities=(),
          limit: int = 0, size: int = 0, memory_limit: float = 8000., workers: int = 0,
-         cache: bool = True) -> Dataset:
+         cache: bool = True, cache_dir: str | None = None,
+         cache_limit: float = 50_000.) -> Dataset:
     """The data set `name`, from the TFDS directory `dir` unless it is embedded.
 
     binarize: `dynamic` draws each pixel's bit anew whenever it is seen (Burda et al. 2015),
@@ -49,18 +50,22 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
     sprites and of TFDS sets whose images have many sizes, characters of a piece of text; 0 for the
     set's own.  memory_limit: megabytes (10^6 bytes) beyond which the decoded images of a TFDS split
     are streamed: from a cache on disk, or without `cache` decoded anew whenever seen, by so many
-    processes, `workers`, or in this one for 0.  Raises BadInput for an unknown name or option, for
-    what does not fit the set, or where it is not at hand.
+    processes, `workers`, or in this one for 0.  cache_dir: where decoded images are kept, None for
+    the user's cache; cache_limit: the megabytes that they may take there, beyond which those used
+    longest ago are removed.  Raises BadInput for an unknown name or option, for what does not fit
+    the set, or where it is not at hand or damaged.
     """
     if binarize not in BINARIZE:
         raise BadInput(f'unknown data.binarize {binarize!r}; choose one of {", ".join(BINARIZE)}')
     kind, _, name = name.rpartition(':')
     if kind not in ('', 'rows', 'stacked'):
         raise BadInput(f'unknown view {kind!r} of {name}; there are rows:{name} and stacked:{name}')
-    for key, value in dict(memory_limit=memory_limit, workers=workers).items():
+    for key, value in dict(memory_limit=memory_limit, workers=workers,
+                           cache_limit=cache_limit).items():
         if value < 0:
             raise BadInput(f'data.{key} must be at least 0, not {value:g}')
-    train, test = read(name, dir, size, limit=memory_limit, workers=workers, cache=cache)
+    train, test = read(name, dir, size, limit=memory_limit, workers=workers, cache=cache,
+                       cache_dir=cache_dir, cache_limit=cache_limit)
     if identities or binarize == 'static':
         for batch in train, test:
             whole(batch, len(batch.x), 'data.identities' if identities else

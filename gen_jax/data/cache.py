@@ -22,6 +22,11 @@ def folder() -> Path:
     return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'gen_jax'
 
 
+def decoded(dir: str | None) -> Path:
+    """The folder for decoded images: `dir`, or that beside the compiled programs."""
+    return Path(dir).expanduser() if dir else folder() / 'data'
+
+
 def keep_compiled() -> None:
     """From here on, compiled programs are kept in the cache, unless JAX_COMPILATION_CACHE_DIR says
     where else."""
@@ -85,6 +90,53 @@ def decode(decoder, title: str, names: list[Path], workers: int) -> None:
     write(names[2], sums)
 
 
+@contextlib.contextmanager
+def room(files: list[Path], name: str, needed: int, dir: str | None, limit: float):
+    """Within, there is room to write these files of the set `name`, which take so many bytes
+    together: what else is decoded and was used longest ago is removed until all takes at most
+    `limit` megabytes.
+
+    Raises BadInput for files that alone are larger, and where they cannot be written.
+    """
+    if needed > limit * 1e6:
+        raise BadInput(f'{name} takes {needed / 1e6:,.0f} megabytes decoded, more than '
+                       f'data.cache_limit={limit:g}; raise that, or give data.cache=False where '
+                       'the set is larger than data.memory_limit')
+    place = files[0].parent
+    try:
+        if not place.exists():
+            place.mkdir(parents=True, exist_ok=True)
+            print(f'decoded images of {name} are kept in {place} (data.cache_dir)', flush=True)
+        remove(decoded(dir), limit * 1e6 - needed, files)
+        yield
+    except OSError as e:
+        raise BadInput(f'{place} cannot be written ({e.strerror or e}); make room there, or give '
+                       'another directory by --config.data.cache_dir') from e
+
+
+def remove(folder: Path, limit: float, but: list[Path]) -> None:
+    """Removes decoded splits below a folder, those first that were used longest ago, until all
+    `but` these files take at most `limit` bytes."""
+    splits = {}
+    for file in set(folder.rglob('gen_jax-*')) - set(but):
+        with contextlib.suppress(FileNotFoundError):  # removed by another process just now
+            splits.setdefault(str(file).rpartition('-')[0], []).append((file, file.stat()))
+    total = sum(told.st_size for parts in splits.values() for _, told in parts)
+    for stem, parts in sorted(splits.items(), key=lambda of: max(t.st_mtime for _, t in of[1])):
+        if total <= limit:
+            return
+        print(f'removing {stem}-*, used longest ago, for data.cache_limit', flush=True)
+        for file, told in parts:
+            file.unlink(missing_ok=True)
+            total -= told.st_size
+
+
+def used(file: Path) -> None:
+    """Marks a file as used now."""
+    with contextlib.suppress(OSError):  # of another user, who keeps it
+        os.utime(file)
+
+
 def write(file: Path, array: np.ndarray) -> None:
     """Whole or not at all, also when several processes write at the same time."""
     with replaced(file) as part:
@@ -94,7 +146,8 @@ def write(file: Path, array: np.ndarray) -> None:
 @contextlib.contextmanager
 def replaced(file: Path):
     """A new file beside, which takes the place of `file` once it is written."""
-    with tempfile.NamedTemporaryFile(dir=file.parent, suffix='.part', delete=False) as part:
+    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f'{file.name}.', suffix='.part',
+                                     delete=False) as part:
         try:
             yield part
             part.flush()

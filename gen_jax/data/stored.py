@@ -1,4 +1,7 @@
-"""TFDS image sets, decoded once into .npy files that are memory-mapped from then on."""
+"""TFDS image sets, decoded once into .npy files in the cache, memory-mapped from then on.
+
+Nothing is written into the directory of the set itself, which may be shared or read-only.
+"""
 import contextlib
 import difflib
 import importlib.util
@@ -9,23 +12,30 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gen_jax.data import cache, embedded, streams
+from gen_jax.data import cache, embedded, prepared, streams
 from gen_jax.types import BadInput, Batch
 
 
 class How(NamedTuple):
     """size: the side to which images of many sizes are brought, 0 where they have one; limit: the
     megabytes that a split may take in memory; workers: processes that decode; cache: whether a
-    larger split is decoded once, to disk, rather than anew whenever seen."""
+    larger split is decoded once, to disk, rather than anew whenever seen; cache_dir: where decoded
+    splits are kept, None for the user's cache; cache_limit: the megabytes that they may take."""
     size: int = 0
     limit: float = math.inf
     workers: int = 0
     cache: bool = True
+    cache_dir: str | None = None
+    cache_limit: float = math.inf
 
     def streams(self, builder, split: str) -> bool:
         """Whether a split is larger than the limit."""
         shape = described(builder, self.size)[2]
         return builder.info.splits[split].num_examples * math.prod(shape) > self.limit * 1e6
+
+    def keeps(self, builder, split: str) -> bool:
+        """Whether a split is decoded to disk."""
+        return self.cache or not self.streams(builder, split)
 
 
 IN_MEMORY = How()
@@ -45,7 +55,9 @@ def read(name: str, dir: str | None = None, known=(), how: How = IN_MEMORY) -> t
     dir = dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
     dir = os.fspath(epath.Path(dir).expanduser())
     try:
-        builder = tfds.builder(name, data_dir=dir, file_format='array_record')
+        builder = prepared.builder(name, dir)
+    except BadInput:
+        raise
     except (tfds.core.registered.DatasetNotFoundError, ValueError):  # or no name at all
         there = [*known, *tfds.list_builders(with_community_datasets=False)]
         near = difflib.get_close_matches(name, there, 1)
@@ -53,10 +65,9 @@ def read(name: str, dir: str | None = None, known=(), how: How = IN_MEMORY) -> t
         raise BadInput(f'unknown data set {name!r}{hint} Embedded are {", ".join(known)}; '
                        'every other name is looked up in TFDS') from None
     except (ImportError, OSError) as e:
-        if not remote(dir):
-            raise
-        raise BadInput(f'{dir} cannot be read ({" ".join(str(e).split())}); for gs:// install '
-                       'gcsfs, for s3:// s3fs') from None
+        hint = 'for gs:// install gcsfs, for s3:// s3fs' if prepared.remote(dir) else \
+            'give another by --config.data.dir or TFDS_DATA_DIR'
+        raise BadInput(f'{dir} cannot be read ({" ".join(str(e).split())}); {hint}') from None
     described(builder, how.size)
     if not epath.Path(builder.data_dir, 'dataset_info.json').exists():
         prepare(builder, name, dir)
@@ -64,11 +75,7 @@ def read(name: str, dir: str | None = None, known=(), how: How = IN_MEMORY) -> t
     test = next((s for s in ('test', 'validation') if s in splits), None)
     if 'train' not in splits or test is None:
         raise BadInput(f'{name} has the splits {", ".join(splits)}; a train and a test are needed')
-    return examples(builder, 'train', how), examples(builder, test, how)
-
-
-def remote(dir) -> bool:
-    return '://' in str(dir)
+    return examples(builder, 'train', how, test), examples(builder, test, how, 'train')
 
 
 def described(builder, size: int = 0) -> tuple[str, str | None, tuple[int, ...]]:
@@ -123,11 +130,12 @@ class Decoder:
     def __init__(self, builder, split: str, size: int = 0, images: bool = True):
         self.image, self.label, shape = described(builder, size)
         self.size, self.shape, self.piece = size, shape if images else (0,), cache.piece(shape)
+        self.name = builder.name
         skipped = {}
         if not images:
             import tensorflow_datasets as tfds
             skipped = dict(decoders={self.image: tfds.decode.SkipDecoding()})
-        self.source = builder.as_data_source(split=split, **skipped)
+        self.source = prepared.Records(builder, split, **skipped)
 
     def __call__(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x = np.empty((len(rows), *self.shape), np.uint8)
@@ -135,7 +143,11 @@ class Decoder:
         for i, example in enumerate(self.source.__getitems__(rows.tolist())):
             if x.size:
                 image = example[self.image]
-                x[i] = middle(image, self.size) if self.size else image
+                image = middle(image, self.size) if self.size else image
+                if image.shape != self.shape:
+                    raise BadInput(f'{self.name} holds an image of shape {image.shape}, but by its '
+                                   f'features.json {self.shape}; prepare the set again')
+                x[i] = image
             if self.label:
                 label[i] = example[self.label]
         return x, label
@@ -162,10 +174,10 @@ def middle(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(square.resize((size, size))).reshape(size, size, c)
 
 
-def examples(builder, split: str, how: How) -> Batch:
-    """A split as `how` says."""
-    if how.cache or not how.streams(builder, split):
-        return cached(builder, split, how)
+def examples(builder, split: str, how: How, other: str) -> Batch:
+    """A split as `how` says; `other`: the one that is used beside it."""
+    if how.keeps(builder, split):
+        return cached(builder, split, how, [other] * how.keeps(builder, other))
     decoder = Decoder(builder, split, how.size)
     labels = streams.ahead(Decoder(builder, split, how.size, images=False), workers=how.workers)
     rows = np.arange(builder.info.splits[split].num_examples)
@@ -173,17 +185,17 @@ def examples(builder, split: str, how: How) -> Batch:
                  np.concatenate([label for _, label in labels]))
 
 
-def cached(builder, split: str, how: How = IN_MEMORY) -> Batch:
-    """The decoded split from its cache, which is made first where it is missing or damaged."""
+def cached(builder, split: str, how: How = IN_MEMORY, others=()) -> Batch:
+    """The decoded split from its cache, which is made first where it is missing or damaged, in
+    which `others` are to stay beside it."""
     count, shape = builder.info.splits[split].num_examples, described(builder, how.size)[2]
-    folder, large = home(builder), how.streams(builder, split)
-    stem = f'gen_jax-{split}-{how.size}' if how.size else f'gen_jax-{split}'
-    names = [folder / f'{stem}-{part}.npy' for part in ('image', 'label', 'sum')]
+    names, large = home(builder, split, how), how.streams(builder, split)
     for attempt in 'found', 'made':
         try:
             x, label, sums = (np.load(file, mmap_mode='r', allow_pickle=False) for file in names)
-            right = x.shape == (count, *shape) and len(label) == len(sums) == count
-            if right and x.dtype == np.uint8:
+            right = x.shape == (count, *shape) and label.shape == sums.shape == (count,)
+            if right and (x.dtype, label.dtype, sums.dtype) == (np.uint8, np.int32, np.uint32):
+                cache.used(names[0])
                 found = cache.Cache(names[0], x, np.asarray(label), np.asarray(sums))
                 if large:  # each example is checked when it is read
                     return Batch(streams.Rows(found.read, shape, np.arange(count)), found.label)
@@ -194,23 +206,24 @@ def cached(builder, split: str, how: How = IN_MEMORY) -> Batch:
                 problem = 'has another shape'
         except FileNotFoundError:
             problem = None
-        except (OSError, ValueError, EOFError):
+        except Exception:  # what numpy makes of a damaged header
             problem = 'is damaged'
         if attempt == 'made':
             raise BadInput(f'the cache {names[0]} {problem or "vanished"} just after it was '
                            'written; is the disk full?')
         if problem:
-            print(f'the cache {names[0].name} in {folder} {problem}; making it again', flush=True)
-        cache.decode(Decoder(builder, split, how.size), f'{builder.name} {split}', names,
-                     how.workers)
+            print(f'the cache {names[0].name} in {names[0].parent} {problem}; making it again',
+                  flush=True)
+        decoder, kept = Decoder(builder, split, how.size), [split, *others]
+        needed = sum(builder.info.splits[s].num_examples for s in kept) * (math.prod(shape) + 8)
+        kept = [file for s in kept for file in home(builder, s, how)]
+        with cache.room(kept, builder.name, needed, how.cache_dir, how.cache_limit):
+            cache.decode(decoder, f'{builder.name} {split}', names, how.workers)
 
 
-def home(builder) -> Path:
-    """Beside the data set where that can be written, else in the user's cache directory."""
-    beside = Path(builder.data_dir)
-    here = not remote(builder.data_dir)
-    if here and beside.stat().st_mode & 0o222 and os.access(beside, os.W_OK):
-        return beside
-    folder = cache.folder() / builder.info.full_name
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def home(builder, split: str, how: How) -> list[Path]:
+    """The files of a decoded split: images, labels and checksums."""
+    folder = cache.decoded(how.cache_dir) / builder.info.full_name
+    stem = f'gen_jax-{split}-{how.size}' if how.size else f'gen_jax-{split}'
+    digits = prepared.identity(builder, split)
+    return [folder / f'{stem}-{digits}-{part}.npy' for part in ('image', 'label', 'sum')]

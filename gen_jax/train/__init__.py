@@ -1,5 +1,4 @@
 """The host's side of a run: restore, epoch, evaluate, record, save."""
-import json
 import math
 from pathlib import Path
 import time
@@ -200,9 +199,4 @@ def named_at_end(lines: list[dict]) -> dict[str, float]:
 
 def summary(workdir: Path) -> dict:
     """What summary.json says; {} where there is none, or none that can be read."""
-    file = workdir / 'summary.json'
-    try:
-        return dict(json.loads(file.read_text())) if file.exists() else {}
-    except ValueError:
-        print(f'{file} cannot be read; it is written again when training ends')
-        return {}
+    return record.read_json(workdir / 'summary.json', 'it is written again when training ends')

@@ -145,6 +145,7 @@ def load(workdir: Path, config: ConfigDict | None = None, data_dir: str | None =
     if config is None:
         config = ConfigDict(stored)
         config.data.dir = data_dir or config.data.dir
+        config.data.cache_dir = None  # that may have been of another machine
     match(workdir, stored, json.loads(config.to_json()))
     run = prepare(config)
     state = checkpoint.restore(workdir / 'checkpoints', run.state,

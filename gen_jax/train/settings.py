@@ -18,7 +18,8 @@ from gen_jax import checkpoint, models, parallel, record
 from gen_jax.train.faults import alone, room
 from gen_jax.types import BadInput
 
-HERE = 'data.dir', 'data.memory_limit', 'data.workers', 'data.cache'  # nothing of the data itself
+HERE = ('data.dir', 'data.memory_limit', 'data.workers', 'data.cache', 'data.cache_dir',
+        'data.cache_limit')  # nothing of the data itself
 FREE = 'epochs', 'eval', 'sampler', *HERE  # may differ between two commands on one workdir
 
 
@@ -47,7 +48,9 @@ def defaults(model: str, dataset: str, **changed) -> ConfigDict:
                   limit=0, size=0,
                   memory_limit=8000.,  # megabytes; a TFDS split that is larger is streamed
                   workers=0,           # processes that decode; 0: this one
-                  cache=True),         # whether what is streamed is decoded once, to disk
+                  cache=True,          # whether what is streamed is decoded once, to disk
+                  cache_dir=config_dict.placeholder(str),  # for decoded TFDS sets
+                  cache_limit=50_000.),  # megabytes there; used longest ago is removed first
         model=dict(name=model, **hyper),
         eval=dict(batch=500, every=1, best='test/loss', checkpoint='latest', samples=64,
                   text='',    # to reconstruct, where the data set is text
@@ -117,9 +120,13 @@ def stored_config(workdir: Path) -> dict | None:
             return None
         stored = json.loads(file.read_text())
         known = defaults(stored['model']['name'], stored['data']['name'])
-        return filled(stored, json.loads(known.to_json()))
+        known = json.loads(known.to_json())
+        if unknown := leaves(stored).keys() - leaves(known).keys():
+            raise ValueError(f'unknown key {min(unknown)!r}')
+        return filled(stored, known)
     except (OSError, ValueError, LookupError, TypeError) as e:
-        raise BadInput(f'{file} cannot be read ({e}); give another --workdir') from e
+        raise BadInput(f'{file} cannot be read ({" ".join(str(e).split())}); put back a copy of '
+                       'it, or give another --workdir, or --config.init where it is that') from e
 
 
 def filled(tree: dict, default: dict) -> dict:
