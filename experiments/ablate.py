@@ -33,7 +33,7 @@ import numpy as np
 from figures import over_seeds, pictures
 from study import guarded
 
-from gen_jax import main as cli, parallel, record, sweep, train
+from gen_jax import data, main as cli, parallel, record, sweep, train
 from gen_jax.types import BadInput
 
 HOW = flags.DEFINE_enum('how', '', ('', *parallel.BESIDE), 'how points are trained together')
@@ -231,7 +231,7 @@ def main(argv: list[str]) -> None:
         dry(ablation, sweep.grid(grid))
         return
     points = sweep.grid(grid)
-    with train.claim(workdir, config):
+    with train.claim(workdir, train.batched(config, data.load(**config.data))):
         if OBJECTIVE.value:
             check_objective(ablation)
         if SEARCH.value:

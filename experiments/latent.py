@@ -152,9 +152,10 @@ def plane(name: str, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
     return x, y[::-1], 'decoded range of codes, dashed'
 
 
-def scatter(axes, codes, label, sides) -> None:
+def scatter(axes, codes, label, names, sides) -> None:
     """Test data by label, the circles of N(0, I), and the grid's outline."""
     from matplotlib.patches import Circle, Rectangle
+    from matplotlib.ticker import FuncFormatter
     dots = axes.scatter(*codes.T, c=label, s=3 if len(codes) > 2000 else 12, cmap='tab10', vmin=-.5,
                         vmax=9.5, linewidths=0, rasterized=True)
     for radius in 1, 2, 3:
@@ -164,7 +165,7 @@ def scatter(axes, codes, label, sides) -> None:
     axes.set_aspect('equal', adjustable='datalim')
     axes.locator_params(nbins=6)
     axes.set(xlabel='code, first dimension', ylabel='code, second dimension')
-    handles, labels = dots.legend_elements()
+    handles, labels = dots.legend_elements(fmt=FuncFormatter(lambda i, _: names[int(i)]))
     axes.legend(handles, labels, title='label', fontsize=8, title_fontsize=8, loc='center left',
                 bbox_to_anchor=(1, .5), frameon=False, handletextpad=0)
 
@@ -184,7 +185,7 @@ def draw(study: Study) -> None:
         x = examples(run.data, 'test')
         codes, normal = encode(x), np.random.default_rng(0).normal(size=(100, 2))
         gx, gy, title = plane(name, codes)
-        scatter(line[0], codes, run.data.test.label[:MOST], (gx, gy))
+        scatter(line[0], codes, run.data.test.label[:MOST], run.data.names, (gx, gy))
         line[0].set_title(f'{NAMES[name]}: test data; N(0, I) at 1, 2, 3 sd')
         record.show(line[1], decode(normal.astype(np.float32)), 10, 'decoded samples of N(0, I)')
         grid = np.stack(np.meshgrid(gx, gy), -1).reshape(-1, 2).astype(np.float32)

@@ -52,6 +52,7 @@ def command(config: ConfigDict) -> str:
     given = runpy.run_path(str(ROOT / 'configs' / f'{name}.py'))['get_config']
     source = '' if given().data.name == dataset else f':{dataset}'
     theirs = train.leaves(json.loads(given(dataset).to_json()))
+    theirs['batch'] = theirs['batch'] or train.BATCH
     ours = train.leaves(json.loads(config.to_json()))
     if ours.keys() != theirs.keys():
         raise SystemExit(f'readme: this run of {name} on {dataset} was made by another version; '

@@ -41,6 +41,7 @@ class Points(NamedTuple):
     all: Batch
     some: Batch
     test: Batch
+    names: tuple[str, ...]
 
 
 def load(study: Study) -> Points:
@@ -53,7 +54,7 @@ def load(study: Study) -> Points:
     sets = [dataset.train, *(data.balanced(b, min(n, len(b.x)), name)
                              for b, n in ((dataset.train, TRAIN), (dataset.test, TEST)))]
     return Points(*(jax.device_get(dataset.prepare(Batch(b.x, b.label), jax.random.key(0)))
-                    for b in sets))
+                    for b in sets), dataset.names)
 
 
 def flat(x: Array) -> Array:
@@ -123,7 +124,7 @@ def measure(study: Study, method: str, points: Points) -> dict:
                 seconds=seconds, map=np.asarray(test, float).round(4).tolist())
 
 
-def draw(study: Study, found: dict[str, dict], labels: np.ndarray) -> None:
+def draw(study: Study, found: dict[str, dict], labels: np.ndarray, called: list[str]) -> None:
     """The six maps of the held-out examples, coloured by label."""
     import matplotlib
     fig = record.figure(9., 6.2)
@@ -135,7 +136,7 @@ def draw(study: Study, found: dict[str, dict], labels: np.ndarray) -> None:
         where = np.array(point['map'])
         for i, name in enumerate(names):
             axes.scatter(*where[labels == name].T, s=30 / len(where) ** .25, color=colours(i),
-                         linewidths=0, label=str(name))
+                         linewidths=0, label=called[name])
         axes.set(title=f'{METHODS[method]}: 5-NN {point["knn"]:.3f}', xticks=[], yticks=[])
         axes.set_box_aspect(1)
         axes.set_aspect('equal', adjustable='datalim')
@@ -151,10 +152,11 @@ def main(study: Study) -> None:
     # programs want the cores.
     os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
     points = functools.cache(functools.partial(load, study))
-    labels = study.point('labels', lambda: dict(label=points().test.label.tolist()))
+    labels = study.point('labels', lambda: dict(label=points().test.label.tolist(),
+                                                names=points().names))
     found = {method: study.point(method, lambda m=method: measure(study, m, points()))
              for method in METHODS}
-    draw(study, found, np.array(labels['label']))
+    draw(study, found, np.array(labels['label']), labels['names'])
     study.table([dict(dataset=study.flags.dataset, method=METHODS[m])
                  | {k: v for k, v in f.items() if k != 'map'} for m, f in found.items()],
                 'accuracy of 5 neighbours in the plane: ' + ', '.join(

@@ -84,7 +84,7 @@ class Bench:
     def labelled(self, count: int, seed: int) -> train.Run:
         """The run with so many labelled images: whole batches, smaller where there are few."""
         few = sample(self.run.data.train, count, seed, self.config.data.name)
-        config = self.config.copy_and_resolve_references()
+        config = self.run.config.copy_and_resolve_references()
         config.batch = min(config.batch, count)
         return self.run._replace(config=config, data=self.run.data._replace(train=few),
                                  key=jax.random.key(seed), per_epoch=count // config.batch)

@@ -40,15 +40,22 @@ def game(players: dict[str, Player], *, axis: str | None = None, order: str = 'a
     def mean(tree):
         return lax.pmean(tree, axis) if axis else tree
 
-    def move(name: str, state: State, batch: Batch, key: Array):
-        player = players[name]
-
+    def slope(name: str, state: State, batch: Batch, key: Array):
+        """A player's gradient, and (metrics, buffers)."""
         def loss(own):
             moved = state._replace(params=state.params | {name: own})
-            value, *rest = player.loss(moved, batch, key)
+            value, *rest = players[name].loss(moved, batch, key)
             return value, rest
 
-        grads, (metrics, buffers) = mean(jax.grad(loss, has_aux=True)(state.params[name]))
+        return jax.grad(loss, has_aux=True)(state.params[name])
+
+    def gradients(state: State, batch: Batch, key: Array):
+        return {name: slope(name, state, batch, jax.random.fold_in(key, i))[0]
+                for i, name in enumerate(players)}
+
+    def move(name: str, state: State, batch: Batch, key: Array):
+        player = players[name]
+        grads, (metrics, buffers) = mean(slope(name, state, batch, key))
         if len(players) > 1:  # 0 on the steps it only watches: so the mean is that of its moves
             metrics = metrics | {f'gradient_{name}': optax.tree.norm(grads) * player.every}
         updates, opt = player.optimiser.update(grads, state.opt[name], state.params[name])
@@ -80,4 +87,4 @@ def game(players: dict[str, Player], *, axis: str | None = None, order: str = 'a
             metrics |= said
         return state._replace(step=state.step + 1), metrics
 
-    return Model(init=init, step=step, **maps)
+    return Model(init=init, step=step, gradients=gradients, **maps)

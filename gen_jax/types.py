@@ -78,8 +78,9 @@ class Model(NamedTuple):
     encode:   (state, x) -> z; a GAN has none
     prior:    (state, key, n) -> z; an autoencoder has none
     show:     (state, batch, key) -> {title: examples}, side by side what the model does to a batch,
-              where that is more than to reconstruct it
+              where that is more than to reconstruct it; of label 3 `as 3` or `true 3`
     classify: (state, x) -> logits (n, labels), of a classifier
+    gradients: (state, batch, key) -> {player: gradient of its loss}, all of them at this state
     density:  its p and q, where it has them; a code z is then an array (n, d) or a pytree of such
     bounds:   metric -> the least and the most that it can be, where that is known
     """
@@ -93,3 +94,4 @@ class Model(NamedTuple):
     classify: Callable[[State, Array], Array] | None = None
     density: Density | None = None
     bounds: dict[str, tuple[float, float]] = {}
+    gradients: Callable[[State, Batch, Array], dict[str, Tree]] | None = None

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from conftest import thorough
 from gen_jax import data, loop, train
 from gen_jax.data import cache, embedded, stored
 from gen_jax.types import BadInput, Batch, Model, State
@@ -59,14 +60,150 @@ def test_digits_are_prepared_as_float32_in_the_unit_interval(digits):
     np.testing.assert_allclose(x, digits.train.x / 255., rtol=1e-6)
 
 
-def test_breast_cancer_holds_standardised_vectors():
+def test_breast_cancer_holds_vectors_standardised_by_the_training_split_alone():
+    from sklearn.datasets import load_breast_cancer
     dataset = data.load('breast_cancer')
     assert dataset.train.x.shape == (456, 30) and dataset.test.x.shape == (113, 30)
-    x = np.concatenate([dataset.train.x, dataset.test.x])
+    x = dataset.train.x
     assert x.dtype == np.float32 and set(dataset.train.label) == {0, 1}
     np.testing.assert_allclose(x.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(x.std(0), 1, rtol=1e-5)
+    raw = load_breast_cancer().data
+    known = raw[np.arange(569) % 5 != 4]
+    np.testing.assert_allclose(dataset.test.x, (raw[4::5] - known.mean(0)) / known.std(0),
+                               rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(dataset.prepare(dataset.train, KEY).x, dataset.train.x)
+
+
+# What numbers and labels mean
+
+
+@pytest.fixture
+def mine(monkeypatch):
+    """mine(x, label, **options) -> the Dataset of such arrays, the last fifth for testing."""
+    def load(x, label=None, **options):
+        end = len(x) - len(x) // 5
+        splits = [Batch(x[rows], None if label is None else np.asarray(label)[rows])
+                  for rows in (slice(end), slice(end, None))]
+        monkeypatch.setitem(embedded.SETS, 'mine', lambda: tuple(splits))
+        return data.load('mine', **options)
+    return load
+
+
+def seen(dataset):
+    """All examples as models see them."""
+    return np.concatenate([dataset.prepare(b, KEY).x for b in (dataset.train, dataset.test)])
+
+
+def whole_numbers(most, dtype, shape=(20, 4, 5, 1)):
+    x = np.random.default_rng(0).integers(0, most + 1, shape).astype(dtype)
+    x.flat[:2] = 0, most
+    return x
+
+
+@pytest.mark.parametrize('most, dtype, options, full', thorough([
+    (1, bool, {}, 1), (1, np.uint8, {}, 1), (1, np.int64, {}, 1), (1, np.uint16, {}, 1),
+    (65535, np.uint16, {}, 65535), (4000, np.uint16, {}, 65535), (255, np.uint8, {}, 255),
+    (1, np.float64, {}, 1), (1, np.uint8, dict(range='8bit'), 255),
+    (255, np.int32, dict(range='8bit'), 255), (255, np.float32, dict(range='8bit'), 255),
+    (300, np.int64, dict(range='16bit'), 65535), (300, np.int16, dict(range='real'), 1),
+    (255, np.uint16, dict(range='8bit'), 255)],
+    (1, bool, {}, 1), (1, np.uint8, {}, 1), (1, np.int64, {}, 1), (65535, np.uint16, {}, 65535),
+    (255, np.int32, dict(range='8bit'), 255)))
+def test_numbers_are_scaled_by_what_they_mean(mine, most, dtype, options, full):
+    x = whole_numbers(most, dtype)
+    found = mine(x, **options)
+    ours = seen(found)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, x.astype(float) / full, rtol=1e-6)
+    if options.get('range') != 'real':
+        bits = seen(mine(x, binarize='static', **options))
+        assert set(np.unique(bits)) <= {0, 1} and abs(bits.mean() - ours.mean()) < .2
+        np.testing.assert_array_equal(seen(mine(x, binarize='dynamic', **options))[x == 0], 0)
+        assert full > 1 or np.array_equal(bits, ours)
+
+
+@pytest.mark.parametrize('most, dtype, options, said', [
+    (300, np.int32, {}, 'mine holds int32 from 0 to 300.*--config.data.range=8bit'),
+    (255, np.uint16, {}, 'mine holds uint16 from 0 to 255.*--config.data.range=8bit'),
+    (300, np.int32, dict(range='8bit'),
+     r'training split of mine holds 300 in row 0, place 0, 1, 0 .*range=8bit is from 0 to 255'),
+    (9, 'U1', {}, 'mine holds <U1, but numbers are needed'),
+    (1, bool, dict(range='bit'), "unknown data.range 'bit'.*bits, 8bit, 16bit, unit, real"),
+    (9, np.float32, dict(binarize='static'), r'static needs images in \[0, 1\].*real.*data.range'),
+    (9, np.uint8, dict(standardise=True), 'standardise is for real numbers, but.*mine are 8bit')])
+def test_numbers_whose_meaning_is_not_clear_are_asked_for(mine, most, dtype, options, said):
+    with pytest.raises(BadInput, match=said) as found:
+        mine(whole_numbers(most, dtype), **options)
+    assert '\n' not in str(found.value)
+
+
+def test_range_is_not_for_what_is_drawn():
+    with pytest.raises(BadInput, match='data.range is for stored numbers, but ring is drawn'):
+        data.load('ring', range='8bit')
+
+
+@pytest.mark.parametrize('wrong', thorough([np.nan, np.inf, -np.inf], np.nan))
+@pytest.mark.parametrize('shape, place', thorough([((50, 7), (3,)), ((50, 4, 4, 1), (1, 2, 0))],
+                                                  ((50, 7), (3,))))
+def test_what_is_not_finite_is_named_by_split_row_and_value(mine, wrong, shape, place):
+    for row, where in (17, 'training split of mine holds VALUE in row 17'), (
+            44, 'test split of mine holds VALUE in row 4'):
+        x = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
+        x[(row, *place)] = wrong
+        said = f'{where}, place {", ".join(map(str, place))} '.replace('VALUE', str(wrong))
+        with pytest.raises(BadInput, match=said):
+            mine(x)
+
+
+def test_labels_become_those_that_are_there_and_keep_their_names(mine):
+    x, order = whole_numbers(255, np.uint8, (40, 4, 5, 1)), np.arange(40) % 4
+    for known, names in ((np.array([2, 5, 9, 40]), ('2', '5', '9', '40')),
+                         (np.array([2., 5., 9., 40.]), ('2', '5', '9', '40')),
+                         (np.array(['ant', 'bee', 'cat', 'dog']), ('ant', 'bee', 'cat', 'dog'))):
+        found = mine(x, known[order])
+        assert found.names == names and found.train.label.dtype == np.int32
+        np.testing.assert_array_equal(found.train.label, order[:32])
+        np.testing.assert_array_equal(found.test.label, order[32:])
+    found = mine(x, np.array([2, 5, 9, 40])[order], identities=(40, 5))
+    assert found.names == ('40', '5') and set(found.test.label) == {0, 1}
+
+
+@pytest.mark.parametrize('label, said', [
+    (np.where(np.arange(40) == 35, 7, np.arange(40) % 4 + 1),
+     'test split of mine has label 7 in row 3 .*there are 1, 2, 3, 4: .*data.identities'),
+    (np.where(np.arange(40) == 38, 'eel', 'ant'), "has label eel in row 6 .*there are ant"),
+    (np.arange(40) / 8, r'training split of mine has label 0.125 in row 1 .*whole numbers')])
+def test_labels_that_cannot_be_are_refused_by_name(mine, label, said):
+    with pytest.raises(BadInput, match=said):
+        mine(whole_numbers(255, np.uint8, (40, 4, 5, 1)), label)
+
+
+def test_labels_that_one_split_has_not_are_not_used(mine, capsys):
+    x = whole_numbers(255, np.uint8, (40, 4, 5, 1))
+    found = mine(x, np.where(np.arange(40) < 32, np.arange(40) % 3, -1))
+    assert found.train.label is found.test.label is None and found.names == ()
+    assert 'the test split of mine has no labels, so none are used' in capsys.readouterr().out
+
+
+def test_large_numbers_are_warned_of_and_standardised(mine, capsys):
+    x = np.random.default_rng(0).normal(3e4, [1e4, 1, 0], (50, 3))
+    warned = mine(x)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 and lines[0].startswith('warning: mine holds real numbers of size 3')
+    assert '--config.data.standardise' in lines[0]
+    np.testing.assert_allclose(warned.train.x, x[:40], rtol=1e-6)
+    found = mine(x, standardise=True)
+    assert capsys.readouterr().out == ''
+    np.testing.assert_allclose(found.train.x.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(found.train.x.std(0), [1, 1, 0], rtol=1e-5)
+    wanted = (x[40:] - x[:40].mean(0)) / np.where(x[:40].std(0) > 1e-6, x[:40].std(0), 1)
+    np.testing.assert_allclose(found.test.x, wanted, rtol=1e-4, atol=1e-5)
+    mine(whole_numbers(255, np.float32))
+    assert '--config.data.range=8bit' in capsys.readouterr().out
+    for name in 'digits', 'breast_cancer', 'text', 'ring':
+        data.load(name)
+    assert capsys.readouterr().out == ''
 
 
 # Bits
@@ -181,9 +318,13 @@ def test_identities_that_are_not_there_are_refused(name, identities, said):
 
 
 @pytest.mark.parametrize('limit', [1, 7, 10, 95, 1438])
-def test_limit_takes_the_first_examples_equally_of_all_labels(digits, limit):
+def test_limit_takes_the_first_examples_equally_of_all_labels(digits, limit, capsys):
     found = data.load('digits', limit=limit)
     assert found.train.x.shape == (limit, 8, 8, 1) and len(found.test.x) == 359
+    if limit < 10:  # those of the others would be of no class
+        assert found.train.label is found.test.label is None
+        assert f'data.limit={limit} leaves label' in capsys.readouterr().out
+        return
     counts = np.bincount(found.train.label, minlength=10)
     if limit < 1000:
         assert np.ptp(counts) <= 1
@@ -463,13 +604,22 @@ def test_a_flipped_bit_anywhere_in_a_cache_is_seen(builder, flip):
 
 
 @pytest.mark.parametrize('image', [
-    Image(shape=(None, None, 3), np_dtype=np.uint8), Image(shape=(4, 4, 1), np_dtype=np.uint16),
-    SimpleNamespace()], ids=['any size', '16 bits', 'none'])
-def test_set_without_8_bit_images_of_one_size_is_refused(builder, image):
+    Image(shape=(None, None, 3), np_dtype=np.uint8), Image(shape=(None, 4, 1), np_dtype=np.uint16),
+    SimpleNamespace()], ids=['any size', '16 bits of any size', 'none'])
+def test_set_without_images_of_one_size_is_refused(builder, image):
     builder.info.features['image'] = image
     with pytest.raises(BadInput, match='fake'):
         stored.cached(builder, 'train')
     assert files(builder) == []
+
+
+@pytest.mark.parametrize('dtype', [np.uint16, np.float32])
+def test_cache_keeps_the_type_of_images(builder, dtype):
+    builder.info.features['image'] = Image(shape=(4, 5, 1), np_dtype=dtype)
+    for _ in range(2):
+        found = stored.cached(builder, 'train').x
+        assert found.dtype == dtype and len(builder.decoded) == 1
+        np.testing.assert_array_equal(found, [example(i)['image'] for i in range(7)])
 
 
 def test_set_without_labels_has_them_all_minus_one(builder):

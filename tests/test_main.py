@@ -8,13 +8,16 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
 import pytest
 
 from conftest import ROOT, snapshot, thorough
+from gen_jax import train
 from gen_jax.metrics import inception
+from gen_jax.types import BadInput, Batch
 
 EPOCHS = 3
 STEPS = 11  # an epoch of digits: 1438 // 128
@@ -677,6 +680,38 @@ def test_set_that_is_not_prepared_names_the_remedy_at_once(run_main, tmp_path):
                       f'--workdir={workdir}', timeout=30)
     one_line(result, 'fashion_mnist', str(folder), "pip install '.[prepare]'", 'TFDS_DATA_DIR')
     assert not workdir.exists()
+
+
+def test_default_batch_falls_to_what_the_data_give(tmp_path, capsys):
+    made = train.defaults('vae', 'digits', width=(8,), latent=2)
+    made.data.limit, made.epochs, made.eval.samples = 50, 1, 4
+    run = train.prepare(made)
+    assert (run.config.batch, run.per_epoch) == (50, 1)
+    assert 'batch 50 rather than 128, as digits has 50 training examples' in capsys.readouterr().out
+    train.train(made, tmp_path)
+    assert json.loads((tmp_path / 'config.json').read_text())['batch'] == 50
+    made.epochs = 2
+    train.train(made, tmp_path)
+    assert 'going on after epoch 1' in capsys.readouterr().out
+    assert train.load(tmp_path, made)[0].config.batch == 50
+    assert train.load(tmp_path)[0].config.batch == 50
+    made.batch = 25
+    with pytest.raises(BadInput, match='differs in batch .there 50, here 25.'):
+        train.load(tmp_path, made)
+    made.batch = 51
+    with pytest.raises(BadInput, match='batch 51 is larger than digits, which has 50 training'):
+        train.prepare(made)
+    assert train.prepare(train.defaults('vae', 'digits')).config.batch == 128
+
+
+@pytest.mark.parametrize('size, devices, batch', [(100, 8, 96), (1000, 6, 126), (8, 8, 8)])
+def test_default_batch_is_shared_equally_by_devices(monkeypatch, size, devices, batch):
+    monkeypatch.setattr(train.run.jax, 'device_count', lambda: devices)
+    dataset = SimpleNamespace(train=Batch(np.zeros(size)))
+    assert train.batched(train.defaults('vae', 'digits'), dataset).batch == batch
+    with pytest.raises(BadInput, match=f'has {devices - 1} training examples, fewer than the'):
+        train.batched(train.defaults('vae', 'digits'), SimpleNamespace(
+            train=Batch(np.zeros(devices - 1))))
 
 
 CLIFF = '''

@@ -187,7 +187,8 @@ def test_decode_encode_and_prior_fit_together(name, shape, kind):
                 assert abs(z.mean()) < .1 and abs(z.std() - 1) < .1
 
 
-WHOLE = dict(mmd='distance of codes', tcvae='total correlation')  # what takes the whole batch
+WHOLE = dict(mmd='distance of codes', tcvae='total correlation', deepfake='spread of the codes',
+             factor='permutation of codes')  # what takes the whole batch
 
 
 @some_models
@@ -211,7 +212,8 @@ def test_devices_with_shares_of_a_batch_end_in_one_state_or_are_refused(name):
 
 
 @pytest.mark.parametrize('name, hyper', [
-    ('sparse', dict(sparsity='kl')),
+    ('sparse', dict(sparsity='kl')), ('vae', dict(free_bits=.5)),
+    *((name, dict(penalty='dragan', norm='none', critic_norm='none')) for name in sorted(GANS)),
     *((name, dict(loss='relativistic_average')) for name in sorted(GANS))])
 def test_losses_of_the_whole_batch_are_refused_where_no_device_sees_it(name, hyper):
     make(name, data((13,)), kind='mlp', **hyper)

@@ -2,6 +2,7 @@
 file compares.  `python test_parallel.py FOLDER` is that child."""
 import functools
 import inspect
+import json
 import os
 from pathlib import Path
 import pkgutil
@@ -52,6 +53,7 @@ def config_of(name, mode='jit', **hyper):
     from gen_jax import train
     known = inspect.signature(train.find(name).make).parameters
     few = dict(kind='mlp') if name in ('classifier', 'deepfake', 'denoising') else {}
+    few |= {} if mode in ('jit', 'fsdp') else dict(match=0.)  # deepfake's takes the whole batch
     hyper = dict(width=(4, 6), latent=5, encoder='scratch') | few | hyper
     if name == 'text':
         hyper['width'] = hyper['width'][0]
@@ -385,6 +387,90 @@ def test_batch_that_devices_cannot_share_is_refused(run_main, tmp_path, mode):
     for word in '100', '8 devices', 'multiple of 8':
         assert word in result.err
     assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.full
+def test_default_batch_is_what_devices_can_share(run_main, tmp_path):
+    flags = ('--config=configs/vae.py', '--config.epochs=1', '--config.model.width=(8,)',
+             f'--workdir={tmp_path}/run')
+    result = run_main(*flags, '--config.data.limit=100', env=EIGHT)
+    assert result.code == 0 and 'batch 96 rather than 128' in result.out, result
+    assert json.loads((tmp_path / 'run' / 'config.json').read_text())['batch'] == 96
+    result = run_main(*flags[:-1], '--config.data.limit=7', f'--workdir={tmp_path}/no', env=EIGHT)
+    assert result.code == 1 and len(result.err.splitlines()) == 1
+    assert '7 training examples, fewer than the 8 devices' in result.err
+
+
+# Losses of the whole batch that do not say so
+
+
+def declared(name, **hyper):
+    return pytest.param(name, hyper, True, marks=pytest.mark.full)
+
+
+@pytest.mark.parametrize('name, hyper, coupled', [
+    ('factor', {}, True), declared('deepfake'), declared('mmd'), declared('tcvae'),
+    declared('sparse', sparsity='kl'), declared('gan', loss='relativistic_average'),
+    declared('gan', penalty='dragan', norm='none', pack=3), ('vae', dict(norm='batch'), False),
+    declared('vae', likelihood='gaussian', scale='optimal'),
+    *(pytest.param(n, {}, False, marks=pytest.mark.full) for n in MODELS
+      if n not in ('factor', 'deepfake', 'mmd', 'tcvae')),
+    *(pytest.param(n, dict(norm='batch', critic_norm='batch'), False, marks=pytest.mark.full)
+      for n in ('ae', 'cvae', 'gan', 'bigan', 'vaegan', 'infogan')),
+    pytest.param('deepfake', dict(match=0., norm='batch'), False, marks=pytest.mark.full),
+    pytest.param('gan', dict(norm='none', loss='relativistic', penalty='gradient', pack=2,
+                             augment='colour,cutout', noise=.1), False, marks=pytest.mark.full)])
+def test_gradients_tell_whether_a_loss_takes_the_whole_batch(name, hyper, coupled):
+    """Also of models that say so, which are asked as though they did not."""
+    import jax
+    from gen_jax import data, parallel, train
+    from gen_jax.train import separate
+    config = config_of(name, **hyper)
+    config.batch = 96
+    dataset, key = data.load(**config.data), jax.random.key(0)
+    make, example = train.maker(config, dataset, parallel.layout('jit'), key)
+    assert bool(separate.coupled(config, make, example, key)) == coupled
+
+
+@pytest.mark.parametrize('mode', thorough(['shard_map', 'pmap'], 'shard_map'))
+def test_undeclared_loss_of_the_whole_batch_is_refused(monkeypatch, mode):
+    """Codes that are to vary as much as the batch does, against codes that are to be large."""
+    import jax
+    import optax
+    from gen_jax import train
+    from gen_jax.game import game
+    from gen_jax.models import ae
+    from gen_jax.types import BadInput, Player
+
+    def make(example, *, axis=None, late: bool = False, whole: bool = True):
+        def code(state, x):
+            return x.reshape(len(x), -1) @ state.params['own']
+
+        def loss(state, batch, key):
+            z = code(state, batch.x)
+            value = ((z - 1) ** 2).mean()
+            if whole:
+                value += (state.step > 1000 if late else 1.) * z.std()
+            return value, dict(loss=value), {}
+
+        def evaluate(state, batch, key):
+            return dict(loss=(code(state, batch.x) - 1) ** 2)
+
+        def init(key, batch):
+            return jax.numpy.zeros(batch.x[0].size), {}
+
+        return game(dict(own=Player(init, loss, optax.sgd(.1))), axis=axis, evaluate=evaluate)
+
+    monkeypatch.setattr(ae, 'make', make)
+    config = train.defaults('ae', 'digits')
+    train.prepare(config)
+    config.parallel = mode
+    for late in False, True:
+        config.model.late = late
+        with pytest.raises(BadInput, match='loss of own in model ae takes the whole batch.*=jit'):
+            train.prepare(config)
+    config.model.whole = False
+    train.prepare(config)
 
 
 @pytest.mark.full

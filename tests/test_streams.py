@@ -24,7 +24,7 @@ import pytest
 
 from conftest import thorough
 from gen_jax import checkpoint, data, loop, sweep, train, trained
-from gen_jax.data import prepared, stored, streams
+from gen_jax.data import prepared, stored, streams, values
 from gen_jax.train import streamed
 from gen_jax.types import BadInput, Batch
 from test_resume import by_path, same_bits, same_runs
@@ -48,19 +48,21 @@ def png(x):
     return file.getvalue()
 
 
-def store(folder, shape=SHAPE, counts=(TRAIN, TEST), encoded=None):
+def store(folder, shape=SHAPE, counts=(TRAIN, TEST), encoded=None, dtype='uint8', names=()):
     """Writes the TFDS set `tiny` below a folder, as TFDS does, but without TensorFlow."""
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.proto import tf_example_pb2
     place = Path(folder) / 'tiny' / '1.0.0'
     place.mkdir(parents=True)
-    features = dict(image=dict(image=dict(dtype='uint8', shape=dict(
+    features = dict(image=dict(image=dict(dtype=dtype, shape=dict(
         dimensions=[str(n or -1) for n in shape]))), label=dict(classLabel=dict(numClasses='3')))
     for name, kind in KINDS.items():
         features[name]['pythonClassName'] = FEATURES + kind
     (place / 'features.json').write_text(json.dumps(dict(
         featuresDict=dict(features=features), pythonClassName=FEATURES +
         'features_dict.FeaturesDict')))
+    if names:
+        (place / 'label.labels.txt').write_text('\n'.join(names))
     splits = dict(zip(('train', 'test'), counts))
     (place / 'dataset_info.json').write_text(json.dumps(dict(
         name='tiny', version='1.0.0', fileFormat='array_record',
@@ -440,6 +442,56 @@ def test_streams_are_for_jit(tiny, mode):
 def test_sweep_of_what_is_streamed_is_refused(tiny):
     with pytest.raises(BadInput, match='sweep.*in memory.*tiny.*memory_limit'):
         sweep.plan(config_of(tiny), sweep.grid({'seed': [0, 1]}))
+
+
+# What numbers and labels mean
+
+
+def floats(x):
+    """One image of float32 (h, w, 1), as TFDS encodes it: each number as four colours."""
+    return png(np.float32(x).view(np.uint8))
+
+
+@pytest.mark.parametrize('cache, workers', thorough([(True, 0), (False, 0), (False, 2)], (True, 0)))
+def test_stream_of_floats_says_where_one_is_not_finite(tmp_path, monkeypatch, cache, workers):
+    monkeypatch.setattr(values, 'SOME', 10)  # examples that are looked at before the others
+    x = np.random.default_rng(0).uniform(size=(TRAIN, *SHAPE)).astype(np.float32)
+    x[100, 3, 4] = np.nan
+    store(tmp_path, encoded=[floats(one) for one in x], dtype='float32')
+    config = config_of(tmp_path, memory_limit=.028, cache=cache, workers=workers)
+    config.scan = 2
+    run = train.prepare(config)
+    assert streams.streamed(run.data.train) and run.data.train.x.dtype == np.float32
+    rows = np.array([300, 7])
+    np.testing.assert_array_equal(run.data.prepare(Batch(run.data.train.x[rows]), KEY).x, x[rows])
+    trainer = train.Trainer(run)
+    with pytest.raises(BadInput, match='training split of tiny holds nan in row 100, place 3, 4'):
+        trainer.epoch(fresh(run))
+    trainer.feed.pool.submit(trainer.feed.close).result()
+
+
+def test_stream_of_bits_is_of_bits_until_there_is_another_number(tmp_path, monkeypatch):
+    chance = np.random.default_rng(0)
+    x = chance.integers(0, 2, (TRAIN, *SHAPE), np.uint8)
+    store(tmp_path, encoded=[png(one) for one in x])
+    found = data.load('tiny', dir=str(tmp_path), memory_limit=LIMIT)
+    np.testing.assert_array_equal(found.prepare(Batch(found.train.x[np.arange(9)]), KEY).x, x[:9])
+    monkeypatch.setattr(values, 'SOME', 10)
+    x[200, 1, 2] = 9
+    store(tmp_path / 'other', encoded=[png(one) for one in x])
+    other = data.load('tiny', dir=str(tmp_path / 'other'), memory_limit=LIMIT)
+    with pytest.raises(BadInput, match=r'holds 9 in row 200, place 1, 2.*range=bits.*=8bit'):
+        other.train.x[np.arange(150, 250)]
+    whole = data.load('tiny', dir=str(tmp_path / 'other'), memory_limit=LIMIT, range='8bit')
+    np.testing.assert_allclose(whole.prepare(Batch(whole.train.x[np.arange(9)]), KEY).x,
+                               x[:9] / 255., rtol=1e-6)
+
+
+def test_labels_of_a_stored_set_have_its_names(tmp_path):
+    names = 'ant', 'bee', 'cat'
+    store(tmp_path, counts=(12, 5), names=names)
+    assert data.load('tiny', dir=str(tmp_path)).names == names
+    assert data.load('tiny', dir=str(tmp_path), identities=(2, 1)).names == ('cat', 'bee')
 
 
 # Images of many sizes

@@ -122,6 +122,12 @@ def test_points_that_differ_in_shapes_have_programs_of_their_own(tmp_path):
     assert [g.traced for g in groups] == [('model.free_bits',)] * 2
 
 
+@pytest.mark.full
+def test_default_batch_of_each_point_is_what_its_data_give():
+    groups = sweep.plan(config(), sweep.grid({'data.limit': [40, 1000], 'seed': [0, 1]}))
+    assert [(g.run.config.batch, g.run.per_epoch) for g in groups] == [(40, 1), (128, 7)]
+
+
 def test_points_have_names_of_their_own():
     points = sweep.grid({'seed': [10 ** 6, 10 ** 6 + 1], 'model.rate': [.1, .1000001]})
     assert len(set(map(sweep.name, points))) == 4
@@ -319,6 +325,7 @@ def test_a_sweep_leaves_tables_and_figures(ablated):
     for name in 'ablate.png', 'samples.png':
         assert (workdir / name).stat().st_size > 10_000
     assert json.loads((workdir / 'summary.json').read_text())['seconds'] > 0
+    assert json.loads((workdir / 'config.json').read_text())['batch'] == 128
 
 
 def test_the_table_is_of_means_and_deviations_over_seeds(ablated):

@@ -164,7 +164,10 @@ def critic(player: str, shape: Sequence[int], *, loss: str = 'nonsaturating', sm
         left = jnp.maximum(1 - step / noise_steps, 0) if noise_steps else 1.
         return x + noise * left * jax.random.normal(keys[1], x.shape)
 
-    return Critic(player, net, adversary(loss, smooth), charge(
+    played = adversary(loss, smooth)
+    if penalty == 'dragan':
+        played = played._replace(whole="the data's deviation in penalty dragan")
+    return Critic(player, net, played, charge(
         penalty, loss, norm, cut), penalty not in ('none', 'clip'), weight, view, pack,
         condition, cut if penalty == 'clip' else None)
 

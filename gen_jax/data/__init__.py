@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.data import points, sprites, streams, text
+from gen_jax.data import points, sprites, streams, text, values
 from gen_jax.types import Array, BadInput, Batch
 
 BINARIZE = 'none', 'dynamic', 'static'
@@ -20,13 +20,14 @@ PLACES = 'what is drawn when seen, binary pictures or points'
 
 
 class Dataset(NamedTuple):
-    """train and test: Batches of stored arrays, uint8 for images (n, h, w, c), streams.Rows where
-    these are more than fits into memory, float32 for vectors, int32 for characters (n, t) and for
-    what is drawn when seen (n,); prepare: (stored batch, key) -> Batch as models see it, images as
-    float32 in [0, 1], a traced function; read: characters -> str, and write, its inverse, where
-    examples are text; factors: name -> number of values, in the order of the grid, whose places are
-    those of np.ravel_multi_index; mixture: the density of points, where it is known; stacked:
-    whether an example is three of the stored ones."""
+    """train and test: Batches of stored arrays, uint8, uint16 or float32 for images (n, h, w, c),
+    streams.Rows where these are more than fits into memory, float32 for vectors, int32 for
+    characters (n, t) and for what is drawn when seen (n,), labels 0 .. k - 1; prepare: (stored
+    batch, key) -> Batch as models see it, images as float32 in [0, 1] unless they are real numbers,
+    a traced function; read: characters -> str, and write, its inverse, where examples are text;
+    factors: name -> number of values, in the order of the grid, whose places are those of
+    np.ravel_multi_index; mixture: the density of points, where it is known; stacked: whether an
+    example is three of the stored ones; names: what the labels are called."""
     train: Batch
     test: Batch
     prepare: Callable[[Batch, Array], Batch]
@@ -35,12 +36,13 @@ class Dataset(NamedTuple):
     factors: dict[str, int] | None = None
     mixture: points.Mixture | None = None
     stacked: bool = False
+    names: tuple[str, ...] = ()
 
 
 def load(name: str, *, dir: str | None = None, binarize: str = 'none', identities=(),
-         limit: int = 0, size: int = 0, memory_limit: float = 8000., workers: int = 0,
-         cache: bool = True, cache_dir: str | None = None,
-         cache_limit: float = 50_000.) -> Dataset:
+         limit: int = 0, size: int = 0, range: str = '', standardise: bool = False,
+         memory_limit: float = 8000., workers: int = 0, cache: bool = True,
+         cache_dir: str | None = None, cache_limit: float = 50_000.) -> Dataset:
     """The data set `name`, from the TFDS directory `dir` unless it is embedded.
 
     binarize: `dynamic` draws each pixel's bit anew whenever it is seen (Burda et al. 2015),
@@ -48,12 +50,15 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
     keep, which become 0, 1, ..; all where empty.  limit: so many training examples, as equally
     shared by the labels as can be; 0 for all.  size: side of the pictures of faces, photos,
     sprites and of TFDS sets whose images have many sizes, characters of a piece of text; 0 for the
-    set's own.  memory_limit: megabytes (10^6 bytes) beyond which the decoded images of a TFDS split
-    are streamed: from a cache on disk, or without `cache` decoded anew whenever seen, by so many
-    processes, `workers`, or in this one for 0.  cache_dir: where decoded images are kept, None for
-    the user's cache; cache_limit: the megabytes that they may take there, beyond which those used
-    longest ago are removed.  Raises BadInput for an unknown name or option, for what does not fit
-    the set, or where it is not at hand or damaged.
+    set's own.  range: what the stored numbers are, see values.told; empty for what they tell by
+    themselves.  standardise: take the mean and deviation of the training split out of each
+    dimension of real numbers.  memory_limit: megabytes (10^6 bytes) beyond which the decoded images
+    of a TFDS split are streamed: from a cache on disk, or without `cache` decoded anew whenever
+    seen, by so many processes, `workers`, or in this one for 0.  cache_dir: where decoded images
+    are kept, None for the user's cache; cache_limit: the megabytes that they may take there, beyond
+    which those used longest ago are removed.  Raises BadInput for an unknown name or option, for
+    what does not fit the set, for numbers and labels that cannot be used, or where it is not at
+    hand or damaged.
     """
     if binarize not in BINARIZE:
         raise BadInput(f'unknown data.binarize {binarize!r}; choose one of {", ".join(BINARIZE)}')
@@ -64,27 +69,44 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
                            cache_limit=cache_limit).items():
         if value < 0:
             raise BadInput(f'data.{key} must be at least 0, not {value:g}')
-    train, test = read(name, dir, size, limit=memory_limit, workers=workers, cache=cache,
-                       cache_dir=cache_dir, cache_limit=cache_limit)
-    if identities or binarize == 'static':
-        for batch in train, test:
-            whole(batch, len(batch.x), 'data.identities' if identities else
-                  'data.binarize=static', name, memory_limit)
+    train, test, called = read(name, dir, size, limit=memory_limit, workers=workers, cache=cache,
+                               cache_dir=cache_dir, cache_limit=cache_limit)
+    train, test, meaning = values.told(train, test, name, range)
+    for key, asked in {'data.identities': identities, 'data.standardise': standardise,
+                       'data.binarize=static': binarize == 'static'}.items():
+        for batch in (train, test) if asked else ():
+            whole(batch, len(batch.x), key, name, memory_limit)
     whole(train, limit, 'data.limit', name, memory_limit)
     if identities:
         train, test = (keep(b, identities, name) for b in (train, test))
-    if limit:
-        train = balanced(train, limit, name)
+        names = tuple(called[i] if called else str(i) for i in identities)
+    else:
+        train, test, names = values.labelled(train, test, name, called)
+    if standardise and meaning not in ('unit', 'real'):
+        raise BadInput(f'data.standardise is for real numbers, but those of {name} are '
+                       f'{meaning or "symbols"}')
+    if standardise:
+        (train, test), meaning = values.standardised(train, test), 'real'
+    elif meaning == 'real':
+        values.warn(train.x, name)
+    train, test = (values.kept(b, meaning) for b in (train, test))
     held = holding(train.x)
+    if limit:
+        train, test = limited(train, test, limit, name, names)
     if held != IMAGES and (kind or binarize != 'none'):
         raise BadInput(f'{f"{kind}:" if kind else f"data.binarize={binarize}"} needs images, but '
                        f'{name} holds {held}')
+    if meaning == 'real' and binarize != 'none':
+        raise BadInput(f'data.binarize={binarize} needs images in [0, 1], but those of {name} are '
+                       'real numbers; say what they are by --config.data.range')
     if kind == 'stacked':
         if train.x.shape[-1] != 1:
             raise BadInput(f'stacked: needs grey images, which {name} does not hold')
         train, test = (Batch(b.x) for b in (train, test))
     if binarize == 'static':
-        train, test = (b._replace(x=coin_flips(b.x, seed)) for seed, b in enumerate((train, test)))
+        train, test = (b._replace(x=coin_flips(b.x, seed, values.FULL[meaning]))
+                       for seed, b in enumerate((train, test)))
+        meaning = '8bit'
 
     def prepare(batch: Batch, key: Array) -> Batch:
         if held == PLACES and name == 'sprites':
@@ -93,9 +115,9 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
             return batch._replace(x=points.draw(name, batch.x, key))
         if kind == 'stacked':
             batch = Batch(stacked(batch.x, jax.random.fold_in(key, 1)))
-        if held != IMAGES:
+        if held == TEXT:
             return batch
-        x, swapped = jax.tree.map(lambda a: a.astype(jnp.float32) / 255, (batch.x, batch.swapped))
+        x, swapped = jax.tree.map(lambda a: values.scaled(a, meaning), (batch.x, batch.swapped))
         if binarize == 'dynamic':
             x = jax.random.bernoulli(key, x).astype(jnp.float32)
         if kind == 'rows':
@@ -104,7 +126,7 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
 
     if held == TEXT:
         return Dataset(train, test, prepare, text.text, lambda s: text.ids(s, train.x.shape[1]))
-    return Dataset(train, test, prepare, stacked=kind == 'stacked',
+    return Dataset(train, test, prepare, stacked=kind == 'stacked', names=names,
                    mixture=points.MIXTURES.get(name),
                    factors=dict(sprites.FACTORS) if name == 'sprites' else None)
 
@@ -120,23 +142,24 @@ def holding(x) -> str:
     """What the stored examples x are."""
     if x.dtype == np.int32:
         return PLACES if x.ndim == 1 else TEXT
-    return IMAGES if x.dtype == np.uint8 else VECTORS
+    return VECTORS if x.dtype == np.float32 and x.ndim != 4 else IMAGES
 
 
-def read(name, dir, size, **how) -> tuple[Batch, Batch]:
+def read(name, dir, size, **how) -> tuple[Batch, Batch, tuple[str, ...]]:
+    """The stored splits, and what TFDS calls their labels."""
     from gen_jax.data import embedded, stored
     source = embedded.SETS.get(name) or embedded.SIZED.get(name)
     if size and name in embedded.SETS:
         raise BadInput(f'{name} has one size; data.size is for {", ".join(sorted(embedded.SIZED))}')
     if source:
-        return source(size) if size else source()
+        return *(source(size) if size else source()), ()
     return stored.read(name, dir, sorted(embedded.SETS | embedded.SIZED),
                        stored.How(size, **how))
 
 
 def whole(batch: Batch, count: int, key: str, name: str, memory_limit: float) -> None:
     """Raises BadInput where so many examples of a stream would be taken into memory by `key`."""
-    size = count * np.prod(batch.x.shape[1:], dtype=float) / 1e6
+    size = count * np.prod(batch.x.shape[1:], dtype=float) * batch.x.dtype.itemsize / 1e6
     if streams.streamed(batch) and size > memory_limit:
         raise BadInput(f'{key} takes {name} into memory, {size:,.0f} megabytes, more than '
                        f'data.memory_limit={memory_limit:g}; raise that, or leave it out')
@@ -169,8 +192,27 @@ def balanced(batch: Batch, limit: int, name: str) -> Batch:
     return jax.tree.map(lambda a: a[rows], batch)
 
 
-def coin_flips(x: np.ndarray, seed: int) -> np.ndarray:
-    """Grey images (uint8) to images of 0 and 255, 255 with probability grey / 255."""
+def limited(train: Batch, test: Batch, limit: int, name: str, names) -> tuple[Batch, Batch]:
+    """The training examples that are left, see balanced; and without labels both, where some label
+    is no longer among them."""
+    train = balanced(train, limit, name)
+    lost = np.setdiff1d(np.arange(len(names)), train.label) if names else ()
+    if not len(lost):
+        return train, test
+    print(f'data.limit={limit} leaves label {", ".join(names[i] for i in lost[:20])} of {name} '
+          'without a training example, so no labels are used')
+    return train._replace(label=None), test._replace(label=None)
+
+
+def coin_flips(x: np.ndarray, seed: int, full: int = 255) -> np.ndarray:
+    """Grey images, where `full` is white, to images of 0 and 255, 255 with probability
+    grey / full."""
     chance = np.random.default_rng(seed)
-    bits = [chance.integers(0, 255, part.shape) < part for part in np.array_split(x, 64)]
+
+    def draw(shape):
+        if x.dtype.kind == 'f':
+            return full * chance.random(shape)
+        return chance.integers(0, full, shape)
+
+    bits = [draw(part.shape) < part for part in np.array_split(x, 64)]
     return np.concatenate(bits).astype(np.uint8) * 255

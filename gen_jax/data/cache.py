@@ -81,7 +81,7 @@ def decode(decoder, title: str, names: list[Path], workers: int) -> None:
     label, sums = np.empty(count, np.int32), np.empty(count, np.uint32)
     with replaced(names[0]) as part:
         np.lib.format.write_array_header_1_0(part, dict(
-            descr='|u1', fortran_order=False, shape=(count, *decoder.shape)))
+            descr=decoder.dtype.str, fortran_order=False, shape=(count, *decoder.shape)))
         for images, labels in streams.ahead(decoder, workers=workers):
             rows = slice(end, end := end + len(labels))
             label[rows], sums[rows] = labels, checksums(images, labels)

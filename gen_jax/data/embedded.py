@@ -3,7 +3,7 @@ import functools
 
 import numpy as np
 
-from gen_jax.data import points
+from gen_jax.data import points, values
 from gen_jax.data.faces import faces
 from gen_jax.data.sprites import sprites
 from gen_jax.data.text import text_set
@@ -20,10 +20,11 @@ def digits():
 
 
 def breast_cancer():
-    """569 tumours, 30 measurements each, standardised: real vectors; every fifth is for testing."""
+    """569 tumours, 30 measurements each, standardised by those for training: real vectors; every
+    fifth is for testing."""
     from sklearn.datasets import load_breast_cancer
     x, label = load_breast_cancer(return_X_y=True)
-    return split(((x - x.mean(0)) / x.std(0)).astype(np.float32), label)
+    return values.standardised(*split(x, label))
 
 
 def photos(size: int = 32):

@@ -30,8 +30,9 @@ class How(NamedTuple):
 
     def streams(self, builder, split: str) -> bool:
         """Whether a split is larger than the limit."""
-        shape = described(builder, self.size)[2]
-        return builder.info.splits[split].num_examples * math.prod(shape) > self.limit * 1e6
+        shape, dtype = described(builder, self.size)[2:]
+        size = builder.info.splits[split].num_examples * math.prod(shape) * dtype.itemsize
+        return size > self.limit * 1e6
 
     def keeps(self, builder, split: str) -> bool:
         """Whether a split is decoded to disk."""
@@ -41,8 +42,10 @@ class How(NamedTuple):
 IN_MEMORY = How()
 
 
-def read(name: str, dir: str | None = None, known=(), how: How = IN_MEMORY) -> tuple[Batch, Batch]:
-    """The train and test Batch of the TFDS set `name`: uint8 images (n, h, w, c), int32 labels.
+def read(name: str, dir: str | None = None, known=(),
+         how: How = IN_MEMORY) -> tuple[Batch, Batch, tuple[str, ...]]:
+    """The train and test Batch of the TFDS set `name`, images (n, h, w, c) of uint8, uint16 or
+    float32 and int32 labels, -1 where there are none; and what the labels are called.
 
     `dir` is the TFDS data_dir (default: $TFDS_DATA_DIR, else TFDS' own), which may be in a bucket,
     gs://...  A set that is not there is downloaded and prepared, which needs TensorFlow.  The
@@ -68,34 +71,42 @@ def read(name: str, dir: str | None = None, known=(), how: How = IN_MEMORY) -> t
         hint = 'for gs:// install gcsfs, for s3:// s3fs' if prepared.remote(dir) else \
             'give another by --config.data.dir or TFDS_DATA_DIR'
         raise BadInput(f'{dir} cannot be read ({" ".join(str(e).split())}); {hint}') from None
-    described(builder, how.size)
+    label, _, dtype = described(builder, how.size)[1:]
+    if dtype == np.uint16 and importlib.util.find_spec('cv2') is None:
+        raise BadInput(f'{name} holds 16-bit images, which TFDS reads by OpenCV alone: run pip '
+                       'install opencv-python-headless')
     if not epath.Path(builder.data_dir, 'dataset_info.json').exists():
         prepare(builder, name, dir)
     splits = builder.info.splits
     test = next((s for s in ('test', 'validation') if s in splits), None)
     if 'train' not in splits or test is None:
         raise BadInput(f'{name} has the splits {", ".join(splits)}; a train and a test are needed')
-    return examples(builder, 'train', how, test), examples(builder, test, how, 'train')
+    label = label and builder.info.features[label]
+    names = tuple(label.names) if label and label.num_classes else ()
+    return (examples(builder, 'train', how, test), examples(builder, test, how, 'train'), names)
 
 
-def described(builder, size: int = 0) -> tuple[str, str | None, tuple[int, ...]]:
-    """The names of images and labels (None without) among the features, and an image's shape.
+def described(builder, size: int = 0) -> tuple[str, str | None, tuple[int, ...], np.dtype]:
+    """The names of images and labels (None without) among the features, an image's shape and type.
 
-    Raises BadInput where there are no 8-bit images of one size, or none that `size` can be of.
+    Raises BadInput where there are no images of one size, or none that `size` can be of.
     """
     features = builder.info.features
     image, label = (next((k for k, f in features.items() if type(f).__name__ == kind), None)
                     for kind in ('Image', 'ClassLabel'))
-    if image is None or features[image].np_dtype != np.uint8:
-        raise BadInput(f'{builder.name} holds no 8-bit images; choose a set that does')
-    shape = tuple(features[image].shape)
+    if image is None:
+        raise BadInput(f'{builder.name} holds no images; choose a set that does')
+    shape, dtype = tuple(features[image].shape), np.dtype(features[image].np_dtype)
     if size and None not in shape:
         raise BadInput(f'{builder.name} has one size; data.size is for '
                        f'{", ".join(sorted(embedded.SIZED))} and images of many sizes')
+    if None in shape and dtype != np.uint8:
+        raise BadInput(f'the images of {builder.name} have many sizes; only 8-bit ones can be '
+                       f'brought to one, not {dtype}; choose another set')
     if None in shape and size < 1:
         raise BadInput(f'the images of {builder.name} have many sizes; give the one to which they '
                        'are to be brought, by --config.data.size=64')
-    return image, label, (size, size, shape[-1]) if size else shape
+    return image, label, (size, size, shape[-1]) if size else shape, dtype
 
 
 def prepare(builder, name, dir):
@@ -128,7 +139,7 @@ class Decoder:
     labels (n,), -1 where there are none."""
 
     def __init__(self, builder, split: str, size: int = 0, images: bool = True):
-        self.image, self.label, shape = described(builder, size)
+        self.image, self.label, shape, self.dtype = described(builder, size)
         self.size, self.shape, self.piece = size, shape if images else (0,), cache.piece(shape)
         self.name = builder.name
         skipped = {}
@@ -138,7 +149,7 @@ class Decoder:
         self.source = prepared.Records(builder, split, **skipped)
 
     def __call__(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        x = np.empty((len(rows), *self.shape), np.uint8)
+        x = np.empty((len(rows), *self.shape), self.dtype)
         label = np.full(len(rows), -1, np.int32)
         for i, example in enumerate(self.source.__getitems__(rows.tolist())):
             if x.size:
@@ -181,24 +192,26 @@ def examples(builder, split: str, how: How, other: str) -> Batch:
     decoder = Decoder(builder, split, how.size)
     labels = streams.ahead(Decoder(builder, split, how.size, images=False), workers=how.workers)
     rows = np.arange(builder.info.splits[split].num_examples)
-    return Batch(streams.Rows(decoder.images, decoder.shape, rows, how.workers),
+    return Batch(streams.Rows(decoder.images, decoder.shape, rows, how.workers, decoder.dtype),
                  np.concatenate([label for _, label in labels]))
 
 
 def cached(builder, split: str, how: How = IN_MEMORY, others=()) -> Batch:
     """The decoded split from its cache, which is made first where it is missing or damaged, in
     which `others` are to stay beside it."""
-    count, shape = builder.info.splits[split].num_examples, described(builder, how.size)[2]
+    count = builder.info.splits[split].num_examples
+    shape, dtype = described(builder, how.size)[2:]
     names, large = home(builder, split, how), how.streams(builder, split)
     for attempt in 'found', 'made':
         try:
             x, label, sums = (np.load(file, mmap_mode='r', allow_pickle=False) for file in names)
             right = x.shape == (count, *shape) and label.shape == sums.shape == (count,)
-            if right and (x.dtype, label.dtype, sums.dtype) == (np.uint8, np.int32, np.uint32):
+            if right and (x.dtype, label.dtype, sums.dtype) == (dtype, np.int32, np.uint32):
                 cache.used(names[0])
                 found = cache.Cache(names[0], x, np.asarray(label), np.asarray(sums))
                 if large:  # each example is checked when it is read
-                    return Batch(streams.Rows(found.read, shape, np.arange(count)), found.label)
+                    rows = streams.Rows(found.read, shape, np.arange(count), dtype=dtype)
+                    return Batch(rows, found.label)
                 if found.whole():
                     return Batch(x, found.label)
                 problem = 'is damaged'
@@ -215,7 +228,8 @@ def cached(builder, split: str, how: How = IN_MEMORY, others=()) -> Batch:
             print(f'the cache {names[0].name} in {names[0].parent} {problem}; making it again',
                   flush=True)
         decoder, kept = Decoder(builder, split, how.size), [split, *others]
-        needed = sum(builder.info.splits[s].num_examples for s in kept) * (math.prod(shape) + 8)
+        size = math.prod(shape) * dtype.itemsize + 8
+        needed = size * sum(builder.info.splits[s].num_examples for s in kept)
         kept = [file for s in kept for file in home(builder, s, how)]
         with cache.room(kept, builder.name, needed, how.cache_dir, how.cache_limit):
             cache.decode(decoder, f'{builder.name} {split}', names, how.workers)

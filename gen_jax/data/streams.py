@@ -3,6 +3,7 @@
 What is read is a function of its place alone, so a stream begins anywhere, whatever came before.
 """
 from concurrent.futures import ThreadPoolExecutor
+import functools
 import itertools
 import mmap
 import signal
@@ -24,21 +25,32 @@ class Rows:
     workers: the processes in which that is to be done, 0 for this one."""
 
     def __init__(self, read: Callable[[np.ndarray], np.ndarray], shape, rows: np.ndarray,
-                 workers: int = 0):
+                 workers: int = 0, dtype=np.uint8):
         self.read, self.shape, self.rows = read, (len(rows), *shape), rows
         self.workers = workers
-        self.ndim, self.dtype = len(self.shape), np.dtype(np.uint8)
+        self.ndim, self.dtype = len(self.shape), np.dtype(dtype)
 
     def __len__(self):
         return len(self.rows)
 
     def __getitem__(self, rows):
         if isinstance(rows, slice):
-            return Rows(self.read, self.shape[1:], self.rows[rows], self.workers)
+            return Rows(self.read, self.shape[1:], self.rows[rows], self.workers, self.dtype)
         return self.read(self.rows[np.asarray(rows)])
 
     def __array__(self, dtype=None, copy=None):
         return np.asarray(self.read(self.rows), dtype)
+
+    def through(self, look: Callable[[np.ndarray, np.ndarray], None]) -> 'Rows':
+        """The same, at whose numbers and examples look(rows, x) looks whenever they are read."""
+        return Rows(functools.partial(_looked, self.read, look), self.shape[1:], self.rows,
+                    self.workers, self.dtype)
+
+
+def _looked(read, look, rows):
+    x = read(rows)
+    look(rows, x)
+    return x
 
 
 def streamed(batch: Batch) -> bool:
@@ -82,7 +94,7 @@ def on_the_host(worker: int, workers: int) -> None:
 def chunk(x: Rows, batch: int, limit: float) -> int:
     """How many batches there are in a chunk, so that all that is in memory at a time fits into
     `limit` megabytes.  Raises BadInput where not even one does."""
-    bytes = batch * np.prod(x.shape[1:], dtype=float)
+    bytes = batch * np.prod(x.shape[1:], dtype=float) * x.dtype.itemsize
     fit = int((limit * 1e6 / bytes - 2 * x.workers) // CHUNKS)
     if fit < 1:
         raise BadInput(f'data.memory_limit={limit:g} (megabytes) is too little for batches of '

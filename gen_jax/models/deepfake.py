@@ -125,5 +125,6 @@ def make(example: Batch, *, axis: str | None = None, latent: int | None = 32, ki
         true = {f'true {i}': batch.swapped[:, i] for i in range(labels)}
         return {'test data': batch.x, **made, '': None, **true}
 
-    return game({'ae': Player(init, objective, optax.adam(rate))}, axis=axis, evaluate=evaluate,
-                encode=encode, decode=decode, show=show)
+    return game({'ae': Player(init, objective, optax.adam(rate))}, axis=axis,
+                whole='the spread of the codes' if axis and match else '',
+                evaluate=evaluate, encode=encode, decode=decode, show=show)

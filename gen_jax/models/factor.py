@@ -65,7 +65,8 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 10, gamma: fl
         critic=Player(lambda key, batch: judge.init(key, jnp.zeros((1, latent))), critic_move,
                       optax.adam(critic_rate, b1=.5, b2=.9)))
     bounds = model.bounds() | dict(critic_loss=ABOVE_0, accuracy=SHARE)
-    return game(players, axis=axis, evaluate=evaluate, **model.maps() | dict(bounds=bounds))
+    return game(players, axis=axis, whole='the permutation of codes', evaluate=evaluate,
+                **model.maps() | dict(bounds=bounds))
 
 
 def permuted(key: Array, z: Array) -> Array:

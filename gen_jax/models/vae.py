@@ -56,5 +56,6 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 20, beta: flo
         return dict(loss=found['recon'] + beta * found['kl']) | found
 
     adam = optax.adam(losses.staged(rate, stage), eps=1e-4 if stage else 1e-8)
-    return game({'vae': Player(model.init, objective, adam)}, axis=axis, evaluate=evaluate,
+    return game({'vae': Player(model.init, objective, adam)}, axis=axis,
+                whole='the KL below free_bits' if axis and free_bits else '', evaluate=evaluate,
                 **model.maps())

@@ -75,8 +75,9 @@ def decoder(example: Array, latent: int | None, *, kind: str = 'mlp', width: Seq
     labels: of pairs (code, label) each normalisation has gain and bias of the label.
     """
     if not jnp.issubdtype(example.dtype, jnp.floating):
-        raise BadInput('this model is for images and vectors, but the data set holds text; '
-                       'use --config=configs/text.py')
+        raise BadInput(f'this model is for images and vectors, but the data set holds '
+                       f'{example.dtype} of shape {tuple(example.shape[1:])}, which are text; use '
+                       '--config=configs/text.py, or say what they are by --config.data.range=real')
     shape = tuple(example.shape[1:])
     _check(shape, latent, kind, norm, width)
     if labels and (norm in ('none', 'spectral') or kind == 'linear'):

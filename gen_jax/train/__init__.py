@@ -11,8 +11,9 @@ from gen_jax.data import points
 from gen_jax.train.draw import can_reconstruct, draw, samples, shown
 from gen_jax.train.faults import Stopped, alone, asked_to_stop
 from gen_jax.train.run import (
-    PRECISIONS, Run, collector, evaluator, load, maker, over, prepare, seen, tested)
-from gen_jax.train.settings import HERE, claim, defaults, find, leaves, match, near, stored_config
+    PRECISIONS, Run, batched, collector, evaluator, load, maker, over, prepare, seen, tested)
+from gen_jax.train.settings import (
+    BATCH, HERE, claim, defaults, find, leaves, match, near, stored_config)
 from gen_jax.train.streamed import feed
 from gen_jax.types import BadInput, State
 
@@ -110,6 +111,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     """
     run = parallel.together(prepare, config)
     trainer, evaluate = Trainer(run), evaluator(run)
+    config = run.config
     with claim(workdir, config), asked_to_stop() as asked:
         finished = False
         while not finished:

@@ -57,7 +57,13 @@ def shown(run: Run, state: State, batch: Batch) -> dict[str, Array]:
         return list(parts.values())
 
     parts = jax.jit(values)(state, batch, run.key)
-    return dict(zip(titles, parts))
+    return {called(title, run.data.names): part for title, part in zip(titles, parts)}
+
+
+def called(title: str, names: tuple[str, ...]) -> str:
+    """A title of Model.show, `as 3`, with what label 3 is called."""
+    word, _, label = title.partition(' ')
+    return f'{word} {names[int(label)]}' if names and word in ('as', 'true') else title
 
 
 def can_reconstruct(model: Model) -> bool:

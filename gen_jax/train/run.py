@@ -13,8 +13,8 @@ import numpy as np
 
 from gen_jax import checkpoint, data, loop, parallel, record, samplers
 from gen_jax.data import streams
-from gen_jax.train import streamed
-from gen_jax.train.settings import find, leaves, match, near, stored_config
+from gen_jax.train import separate, streamed
+from gen_jax.train.settings import BATCH, find, leaves, match, near, stored_config
 from gen_jax.types import Array, BadInput, Batch, Model, State
 
 NAN = 'stop', 'skip', 'rollback'
@@ -42,7 +42,7 @@ def prepare(config: ConfigDict) -> Run:
             raise BadInput(f'{name} must be below {2 ** 31:,}, not {value}')
     for name in 'epochs', 'batch', 'eval.batch', 'eval.every', 'eval.samples', 'eval.k':
         value = config[name] if '.' not in name else config.eval[name.split('.')[1]]
-        if value < 1:
+        if value is not None and value < 1:
             raise BadInput(f'{name} must be at least 1, not {value}')
     if config.scan < 0:
         raise BadInput(f'scan must be 0 (an epoch a call) or a number of steps, not {config.scan}')
@@ -61,10 +61,7 @@ def prepare(config: ConfigDict) -> Run:
     if config.data.workers > 0 and not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain's processes insist, though a notebook has no flags
     dataset = data.load(**config.data)
-    size = len(dataset.train.x)
-    if config.batch > size:
-        raise BadInput(f'batch {config.batch} is larger than {config.data.name}, '
-                       f'which has {size} training examples')
+    config, size = batched(config, dataset), len(dataset.train.x)
     if config.eval.text and dataset.write is None:
         raise BadInput(f'eval.text is for a data set of text, but {config.data.name} is none')
     if config.eval.text:
@@ -74,6 +71,11 @@ def prepare(config: ConfigDict) -> Run:
     key = jax.random.key(config.seed)
     make, example = maker(config, dataset, layout, key)
     model = make()
+    if layout.axis:
+        for player in separate.coupled(config, make, example, key):
+            raise BadInput(f'the loss of {player} in model {config.model.name} takes the whole '
+                           'batch, of which a device sees its share under parallel=shard_map and '
+                           'pmap; use --config.parallel=jit')
     state = layout.born(model.init, key, example)
     found = jax.eval_shape(model.evaluate, state, tested(dataset, 1, key), key)
     best, named = config.eval.best, [f'test/{k}' for k, v in sorted(found.items()) if v.ndim == 1]
@@ -81,6 +83,27 @@ def prepare(config: ConfigDict) -> Run:
         raise BadInput(f'eval.best {best!r} is not measured{near(best, named)}; '
                        f'there are {", ".join(named)}, or nothing for none')
     return Run(config, dataset, model, layout, key, state, size // config.batch)
+
+
+def batched(config: ConfigDict, dataset: data.Dataset) -> ConfigDict:
+    """The config with the batch to train by: the one asked for, else BATCH, or where the data are
+    fewer as many as they are, in equal shares for the devices.  Raises BadInput where that one is
+    larger than the data, or there are not enough for a share each."""
+    size, name, devices = len(dataset.train.x), config.data.name, jax.device_count()
+    if config.batch is None:
+        config = config.copy_and_resolve_references()
+        config.batch = min(BATCH, size) // devices * devices
+        if not config.batch:
+            raise BadInput(f'{name} has {size} training examples, fewer than the {devices} devices '
+                           'that are to share a batch; use fewer devices')
+        if config.batch < BATCH:
+            print(f'batch {config.batch} rather than {BATCH}, as {name} has {size} training '
+                  f'examples' if size < BATCH else
+                  f'batch {config.batch} rather than {BATCH}, for {devices} devices')
+    if config.batch > size:
+        raise BadInput(f'batch {config.batch} is larger than {name}, which has {size} training '
+                       'examples; give a smaller --config.batch')
+    return config
 
 
 def maker(config: ConfigDict, dataset: data.Dataset, layout: parallel.Layout,
@@ -146,8 +169,10 @@ def load(workdir: Path, config: ConfigDict | None = None, data_dir: str | None =
         config = ConfigDict(stored)
         config.data.dir = data_dir or config.data.dir
         config.data.cache_dir = None  # that may have been of another machine
-    match(workdir, stored, json.loads(config.to_json()))
+    ours = json.loads(config.to_json())
+    match(workdir, stored, ours | dict(batch=ours['batch'] or stored['batch']))
     run = prepare(config)
+    match(workdir, stored, json.loads(run.config.to_json()))
     state = checkpoint.restore(workdir / 'checkpoints', run.state,
                                best=config.eval.best if config.eval.checkpoint == 'best' else None)
     if state is None:

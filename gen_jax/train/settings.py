@@ -20,6 +20,7 @@ from gen_jax.types import BadInput
 
 HERE = ('data.dir', 'data.memory_limit', 'data.workers', 'data.cache', 'data.cache_dir',
         'data.cache_limit')  # nothing of the data itself
+BATCH = 128
 FREE = 'epochs', 'eval', 'sampler', *HERE  # may differ between two commands on one workdir
 
 
@@ -37,7 +38,8 @@ def defaults(model: str, dataset: str, **changed) -> ConfigDict:
                 hyper[name] = config_dict.placeholder(typing.get_args(p.annotation)[0])
     assert not changed, f'make of {model} has no {", ".join(changed)}'
     return ConfigDict(dict(
-        seed=0, epochs=10, batch=128,
+        seed=0, epochs=10,
+        batch=config_dict.placeholder(int),  # BATCH, or what the data give where they are fewer
         parallel='jit',   # or fsdp, shard_map, pmap
         scan=0,           # steps in one compiled call; 0: a whole epoch
         nan='stop',       # at a loss not finite; or skip the step, or rollback to what was saved
@@ -46,6 +48,8 @@ def defaults(model: str, dataset: str, **changed) -> ConfigDict:
         sampler='prior',  # for --mode=sample; or gmm, aggregate, flow, twostage
         data=dict(name=dataset, dir=config_dict.placeholder(str), binarize='none', identities=(),
                   limit=0, size=0,
+                  range='',            # bits, 8bit, 16bit, unit, real; empty: as the data tell
+                  standardise=False,   # real numbers, by the training split
                   memory_limit=8000.,  # megabytes; a TFDS split that is larger is streamed
                   workers=0,           # processes that decode; 0: this one
                   cache=True,          # whether what is streamed is decoded once, to disk

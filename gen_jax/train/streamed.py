@@ -56,7 +56,7 @@ def chunk(config: ConfigDict, examples: Batch, batch: int) -> int:
 def check(config: ConfigDict, dataset: data.Dataset) -> None:
     """Raises BadInput where what is streamed cannot be trained on so."""
     for part in filter(streams.streamed, (dataset.train, dataset.test)):
-        chunk(config, part, max(config.batch, config.eval.batch))
+        chunk(config, part, max(config.batch, min(config.eval.batch, len(part.x))))
         if config.parallel in ('shard_map', 'pmap'):  # which take the whole set to each device
             raise BadInput(f'{config.data.name} is streamed, being larger than data.memory_limit='
                            f'{config.data.memory_limit:g}; use parallel=jit or fsdp, or raise that')
