@@ -31,7 +31,8 @@ if [ "${1:-}" = test ]; then
     exec .venv/bin/python -m pytest "$@"
 fi
 case " $* " in
-    *' --config='*|*' --config '*) ;;
+    *' --config='*|*' --config '*|*' --help '*|*' -h '*) ;;
+    *' --mode'[=\ ][!t]*' --workdir'*|*' --workdir'*' --mode'[=\ ][!t]*) ;;  # a run's own
     *) set -- --config=configs/vae.py "$@" ;;
 esac
 exec .venv/bin/python -m gen_jax.main "$@"

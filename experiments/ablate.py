@@ -212,6 +212,8 @@ def headline(found: list[dict], objective: str) -> str:
 
 
 def main(argv: list[str]) -> None:
+    if cli.helped(argv, __doc__, (HOW, DRY, YES, MEMORY, SEARCH, TRIALS, OBJECTIVE)):
+        return
     argv, words = split(argv)
     cli.parse(argv)
     config = cli.CONFIG.value

@@ -22,6 +22,7 @@ import sys
 
 import numpy as np
 
+from gen_jax import main as cli
 from gen_jax.data import cache
 from gen_jax.metrics import inception
 from gen_jax.types import BadInput
@@ -103,10 +104,10 @@ def main(source: Path, out: Path) -> None:
 
 def start() -> None:
     """Parses the command line and runs main; bad input becomes one line and status 1."""
-    p = argparse.ArgumentParser(description=__doc__,
+    p = argparse.ArgumentParser(description=cli.folded(__doc__),
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('weights', metavar='WEIGHTS.safetensors', type=Path)
-    p.add_argument('out', metavar='OUT.safetensors', type=Path)
+    p.add_argument('weights', metavar='WEIGHTS.safetensors', type=Path, help='of PyTorch')
+    p.add_argument('out', metavar='OUT.safetensors', type=Path, help='to write')
     p.error = lambda message: sys.exit(f'inception: {message}')
     a = p.parse_args()
     try:

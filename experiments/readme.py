@@ -7,7 +7,6 @@ written (command, commit, seed, hardware, summary), for every experiment FOLDER.
 and its figure goes to docs/ where README shows it; then README's tables from all the files there.
 docs/mnist.png shows the VAE and the GAN on mnist, docs/MODEL.png the runs of PICTURED.
 """
-import argparse
 import json
 from pathlib import Path
 import runpy
@@ -17,6 +16,7 @@ import subprocess
 
 from ml_collections import ConfigDict
 from PIL import Image
+from study import parser
 
 from gen_jax import record, train
 
@@ -124,10 +124,9 @@ def mnist(folders: dict[str, Path], data_dir: str | None) -> None:
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('folders', nargs='*', type=Path)
-    p.add_argument('--data_dir')
+    p = parser('readme', __doc__)
+    p.add_argument('folders', nargs='*', type=Path, metavar='FOLDER')
+    p.add_argument('--data_dir', help='TFDS directory')
     a = p.parse_args()
     families = {}
     for folder in a.folders:

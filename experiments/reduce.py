@@ -1,6 +1,6 @@
 """Which map to two dimensions keeps most of unseen data?  PCA, LDA, t-SNE, UMAP, AE and VAE.
 
-    pip install '.[experiments]'                        # umap-learn
+    pip install '.[experiments]'         # umap-learn; without, UMAP is left out
     python experiments/reduce.py [--quick] [--dataset=digits]
     python experiments/reduce.py --dataset=mnist --data_dir=DIR
 
@@ -125,14 +125,17 @@ def measure(study: Study, method: str, points: Points) -> dict:
 
 
 def draw(study: Study, found: dict[str, dict], labels: np.ndarray, called: list[str]) -> None:
-    """The six maps of the held-out examples, coloured by label."""
+    """The maps of the held-out examples, coloured by label."""
     import matplotlib
     fig = record.figure(9., 6.2)
     fig.get_layout_engine().set(w_pad=.06, h_pad=.06)
     names = np.unique(labels)
     colours = matplotlib.colormaps['tab10' if len(names) <= 10 else 'gist_rainbow'].resampled(
         max(len(names), 10))
-    for axes, (method, point) in zip(fig.subplots(2, 3).ravel(), found.items()):
+    panels = fig.subplots(2, 3).ravel()
+    for axes in panels[len(found):]:
+        axes.axis('off')
+    for axes, (method, point) in zip(panels, found.items()):
         where = np.array(point['map'])
         for i, name in enumerate(names):
             axes.scatter(*where[labels == name].T, s=30 / len(where) ** .25, color=colours(i),
@@ -145,9 +148,16 @@ def draw(study: Study, found: dict[str, dict], labels: np.ndarray, called: list[
     fig.savefig(study.figure, dpi=150)
 
 
+def methods(study: Study) -> list[str]:
+    """Those of METHODS that can be measured here, or have been; says which is left out."""
+    if importlib.util.find_spec('umap') or (study.workdir / 'points' / 'umap.json').exists():
+        return list(METHODS)
+    print("umap-learn is not installed, so the map by UMAP is left out; "
+          "pip install '.[experiments]' brings it, and the same command adds the map")
+    return [m for m in METHODS if m != 'umap']
+
+
 def main(study: Study) -> None:
-    if importlib.util.find_spec('umap') is None:
-        raise BadInput("umap-learn is not installed: run pip install '.[experiments]'")
     # Threads that wait busily, as OpenMP's do by default, slow t-SNE down tenfold where other
     # programs want the cores.
     os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
@@ -155,7 +165,7 @@ def main(study: Study) -> None:
     labels = study.point('labels', lambda: dict(label=points().test.label.tolist(),
                                                 names=points().names))
     found = {method: study.point(method, lambda m=method: measure(study, m, points()))
-             for method in METHODS}
+             for method in methods(study)}
     draw(study, found, np.array(labels['label']), labels['names'])
     study.table([dict(dataset=study.flags.dataset, method=METHODS[m])
                  | {k: v for k, v in f.items() if k != 'map'} for m, f in found.items()],

@@ -42,7 +42,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from study import Study, guarded
+from study import Study, guarded, parser
 
 from gen_jax import sweep, train
 from gen_jax.types import BadInput
@@ -200,25 +200,25 @@ def measured(a: argparse.Namespace):
 
 
 def flags() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--data_dir')
-    p.add_argument('--images', type=int, default=12800)
+    p = parser('speed', __doc__)
+    p.add_argument('--data_dir', help='TFDS directory')
+    p.add_argument('--images', type=int, default=12800, help='of an epoch [%(default)s]')
     p.add_argument('--models', default='', help=f'of {", ".join(MODELS)}')
-    p.add_argument('--batches', default='128')
-    p.add_argument('--precision', default='default', choices=train.PRECISIONS)
-    p.add_argument('--repeats', type=int, default=3)
+    p.add_argument('--batches', default='128', help='examples in a batch [%(default)s]')
+    p.add_argument('--precision', default='default', choices=train.PRECISIONS,
+                   help='of matrix products')
+    p.add_argument('--repeats', type=int, default=3, help='epochs, of which the best counts [3]')
     p.add_argument('--memory_limit', type=float, default=8000., help='data.memory_limit')
     p.add_argument('--decode', action='store_true', help='without data.cache')
     p.add_argument('--workers', type=int, default=0, help='data.workers')
-    p.add_argument('--peer')
+    p.add_argument('--peer', help='command of another program to compare with')
     p.add_argument('--ways', default='eager,channels_last,compile', help='of the peer')
-    p.add_argument('--rounds', type=int, default=3)
-    p.add_argument('--sweep', type=int, default=0)
-    p.add_argument('--profile', action='store_true')
+    p.add_argument('--rounds', type=int, default=3, help='of both in turn, with --peer [3]')
+    p.add_argument('--sweep', type=int, default=0, help='so many mlp_vaes together')
+    p.add_argument('--profile', action='store_true', help='times by kind of operation')
     p.add_argument('--one', action='store_true', help=argparse.SUPPRESS)
     p.add_argument('--since', type=float, default=time.time(), help=argparse.SUPPRESS)
-    p.add_argument('--workdir')
+    p.add_argument('--workdir', help='where the table is kept; default: runs/speed-KIND')
     a = p.parse_args()
     a.models = 'mlp_vae' if a.sweep else a.models or ','.join(MNIST if a.peer else MODELS)
     return a
@@ -252,4 +252,4 @@ def main(a: argparse.Namespace) -> None:
 
 if __name__ == '__main__':
     arguments = flags()
-    guarded('speed', lambda: main(arguments))
+    guarded('speed', lambda: main(arguments), 'the same command measures all of it again')

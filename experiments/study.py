@@ -14,11 +14,13 @@ from ml_collections import ConfigDict
 
 from gen_jax import record, train
 from gen_jax.data import cache
+from gen_jax.main import folded
 from gen_jax.types import BadInput
 
 ROOT = Path(__file__).parents[1]
 MAY_DIFFER = 'workdir', 'data_dir', 'epochs', 'rows', 'seed'  # between commands on one workdir
 WHICH = '', 'which, with commas; all where empty'  # of --rows
+REST = 'what is finished is kept, and the same command goes on with the rest'
 
 
 class Study:
@@ -118,14 +120,14 @@ class Study:
 def start(main, doc: str, name: str, dataset: str = 'digits', **more) -> None:
     """Parses the flags, `more` of them as name=(default, help), and runs main(study); bad input
     becomes one line and status 1."""
-    p = argparse.ArgumentParser(description=doc,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--dataset', default=dataset)
+    p = parser(name, doc)
+    p.add_argument('--dataset', default=dataset, help='[%(default)s]')
     p.add_argument('--data_dir', help='TFDS directory')
-    p.add_argument('--workdir', help='default: runs/NAME-DATASET')
+    p.add_argument('--workdir', help='where all of it is kept; default: runs/NAME-DATASET')
     p.add_argument('--quick', action='store_true', help='a small size, for minutes')
     for flag, (default, text) in more.items():
-        p.add_argument(f'--{flag}', type=type(default), default=default, help=text)
+        p.add_argument(f'--{flag}', type=type(default), default=default,
+                       help=text + ' [%(default)s]' * bool(default))
     flags = p.parse_args()
     given = [f'--{k}' + ('' if v is True else f'={v}') for k, v in vars(flags).items()
              if v != p.get_default(k) and k not in ('workdir', 'data_dir')]
@@ -133,12 +135,23 @@ def start(main, doc: str, name: str, dataset: str = 'digits', **more) -> None:
     guarded(name, lambda: main(Study(name, flags, command)))
 
 
-def guarded(name: str, run) -> None:
-    """run(), with compiled programs kept; bad input becomes one line and status 1."""
+def parser(name: str, doc: str) -> argparse.ArgumentParser:
+    """Its help is the docstring at 80 columns, and the flags; what it cannot parse is one line and
+    status 1."""
+    p = argparse.ArgumentParser(
+        prog=f'python experiments/{name}.py', description=folded(doc),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=79))
+    p.error = lambda message: sys.exit(f'{name}: {message}; --help says which flags there are')
+    return p
+
+
+def guarded(name: str, run, kept: str = REST) -> None:
+    """run(), with compiled programs kept; bad input becomes one line and status 1, an interruption
+    a word that says what is kept."""
     cache.keep_compiled()
     try:
         run()
     except BadInput as e:
         sys.exit(f'{name}: {e}')
     except KeyboardInterrupt as e:
-        sys.exit(f'\n{e}' if str(e) else '\nstopped; the same command goes on from here')
+        sys.exit(f'\n{e}' if str(e) else f'\nstopped; {kept}')

@@ -153,6 +153,12 @@ def restore(folder: Path, like: State, *, best: str | None = None, say=print) ->
     return state
 
 
+def newest(folder: Path) -> int | None:
+    """The step of the newest state below folder; None where there is none."""
+    steps = [int(p.name) for p in folder.glob('*') if p.name.isdigit()]  # others are half-written
+    return max(steps, default=None)
+
+
 def saved_with(folder: Path, step: int) -> dict[str, float]:
     """The metrics that were saved with the state of a step; {} where there are none."""
     return _metrics(folder / str(step))

@@ -1,18 +1,50 @@
-"""python -m gen_jax.main --config=configs/NAME.py[:DATASET] [--workdir=DIR] [--mode=MODE] ..."""
+"""gen_jax trains autoencoders, variational autoencoders and generative adversarial networks, and
+measures, draws samples of and reconstructs with those that are trained.
+
+    python -m gen_jax.main --config=configs/NAME.py[:DATASET] [--config.KEY=VALUE ...]
+    python -m gen_jax.main --workdir=RUN --mode=MODE [--config.KEY=VALUE ...]
+
+The same command again goes on where it stopped.  Without --config the workdir's run is used, with
+the config that it was trained by.
+
+    python -m gen_jax.main --config=configs/vae.py
+    python -m gen_jax.main --config=configs/vae.py:mnist --config.epochs=3 --workdir=runs/mine
+    python -m gen_jax.main --workdir=runs/mine --mode=evaluate --config.eval.metrics=nll,units
+    python -m gen_jax.main --workdir=runs/mine --mode=sample
+    python -m gen_jax.main --config=configs/vae.py --help
+"""
+import os
+import signal
+
+if __name__ == '__main__':  # the other imports take seconds
+    def end(*_):
+        os.write(2, b'\nstopped before anything was done\n')
+        os._exit(130)
+
+    interrupt = signal.getsignal(signal.SIGINT)
+    if interrupt is signal.default_int_handler:
+        signal.signal(signal.SIGINT, end)
+
+import ast
 import difflib
+import inspect
 from pathlib import Path
+import re
 import runpy
 import sys
+import textwrap
 
 from absl import flags, logging
 from ml_collections import config_flags
 
-from gen_jax import parallel, train, trained
+from gen_jax import checkpoint, parallel, train, trained
 from gen_jax.data import cache
+from gen_jax.train import stored
 from gen_jax.types import BadInput
 
 FLAGS = flags.FLAGS
-CONFIG = config_flags.DEFINE_config_file('config', None, 'configs/NAME.py[:DATASET]')
+CONFIG = config_flags.DEFINE_config_file('config', None, 'a file of configs/, and behind a colon '
+                                         'the data set, where it is not the default of that file')
 WORKDIR = flags.DEFINE_string('workdir', None, 'where the run is kept; default: runs/NAME-DATASET')
 MODE = flags.DEFINE_enum('mode', 'train', ('train', *trained.MODES), 'what to do')
 DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'compute with the other processes of this '
@@ -23,42 +55,74 @@ PROCESS = flags.DEFINE_integer('process', None, 'which of the processes this is,
 PROCESSES = flags.DEFINE_integer('processes', None, 'how many there are')
 PATIENCE = flags.DEFINE_integer('patience', 100, 'seconds of silence after which another process '
                                 'is held to be dead', lower_bound=1)
+OWN = CONFIG, WORKDIR, MODE, DISTRIBUTED, COORDINATOR, PROCESS, PROCESSES, PATIENCE
+HELP = '-h', '-help', '--help', '--helpfull'
+CONFIGS = Path('configs') if Path('configs').is_dir() else Path(__file__).parents[1] / 'configs'
+EXPECTED = dict(bool='True or False', tuple='whole numbers in brackets, as (256,)')  # by type
 
 
 def parse(argv):
     """absl's parsing, every error as BadInput of one line."""
+    argv = completed(argv)
+    config = get_config(argv)
     try:
         rest = FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as e:
-        raise BadInput(unknown_key(argv) or ' '.join(str(e).split())) from None
+        raise BadInput(unknown_key(argv, config) or unknown_flag(argv, config, e) or
+                       wrong_type(argv, e) or ' '.join(str(e).split())) from None
     if len(rest) > 1:
         raise BadInput(f'{rest[1]!r} is not a flag; overrides are written --config.KEY=VALUE')
-    if not source(argv):
-        raise BadInput('give a config, for example --config=configs/vae.py')
-    get_config(argv)
+
+
+def values(argv, name: str) -> list[str]:
+    """What argv gives a flag, each time that it does."""
+    given = zip(argv[1:], [*argv[2:], ''])
+    return [after if word.lstrip('-') == name else word.partition('=')[2] for word, after in given
+            if re.match(f'--?{re.escape(name)}(=|$)', word)]
 
 
 def source(argv) -> str:
-    """The --config flag's value: FILE[:DATASET]."""
-    words = [word.lstrip('-') if word.startswith('-') else word for word in argv]
-    return next((w.partition('=')[2] for w in words if w.startswith('config=')),
-                next((after for w, after in zip(words, words[1:]) if w == 'config'), ''))
+    """The --config flag's value: FILE[:DATASET]; '' where it is not given."""
+    return next(iter(values(argv, 'config')), '')
+
+
+def completed(argv) -> list[str]:
+    """argv, with the config of the workdir's run where it gives none."""
+    if source(argv) or not values(argv, 'workdir'):
+        return argv
+    return [argv[0], f'--config={stored.__file__}:{values(argv, "workdir")[-1]}', *argv[1:]]
 
 
 def get_config(argv):
     """The config as its file has it.  Raises BadInput where there is no such file."""
     file, *dataset = source(argv).split(':', 1)
+    if not file:
+        raise BadInput('give a config, for example --config=configs/vae.py, or the --workdir of a '
+                       'run; --help says more')
     if not Path(file).is_file():
-        beside = sorted(str(p) for p in Path(file).parent.glob('*.py'))
-        raise BadInput(f'config file {file!r} cannot be read' + (
-            f'; there are {", ".join(beside)}' if beside else ''))
-    return runpy.run_path(file)['get_config'](*dataset)
+        folder = next((f for f in (Path(file).parent, CONFIGS) if f.name and [*f.glob('*.py')]), '')
+        known = [p.stem for p in sorted(folder.glob('*.py'))] if folder else []
+        near = [':'.join([f'{folder}/{stem}.py', *dataset]) for stem in
+                difflib.get_close_matches(Path(file).stem, known, 1, cutoff=.4)]
+        raise BadInput(f'config file {file!r} cannot be read'
+                       + ''.join(f', did you mean --config={path}?' for path in near)
+                       + f'; in {folder}/ there are {", ".join(known)}' * bool(known))
+    try:
+        made = runpy.run_path(file)
+        if 'get_config' not in made:
+            raise BadInput(f'config file {file!r} has no get_config, which a config needs; those '
+                           f'in {CONFIGS}/ have one')
+        return made['get_config'](*dataset)
+    except BadInput:
+        raise
+    except Exception as e:  # of anybody's program
+        raise BadInput(f'config file {file!r} fails: {type(e).__name__}: '
+                       f'{" ".join(str(e).split())}') from e
 
 
-def unknown_key(argv) -> str | None:
+def unknown_key(argv, config) -> str | None:
     """What to say of the first --config.KEY that is not in the config."""
-    known = [f'{k}.{sub}' if sub else k for k, v in get_config(argv).items()
-             for sub in (v.keys() if hasattr(v, 'keys') else [''])]
+    known = list(train.leaves(config.to_dict()))
     for word in argv:
         key = word.lstrip('-').split('=')[0].removeprefix('config.')
         if word.lstrip('-').startswith('config.') and key not in known:
@@ -68,6 +132,91 @@ def unknown_key(argv) -> str | None:
     return None
 
 
+def unknown_flag(argv, config, e: Exception) -> str | None:
+    """What to say of a flag that there is not, which may be a key of the config."""
+    if not isinstance(e, flags.UnrecognizedFlagError):
+        return None
+    keys = sorted(train.leaves(config.to_dict()), key=lambda key: -key.count('.'))
+    known = {key.rpartition('.')[2]: f'config.{key}' for key in keys}
+    known |= {key: f'config.{key}' for key in keys} | {name: name for name in FLAGS}
+    near = difflib.get_close_matches(e.flagname, known, 1)
+    value = ''.join(f'={v}' for v in values(argv, e.flagname)[:1] if v)
+    meant = f', did you mean --{known[near[0]]}{value}?' if near else ''
+    return f'there is no flag --{e.flagname}{meant}; --help says which there are'
+
+
+def wrong_type(argv, e: Exception) -> str | None:
+    """What to say of a value that is not of its flag's type."""
+    found = re.match(r'flag --([^=]+)=', str(e))
+    if not isinstance(e, flags.IllegalFlagValueError) or not found or found[1] not in FLAGS:
+        return None
+    name, parser = found[1], FLAGS[found[1]].parser
+    among = getattr(parser, 'enum_values', ())
+    kind = (f'one of {", ".join(among)}' if among else
+            parser.syntactic_help or EXPECTED.get(parser.flag_type()))
+    for value in values(argv, name):
+        if kind and str(e).startswith(f'flag --{name}={value}: '):
+            return f'{name.removeprefix("config.")} must be {kind}, not {value!r}' \
+                   f'{train.near(value, among)}'
+    return None
+
+
+# Help
+
+
+def helped(argv, about: str = __doc__, own=()) -> bool:
+    """Whether argv asks for help, which is then printed: `about` a program, its `own` flags, those
+    here, the configs, and the keys of the config that is given."""
+    if not set(HELP) & set(argv):
+        return False
+    from gen_jax.data import embedded
+    named = {f'--{flag.name}': FLAGS[flag.name] for flag in (*own, *OWN)}
+    wide = 2 + max(map(len, named))
+    meant = [filled(f'{name:{wide}}{flag.help}' + (f' [{flag.default}]' if flag.default else ''),
+                    more=wide * ' ') for name, flag in named.items()]
+    docs = {p.stem: ast.get_docstring(ast.parse(p.read_text())) for p in CONFIGS.glob('*.py')}
+    files = [f'{name:13}' + textwrap.shorten(doc.partition('\n\n')[0], 66, placeholder=' ...')
+             for name, doc in sorted(docs.items())]
+    parts = [folded(about), '\n'.join(['Flags:', *meant]),
+             '\n'.join([f'Configs, in {CONFIGS}/:', *files]),
+             filled(f'Data sets: {", ".join(sorted(embedded.SETS | embedded.SIZED))}; any other '
+                    'name is an image set of TFDS, in --config.data.dir or TFDS_DATA_DIR.')]
+    argv = completed(argv)
+    if source(argv):
+        config = get_config(argv)
+        pairs = train.leaves(config.to_dict()).items()
+        parts += ['Keys of this config, each changed by --config.KEY=VALUE:',
+                  filled('  '.join(f'{k}={str(v).replace(" ", "")}' for k, v in pairs)),
+                  f'What the keys model.* of {config.model.name} mean:',
+                  folded(train.find(config.model.name).make.__doc__)]
+    else:
+        parts.append('With a --config, --help shows its keys, each changed by --config.KEY=VALUE.')
+    print('\n\n'.join(parts))
+    return True
+
+
+def folded(doc: str) -> str:
+    """A docstring at 80 columns: paragraphs filled, indented commands continued by backslashes."""
+    parts = re.split(r'\n\s*\n', inspect.cleandoc(doc))
+    return '\n\n'.join(commands(part) if part.startswith(' ') else filled(part) for part in parts)
+
+
+def commands(part: str) -> str:
+    """Indented lines."""
+    lines = re.sub(r' \\\n +', ' ', part).splitlines()
+    return '\n'.join(filled(line, re.match(' +', line)[0] + 4 * ' ', 77).replace('\n', ' \\\n')
+                     for line in lines)
+
+
+def filled(text: str, more: str = '', width: int = 79) -> str:
+    """Lines of that width; those after the first begin with `more`."""
+    return textwrap.fill(text, width, subsequent_indent=more, break_long_words=False,
+                         break_on_hyphens=False)
+
+
+# What is done
+
+
 def join():
     """Joins the other processes, where the flags speak of them."""
     given = COORDINATOR.value, PROCESS.value, PROCESSES.value
@@ -75,22 +224,25 @@ def join():
         parallel.join(*given, PATIENCE.value)
 
 
+def workdir(argv) -> Path:
+    name, data = Path(source(argv).split(':')[0]).stem, CONFIG.value.data.name
+    return Path(WORKDIR.value or f'runs/{name}-{data.replace(":", "-")}')
+
+
 def main(argv):
-    config = CONFIG.value
-    workdir = Path(WORKDIR.value or
-                   f'runs/{Path(source(argv).split(":")[0]).stem}-'
-                   f'{config.data.name.replace(":", "-")}')
     with parallel.watched():
         if MODE.value == 'train':
-            train.train(config, workdir)
+            train.train(CONFIG.value, workdir(argv))
         else:
-            trained.use(config, workdir, MODE.value)
+            trained.use(CONFIG.value, workdir(argv), MODE.value)
 
 
 def guarded(argv):
     """main; bad input becomes one line and status 1, an interruption a word and status 130, or 0
     where all is saved."""
     try:
+        if helped(argv):
+            return 0
         parse(argv)
         join()
         main(argv)
@@ -103,13 +255,28 @@ def guarded(argv):
         print(f'gen_jax: {e}', file=sys.stderr, flush=True)
         return parallel.leave(1)
     except KeyboardInterrupt:
-        print('\nstopped; the same command goes on from the newest checkpoint', file=sys.stderr,
-              flush=True)
+        print(f'\nstopped{left(argv)}', file=sys.stderr, flush=True)
         return parallel.leave(130)
     return 0
+
+
+def left(argv) -> str:
+    """What an interruption leaves behind, and what the same command does with it."""
+    if not FLAGS.is_parsed():
+        return ' before anything was done'
+    if MODE.value == 'evaluate':
+        return f'; what was measured is in {workdir(argv)}/summary.json, and the same command ' \
+               'measures all of it again'
+    if MODE.value != 'train':
+        return '; nothing was drawn, and the same command begins anew'
+    step = checkpoint.newest(workdir(argv) / 'checkpoints')
+    if step is None:
+        return ' before the first checkpoint; the same command begins anew'
+    return f'; the same command goes on from the checkpoint of step {step}'
 
 
 if __name__ == '__main__':
     logging.set_verbosity(logging.FATAL)  # what matters of libraries' errors is raised
     cache.keep_compiled()
+    signal.signal(signal.SIGINT, interrupt)
     sys.exit(guarded(sys.argv))

@@ -97,7 +97,8 @@ def watched():
             raise
         time.sleep(2 * (jax.process_index() == 0))  # JAX ends all where the first is gone
         raise Lost(f'the processes can no longer compute together ({str(e).splitlines()[0]}); the '
-                   'same command in all of them goes on from the newest checkpoint') from None
+                   'same command in all of them goes on from the newest checkpoint, or begins anew '
+                   'where there is none') from None
 
 
 def leave(code: int) -> int:

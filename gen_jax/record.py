@@ -145,7 +145,7 @@ class Progress:
 
     def __init__(self, epochs: int, done: int, out=sys.stdout):
         self.epochs, self.done, self.out = epochs, done, out
-        self.start, self.live = time.perf_counter(), out.isatty()
+        self.start, self.live, self.open = time.perf_counter(), out.isatty(), False
 
     def __call__(self, epoch: int, named: dict[str, float], rate: float,
                  began: float = float('nan')) -> None:
@@ -157,10 +157,17 @@ class Progress:
                f'{left} left'
         line += ''.join(f'  ! {words}' for words in alarms(named, began))
         if self.live:
-            end = '\n' if epoch == self.epochs else ''
+            self.open = epoch < self.epochs
+            end = '' if self.open else '\n'
             print(f'\r\x1b[K{line}', end=end, file=self.out, flush=True)
         elif any(name.startswith('test/') for name in named):
             print(line, file=self.out, flush=True)
+
+    def end(self) -> None:
+        """Leaves the row as it is; what is printed next begins on one of its own."""
+        if self.open:
+            print(file=self.out, flush=True)
+        self.open = False
 
 
 def figure(width: float, height: float):

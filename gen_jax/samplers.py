@@ -37,7 +37,7 @@ def codes(model: Model) -> Callable:
 def require(name: str, called: str, model: Model, state: State, batch: Batch) -> None:
     """Raises BadInput, with what would work, where the model `called` so cannot be sampled by
     `name`; the batch is any."""
-    lacking = [what for what in ('encode', 'decode') if getattr(model, what) is None]
+    lacking = [what for what in ('encode', 'decode') if not getattr(model, what)]
     why = f'has no {" and no ".join(what + "r" for what in lacking)}'
     if not lacking:
         z = jax.eval_shape(codes(model), state, batch, jax.random.key(0))
@@ -55,8 +55,11 @@ def fit(name: str, codes: np.ndarray, key: Array) -> Callable[[Array, int], Arra
     """The sampler (key, n) -> (n, ...) called `name` in FITTED, of codes (N, ...); at most a minute
     on 2 CPU cores for 60,000 of 20 dimensions.
 
-    Raises BadInput for fewer than two codes, for codes or a loss that are not finite.
+    Raises BadInput for another name, for fewer than two codes, for codes or a loss that are not
+    finite.
     """
+    if name not in FITTED:
+        raise BadInput(f'unknown sampler {name!r}; there are {", ".join(SAMPLERS)}')
     codes = np.asarray(codes, np.float32)
     if len(codes) < 2 or not np.isfinite(codes).all():
         raise BadInput(f'sampler {name} needs at least two codes, all finite')

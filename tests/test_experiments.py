@@ -1,12 +1,14 @@
 """The experiments as a user runs them: --quick, again, and with what they must refuse."""
+import ast
 import csv
 import importlib.util
+import json
 
 import numpy as np
 from PIL import Image
 import pytest
 
-from conftest import ROOT, Result, snapshot
+from conftest import ROOT, Result, snapshot, thorough
 
 EXPERIMENTS = ['pca', 'reduce', 'latent', 'transfer', 'likelihood', 'latent_size', 'disentangle',
                'modes', 'stacked']
@@ -16,8 +18,6 @@ EXPERIMENTS = ['pca', 'reduce', 'latent', 'transfer', 'likelihood', 'latent_size
 def experiment(python):
     """experiment(name, *flags) -> Result of `python experiments/NAME.py` with them."""
     def run(name, *flags) -> Result:
-        if name == 'reduce' and importlib.util.find_spec('umap') is None:
-            pytest.skip("no umap-learn, which pip install '.[experiments]' brings")
         return python(ROOT / 'experiments' / f'{name}.py', *flags, timeout=900)
     return run
 
@@ -45,10 +45,11 @@ def check_pca(rows):
 
 def check_reduce(rows):
     found = {row['method']: row for row in rows}
-    assert list(found) == ['PCA', 'LDA', 't-SNE', 'UMAP', 'AE', 'VAE']
+    umap = ['UMAP'] if importlib.util.find_spec('umap') else []
+    assert list(found) == ['PCA', 'LDA', 't-SNE', *umap, 'AE', 'VAE']
     knn = {method: float(row['knn']) for method, row in found.items()}
     assert min(knn.values()) > .5 and knn['LDA'] > .6  # chance is 0.1
-    assert min(knn['t-SNE'], knn['UMAP']) > .95
+    assert min(knn[method] for method in ['t-SNE', *umap]) > .95
     assert min(knn['AE'], knn['VAE']) > knn['PCA'] + .05
     for measure in 'trustworthiness', 'continuity':
         assert ((numbers(rows, measure) > .75) & (numbers(rows, measure) < 1)).all()
@@ -142,6 +143,64 @@ def test_pca_refuses_codes_that_it_cannot_compare(experiment, codes, said, tmp_p
 def test_reduce_refuses_data_without_three_labels(experiment, tmp_path):
     result = experiment('reduce', '--dataset=breast_cancer', f'--workdir={tmp_path / "work"}')
     refused(result, 'reduce', 'breast_cancer has 2 labels')
+
+
+WITHOUT = '''
+import runpy, sys
+sys.modules['umap'] = None  # as if it were not installed
+sys.path.insert(0, {folder!r})
+runpy.run_path({folder!r} + '/reduce.py', run_name='__main__')
+'''
+
+
+@pytest.mark.parametrize('measured', thorough([False, True], False))
+def test_reduce_without_umap_leaves_its_map_out_and_draws_the_others(python, tmp_path, measured):
+    """With what has been measured, so that nothing is to be computed."""
+    points, chance = tmp_path / 'work' / 'points', np.random.default_rng(0)
+    points.mkdir(parents=True)
+    (points / 'labels.json').write_text(json.dumps(dict(label=[0, 1, 2] * 20)))
+    for method in ['pca', 'lda', 'tsne', 'ae', 'vae'] + ['umap'] * measured:
+        (points / f'{method}.json').write_text(json.dumps(dict(
+            knn=.5, trustworthiness=.9, continuity=.9, seconds=1.,
+            map=chance.normal(size=(60, 2)).tolist())))
+    (tmp_path / 'reduce.py').write_text(WITHOUT.format(folder=str(ROOT / 'experiments')))
+    result = python(tmp_path / 'reduce.py', f'--workdir={tmp_path / "work"}')
+    assert (result.code, result.err) == (0, ''), result
+    assert ('the map by UMAP is left out' in result.out) != measured
+    with (tmp_path / 'work' / 'reduce.csv').open(newline='') as f:
+        methods = [row['method'] for row in csv.DictReader(f)]
+    assert methods == ['PCA', 'LDA', 't-SNE', *['UMAP'] * measured, 'AE', 'VAE']
+    with Image.open(tmp_path / 'work' / 'reduce.png') as image:
+        pixels = np.asarray(image.convert('L'), float)
+    h, w = pixels.shape
+    last = pixels[h // 2:h - 10, 6 * w // 10:17 * w // 20]  # the sixth panel, left of the legend
+    assert (last.std() > 0) == measured
+
+
+HELPED = ['ablate', *EXPERIMENTS, 'speed', 'inception', 'readme']
+
+
+@pytest.mark.parametrize('name', thorough(HELPED, 'ablate', 'pca'))
+def test_help_is_the_experiments_question_and_flags_at_80_columns(python, name):
+    script = ROOT / 'experiments' / f'{name}.py'
+    result = python(script, '--help')
+    assert (result.code, result.err) == (0, ''), result
+    assert max(map(len, result.out.splitlines())) <= 80
+    question, said = (' '.join(text.split()) for text in (
+        ast.get_docstring(ast.parse(script.read_text())).splitlines()[0], result.out))
+    assert question in said and f'python experiments/{name}.py' in said
+    known = dict(ablate=['--sweep.KEY=A,B', '--search', '--config', 'vaegan'], readme=['FOLDER'],
+                 inception=['OUT.safetensors'], speed=['--peer'])
+    for word in known.get(name, ['--dataset', '--data_dir', '--workdir', '--quick']):
+        assert word in result.out
+
+
+@pytest.mark.parametrize('name, flag', [
+    ('pca', '--qiuck'), *(pytest.param(*case, marks=pytest.mark.full) for case in (
+        ('latent', '--seeds=x'), ('speed', '--images=x'), ('readme', '--x')))])
+def test_a_flag_that_there_is_not_is_refused_in_one_line(python, name, flag):
+    refused(python(ROOT / 'experiments' / f'{name}.py', flag), name, flag.partition('=')[0],
+            '--help says which')
 
 
 def test_disentangle_refuses_data_without_factors(experiment, tmp_path):

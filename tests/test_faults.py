@@ -1,5 +1,6 @@
 """Nothing that can happen to a run loses work: signals, losses not finite, full disks, damage."""
 import functools
+import io
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT, snapshot, thorough
-from gen_jax import loop, train
+from gen_jax import loop, record, train
 from gen_jax.models import vae
 from gen_jax.types import BadInput, Batch, Model, State
 from test_main import one_line
@@ -111,6 +112,72 @@ def test_a_program_asked_to_stop_ends_with_a_word_and_status_0(environment, tmp_
     assert child.returncode == 0
     assert 'stopped by SIGTERM after step' in out.splitlines()[-1]
     assert not (tmp_path / 'lock').exists()
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def failing():
+    raise OSError(28, 'No space left on device')
+
+
+def falling_at_once():
+    raise FloatingPointError(12)
+
+
+def asking():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize('act, what', thorough([
+    (asking, train.Stopped), (failing, BadInput), (falling_at_once, BadInput)],
+    (asking, train.Stopped)))
+def test_what_ends_a_run_is_said_on_a_row_of_its_own(tmp_path, monkeypatch, act, what):
+    """Not behind the progress, which a terminal shows in a row without an end."""
+    terminal, made = Terminal(), record.Progress
+    monkeypatch.setattr(record, 'Progress', lambda *args, **how: made(*args, **how, out=terminal))
+    after_calls(monkeypatch, 4, act)
+    with pytest.raises(what):
+        train.train(config(), tmp_path)
+    assert 'epoch 1/4 ' in terminal.getvalue() and terminal.getvalue().endswith('\n')
+
+
+INTERRUPTED = '''
+import sys
+from gen_jax import main, train, trained
+def interrupted(*_):
+    raise KeyboardInterrupt
+train.train = trained.use = interrupted
+sys.exit(main.guarded(sys.argv))
+'''
+
+
+@pytest.mark.parametrize('mode, trained, said', [
+    ('train', False, 'stopped before the first checkpoint; the same command begins anew'),
+    ('train', True, 'stopped; the same command goes on from the checkpoint of step 44'),
+    ('evaluate', True, 'stopped; what was measured is in {}/summary.json, and the same command '
+     'measures all of it again'),
+    ('sample', True, 'stopped; nothing was drawn, and the same command begins anew')])
+def test_an_interruption_promises_what_is_there(python, whole, tmp_path, mode, trained, said):
+    (tmp_path / 'main.py').write_text(INTERRUPTED)
+    workdir = whole if trained else tmp_path / 'run'
+    result = python(tmp_path / 'main.py', *FLAGS, f'--workdir={workdir}', f'--mode={mode}')
+    assert (result.code, result.out) == (130, ''), result
+    assert result.err == f'\n{said.format(workdir)}\n'
+
+
+def test_an_interruption_of_the_imports_is_a_word(environment, tmp_path):
+    """The first package that main imports interrupts it."""
+    (tmp_path / 'absl').mkdir()
+    (tmp_path / 'absl' / '__init__.py').write_text('import os, signal\n'
+                                                   'os.kill(os.getpid(), signal.SIGINT)\n')
+    result = subprocess.run([sys.executable, '-m', 'gen_jax.main', '--help'], cwd=ROOT, text=True,
+                            env=environment | dict(PYTHONPATH=str(tmp_path)), capture_output=True,
+                            timeout=60, check=False)
+    assert result.returncode == 130, result
+    assert (result.stdout, result.stderr) == ('', '\nstopped before anything was done\n')
 
 
 # One program for a workdir

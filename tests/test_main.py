@@ -521,6 +521,33 @@ def test_mode_that_the_model_cannot_is_refused(run_main, copied, runs, name, mod
     assert snapshot(workdir) == before
 
 
+@pytest.mark.parametrize('name, mode, flag, said', thorough([
+    ('gan', 'sample', 'eval.samples=4', '/images/samples.png'),
+    ('vae', 'reconstruct', 'eval.samples=4', '/images/reconstructions.png'),
+    ('vae', 'evaluate', 'eval.metrics=units', 'test/active_units '),
+    ('ae', 'sample', 'sampler=gmm', '/images/samples-gmm.png'),
+    ('classifier', 'evaluate', 'eval.batch=100', 'test/accuracy '),
+    ('vae', 'train', f'epochs={EPOCHS}', 'this run is finished')],
+    ('gan', 'sample', 'eval.samples=4', '/images/samples.png')))
+def test_a_run_is_used_by_its_workdir_alone(run_main, copied, name, mode, flag, said):
+    """Its config has overrides, which need not be said again; a key given is heeded."""
+    result = run_main(f'--workdir={copied(name)}', f'--mode={mode}', f'--config.{flag}')
+    assert (result.code, result.err) == (0, ''), result
+    assert said in result.out
+
+
+@pytest.mark.parametrize('flag, said', thorough([
+    ('--config.model.latent=9', 'model.latent (there 8, here 9); leave that out'),
+    ('--config.model.latnt=9', "unknown config key 'model.latnt'"),
+    ('--config=configs/vae.py', "model.name (there 'gan', here 'vae'), ")],
+    ('--config.model.latent=9', 'model.latent (there 8, here 9); leave that out')))
+def test_what_is_not_the_run_of_the_workdir_is_refused(run_main, copied, flag, said):
+    workdir = copied('gan')
+    before = snapshot(workdir)
+    one_line(run_main(f'--workdir={workdir}', '--mode=sample', flag), said)
+    assert snapshot(workdir) == before
+
+
 @pytest.mark.parametrize('mode', ['evaluate', 'sample', 'reconstruct'])
 def test_mode_without_a_run_is_refused(run_main, tmp_path, mode):
     workdir = tmp_path / 'none'
@@ -570,12 +597,45 @@ def test_refusal_names_only_the_keys_that_differ(run_main, copied):
     assert 'epochs' not in result.err and 'beta' not in result.err
 
 
+# Help
+
+
+@pytest.mark.parametrize('flags, said', [
+    (['--help'], ['--config.epochs=3', '--mode=sample', '--patience', 'seconds of silence',
+                  'vaegan       VAE and GAN in one', 'breast_cancer, digits', 'TFDS']),
+    (['-h', '--config=configs/gan.py:mnist'],
+     ['--mode=sample', 'model.critic_norm=spectral', 'data.name=mnist', 'epochs=5',
+      'relativistic', 'Critic, then generator'])], ids=['without a config', 'with a config'])
+def test_help_says_what_there_is_at_80_columns(run_main, flags, said):
+    result = run_main(*flags)
+    assert (result.code, result.err) == (0, ''), result
+    assert max(map(len, result.out.splitlines())) <= 80
+    for words in said:
+        assert words in result.out
+
+
+def test_every_config_is_in_the_help(run_main):
+    out = run_main('--help').out
+    for file in (ROOT / 'configs').glob('*.py'):
+        assert re.search(f'^{file.stem} +[A-Z]', out, re.M), file
+
+
+@pytest.mark.full
+def test_help_with_a_workdir_shows_the_keys_of_its_run(run_main, runs):
+    result = run_main('--help', f'--workdir={runs("gan")[0]}')
+    assert (result.code, result.err) == (0, ''), result
+    assert 'model.width=(8,16)' in result.out
+
+
 # Bad input
 
 
 VAE = '--config=configs/vae.py'
 BAD = dict(
     config_file=(['--config=configs/vea.py'], ['configs/vea.py', 'configs/vae.py']),
+    config_by_name=(['--config=vae'], ["'vae'", '--config=configs/vae.py?', 'there are aae, ae,']),
+    config_by_name_with_data=(['--config=gna:mnist'], ['--config=configs/gan.py:mnist?']),
+    config_that_is_none=(['--config=gen_jax/types.py'], ['types.py', 'has no get_config']),
     config_file_and_key=(['--config=configs/vea.py', '--config.epochs=3'], ['configs/vea.py']),
     config_folder=(['--config=nowhere/vae.py'], ['nowhere/vae.py']),
     no_config=([], ['--config=']),
@@ -591,11 +651,17 @@ BAD = dict(
     key_after_a_space=(['--config', 'configs/vae.py', '--config.model.latnt=3'],
                        ['latnt', 'latent']),
     key_with_a_space=([VAE, '--config.model.latnt', '3'], ['latnt', 'latent']),
-    mode=([VAE, '--mode=trian'], ['trian', 'train']),
+    mode=([VAE, '--mode=trian'], ['mode must be one of train, ', "'trian', did you mean 'train'?"]),
     parallel=([VAE, '--config.parallel=jitt'], ['jitt', 'jit, fsdp, shard_map, pmap']),
-    type_of_value=([VAE, '--config.batch=many'], ['batch', 'many']),
-    type_of_hole=(['--config=configs/ae.py', '--config.model.latent=x'], ['latent', 'x']),
-    fraction_for_a_count=([VAE, '--config.epochs=1.5'], ['epochs', '1.5']),
+    type_of_value=([VAE, '--config.batch=many'], [": batch must be an integer, not 'many'"]),
+    type_of_hole=(['--config=configs/ae.py', '--config.model.latent=x'],
+                  [": model.latent must be an integer, not 'x'"]),
+    type_after_another=([VAE, '--config.model.beta=2', '--config.model.beta=a: b'],
+                        [": model.beta must be a number, not 'a: b'"]),
+    type_of_choice=([VAE, '--config.data.cache=maybe'],
+                    [": data.cache must be True or False, not 'maybe'"]),
+    type_of_flag=([VAE, '--patience=0'], [": patience must be a positive integer, not '0'"]),
+    fraction_for_a_count=([VAE, '--config.epochs=1.5'], [": epochs must be an integer, not '1.5'"]),
     latent_0=([VAE, '--config.model.latent=0'], ['latent', '0', 'at least 1']),
     latent_negative=([VAE, '--config.model.latent=-3'], ['latent', '-3', 'at least 1']),
     latent_0_of_ae=(['--config=configs/ae.py', '--config.model.latent=0'], ['latent', '0']),
@@ -639,15 +705,28 @@ BAD = dict(
     size=([VAE, '--config.data.size=16'], ['digits', 'data.size']),
     rows_of_vectors=(['--config=configs/ae.py:rows:breast_cancer'], ['rows:', 'images']),
     empty_width=([VAE, '--config.model.width=()'], ['width', 'at least one']),
-    flag=([VAE, '--worksdir=x'], ['worksdir']),
+    flag=([VAE, '--worksdir=x'], ['no flag --worksdir, did you mean --workdir=x?', '--help']),
+    flag_of_a_key=([VAE, '--epochs=3'], ['no flag --epochs, did you mean --config.epochs=3?']),
+    flag_of_a_models_key=([VAE, '--latent', '3'], ['did you mean --config.model.latent=3?']),
     word=([VAE, 'config.epochs=3'], ['config.epochs=3', '--config.KEY=VALUE']))
 
 
-@pytest.mark.parametrize('flags, said', BAD.values(), ids=BAD.keys())
+SIBLINGS = {'config_by_name_with_data', 'config_that_is_none', 'type_after_another',
+            'type_of_choice', 'type_of_flag', 'flag_of_a_models_key'}
+
+
+@pytest.mark.parametrize('flags, said', [
+    pytest.param(*case, id=name, marks=pytest.mark.full if name in SIBLINGS else ())
+    for name, case in BAD.items()])
 def test_bad_input_is_one_line_and_leaves_nothing(run_main, tmp_path, flags, said):
     workdir = tmp_path / 'run'
     one_line(run_main(*flags, f'--workdir={workdir}', timeout=60), *said)
     assert not workdir.exists()
+
+
+@pytest.mark.full
+def test_without_any_flag_the_remedy_is_said(run_main):
+    one_line(run_main(), 'give a config', '--config=configs/vae.py', '--workdir', '--help')
 
 
 def test_workdir_below_a_file_is_refused(run_main, tmp_path):

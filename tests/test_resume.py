@@ -144,6 +144,23 @@ def test_classifier_starts_from_a_run_whose_data_are_elsewhere_now(whole, tmp_pa
     assert start.keys() == {'vae'}
 
 
+def test_a_run_is_loaded_by_its_folder_alone(whole, tmp_path):
+    """With its config's types, and from where its data were unless another place is given."""
+    shutil.copytree(whole('vae_batch_dynamic'), tmp_path / 'run')
+    file = tmp_path / 'run' / 'config.json'
+    theirs = json.loads(file.read_text())
+    theirs['data']['dir'] = str(tmp_path)
+    file.write_text(json.dumps(theirs))
+    run, state = train.load(str(tmp_path / 'run'))
+    assert run.config.model.width == (16,) and run.config.data.dir == str(tmp_path)
+    assert int(state.step) == 33
+    given = config_of('vae_batch_dynamic')
+    assert train.load(tmp_path / 'run', given)[0].config.data.dir == str(tmp_path)
+    assert given.data.dir is None
+    given.data.dir = '/elsewhere'
+    assert train.load(tmp_path / 'run', given)[0].config.data.dir == '/elsewhere'
+
+
 def test_classifier_starts_from_the_best_state_where_the_run_says_so(whole, tmp_path):
     """eval.checkpoint of the run that it starts from, whose states differ."""
     config = config_of('classifier_tuned', whole)

@@ -1,4 +1,5 @@
 """The host's side of a run: restore, epoch, evaluate, record, save."""
+import contextlib
 import math
 from pathlib import Path
 import time
@@ -116,14 +117,16 @@ def train(config: ConfigDict, workdir: Path) -> None:
         finished = False
         while not finished:
             state = checkpoint.restore(workdir / 'checkpoints', run.state)
-            with checkpoint.manager(workdir / 'checkpoints', best=config.eval.best) as saves:
-                finished = follow(run, trainer, evaluate, state, saves, workdir, asked)
+            with (checkpoint.manager(workdir / 'checkpoints', best=config.eval.best) as saves,
+                  contextlib.ExitStack() as held):
+                finished = follow(run, trainer, evaluate, state, saves, workdir, asked, held)
             trainer.again += not finished
 
 
 def follow(run: Run, trainer: Trainer, evaluate, state: State | None, saves, workdir: Path,
-           asked: list[str]) -> bool:
-    """Trains from a restored state on, or from the first; whether to the end, or to a rollback."""
+           asked: list[str], held: contextlib.ExitStack) -> bool:
+    """Trains from a restored state on, or from the first; whether to the end, or to a rollback.
+    held: what is ended with it, whatever ends it."""
     config = run.config
     first = 0 if state is None else int(state.step)
     epoch = first // run.per_epoch
@@ -138,6 +141,7 @@ def follow(run: Run, trainer: Trainer, evaluate, state: State | None, saves, wor
         trainer.resume(checkpoint.saved_with(workdir / 'checkpoints', first), first)
     spent = summary(workdir).get('seconds', 0.) if first else 0.
     log, progress = record.Record(workdir, first), record.Progress(config.epochs, epoch)
+    held.callback(progress.end)
     began, measured = trainer.seconds, {}
 
     def summarise():
@@ -159,6 +163,7 @@ def follow(run: Run, trainer: Trainer, evaluate, state: State | None, saves, wor
                 if wrong := trainer.trouble(measured):
                     raise FloatingPointError(f'{wrong} in the evaluation at step {int(state.step)}')
         except FloatingPointError as e:
+            progress.end()
             log.close()
             checkpoint.finish(saves)
             kept = saves.latest_step()

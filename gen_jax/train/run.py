@@ -13,8 +13,8 @@ import numpy as np
 
 from gen_jax import checkpoint, data, loop, parallel, record, samplers
 from gen_jax.data import streams
-from gen_jax.train import separate, streamed
-from gen_jax.train.settings import BATCH, find, leaves, match, near, stored_config
+from gen_jax.train import separate, stored, streamed, takes
+from gen_jax.train.settings import BATCH, find, leaves, match, near
 from gen_jax.types import Array, BadInput, Batch, Model, State
 
 NAN = 'stop', 'skip', 'rollback'
@@ -152,32 +152,34 @@ def source(config: ConfigDict, example: Batch) -> tuple[Model, State]:
     if theirs != ours:
         raise BadInput(f'the run in {config.init} was trained on examples of shape {theirs}, but '
                        f'those of {config.data.name} have shape {ours}; give another init')
-    if run.model.encode is None:
+    if not run.model.encode:
         raise BadInput(f'the run in {config.init} has no encoder; give another init')
     return run.model, jax.device_get(state)
 
 
-def load(workdir: Path, config: ConfigDict | None = None, data_dir: str | None = None):
+def load(workdir: str | Path, config: ConfigDict | None = None, data_dir: str | None = None):
     """(Run, State) of a trained run: the newest state, or the best where eval.checkpoint says so.
 
-    Its own config is used where none is given.  Raises BadInput where there is no such run.
+    Its own config is used where none is given, and its own data.dir where neither says one.  The
+    maps of its model check what they are given, see takes.  Raises BadInput where there is no such
+    run.
     """
-    stored = stored_config(workdir)
-    if stored is None:
-        raise BadInput(f'there is no run in {workdir}; train one first, by --mode=train')
-    if config is None:
-        config = ConfigDict(stored)
-        config.data.dir = data_dir or config.data.dir
-        config.data.cache_dir = None  # that may have been of another machine
-    ours = json.loads(config.to_json())
-    match(workdir, stored, ours | dict(batch=ours['batch'] or stored['batch']))
+    workdir, own = Path(workdir), stored.get_config(workdir)
+    config = own if config is None else config.copy_and_resolve_references()
+    theirs, ours = (json.loads(c.to_json()) for c in (own, config))
+    remedy = 'leave that out, as a run has its own without --config, or give another --workdir'
+    match(workdir, theirs, ours | dict(batch=ours['batch'] or theirs['batch']), remedy)
+    config.data.dir = data_dir or config.data.dir or own.data.dir
     run = prepare(config)
-    match(workdir, stored, json.loads(run.config.to_json()))
+    match(workdir, theirs, json.loads(run.config.to_json()), remedy)
     state = checkpoint.restore(workdir / 'checkpoints', run.state,
                                best=config.eval.best if config.eval.checkpoint == 'best' else None)
     if state is None:
         raise BadInput(f'there is no checkpoint in {workdir}; train first, by --mode=train')
-    return run, parallel.local(state)
+    state = parallel.local(state)
+    model = takes.guarded(run.model, config.model.name, state, tested(run.data, 1, run.key),
+                          takes.limits(run.data))
+    return run._replace(model=model), state
 
 
 def evaluator(run: Run):

@@ -149,11 +149,11 @@ def leaves(tree: Any, path: str = '', but=()) -> dict[str, Any]:
     return {path: tree}
 
 
-def match(workdir: Path, theirs: dict, ours: dict) -> None:
+def match(workdir: Path, theirs: dict, ours: dict, remedy='give another --workdir') -> None:
     """Raises BadInput with the keys in which two configs differ, but for the FREE ones."""
     theirs, ours = (leaves(tree, but=FREE) for tree in (theirs, ours))
     differ = [f'{k} (there {theirs.get(k)!r}, here {ours.get(k)!r})'
               for k in sorted(theirs.keys() | ours.keys()) if theirs.get(k) != ours.get(k)]
     if differ:
         raise BadInput(f'workdir {workdir} holds a run of another config: it differs in '
-                       f'{", ".join(differ)}; give another --workdir')
+                       f'{", ".join(differ)}; {remedy}')

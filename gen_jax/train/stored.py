@@ -1,0 +1,23 @@
+"""The config of a run by its workdir alone: --config=THIS_FILE:WORKDIR, like a file of configs/."""
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from gen_jax.train.settings import defaults, stored_config
+from gen_jax.types import BadInput
+
+
+def get_config(workdir: str | Path) -> ConfigDict:
+    """What config.json says, every value of its key's own type.  Raises BadInput where there is no
+    run, or its config does not fit its model."""
+    stored = stored_config(Path(workdir))
+    if stored is None:
+        raise BadInput(f'there is no run in {workdir}, which holds no config.json; train one '
+                       'first, by --mode=train --config=configs/NAME.py')
+    config = defaults(stored['model']['name'], stored['data']['name'])
+    try:
+        config.update(stored)
+    except TypeError as e:
+        raise BadInput(f'{workdir}/config.json cannot be read ({e}); give another --workdir') from e
+    config.data.cache_dir = None  # that may have been of another machine
+    return config
