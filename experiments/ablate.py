@@ -228,6 +228,8 @@ def main(argv: list[str]) -> None:
     source = Path(cli.source(argv).split(':')[0]).stem
     own = f'runs/ablate-{source}-{config.data.name.replace(":", "-")}'
     workdir = Path(cli.WORKDIR.value or own)
+    print(f'{count:,} points of', end=' ')
+    train.announce(config, workdir)
     ablation = Ablation(config, workdir, grid)
     if DRY.value:
         dry(ablation, sweep.grid(grid))

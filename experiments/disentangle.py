@@ -36,8 +36,9 @@ def measured(study: Study, row: str, seed: int) -> dict:
     def measure():
         run, state = study.run(label, config)
         subject, found = trained.subject(run, state), train.evaluator(run)(state)
-        for score in SCORES[:3] if quick else SCORES:
-            found |= metrics.MEASURES[score][1](subject)
+        scores = metrics.chosen(SCORES[:3] if quick else SCORES, subject)
+        for _, more in metrics.measure(scores, subject, leave_out=False):
+            found |= more
         return found
 
     return study.point(f'{label}-{config.epochs}', measure)

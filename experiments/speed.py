@@ -205,8 +205,8 @@ def flags() -> argparse.Namespace:
     p.add_argument('--images', type=int, default=12800, help='of an epoch [%(default)s]')
     p.add_argument('--models', default='', help=f'of {", ".join(MODELS)}')
     p.add_argument('--batches', default='128', help='examples in a batch [%(default)s]')
-    p.add_argument('--precision', default='default', choices=train.PRECISIONS,
-                   help='of matrix products')
+    p.add_argument('--precision', default='default', choices=train.PRECISIONS, metavar='NAME',
+                   help=f'of matrix products: {", ".join(train.PRECISIONS)}')
     p.add_argument('--repeats', type=int, default=3, help='epochs, of which the best counts [3]')
     p.add_argument('--memory_limit', type=float, default=8000., help='data.memory_limit')
     p.add_argument('--decode', action='store_true', help='without data.cache')

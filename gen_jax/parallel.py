@@ -151,11 +151,6 @@ class Layout(NamedTuple):
     born: Callable | None = None
 
 
-def easily() -> dict[str, int] | None:
-    """How XLA is to compile what runs once: on a CPU the same bits for a third of the time."""
-    return {'xla_backend_optimization_level': 1} if jax.default_backend() == 'cpu' else None
-
-
 def layout(mode: str, batch: int = 0) -> Layout:
     """The Layout of `mode` over all devices.  Raises BadInput for an unknown mode, pmap in several
     processes, or a batch, where one is given, that the devices cannot share equally."""
@@ -177,8 +172,11 @@ def layout(mode: str, batch: int = 0) -> Layout:
         return jax.tree.map(lambda a: jax.make_array_from_callback(  # device_put would send it
             a.shape, everywhere, lambda i: np.asarray(a)[i]), tree)
 
+    # a birth runs once: on a CPU the same bits for a third of the compilation
+    easily = {'xla_backend_optimization_level': 1} if jax.default_backend() == 'cpu' else None
+
     def born(init, *args):
-        return place(jax.jit(init, compiler_options=easily())(*args))
+        return place(jax.jit(init, compiler_options=easily)(*args))
 
     def sharded(rows, key):
         return lax.with_sharding_constraint(rows, NamedSharding(mesh, P(AXIS))), key
@@ -214,7 +212,7 @@ def layout(mode: str, batch: int = 0) -> Layout:
 
     def born_split(init, *args):
         return jax.jit(init, out_shardings=split(jax.eval_shape(init, *args)),
-                       compiler_options=easily())(*args)
+                       compiler_options=easily)(*args)
 
     if mode == 'fsdp':
         return Layout(None, sharded, place, fsdp, born_split)

@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 import platform
+import shutil
 import sys
 import time
 
@@ -93,20 +94,21 @@ def read_lines(file: Path, *counts: str) -> list[dict]:
 
 
 class Record:
-    """The metrics of a run in `workdir`, kept up to `step`: what a crash left beyond is dropped."""
+    """The metrics of a run in `workdir`, kept up to `step`: what a crash left beyond is dropped.
+    last: the last line, where there is one; all are in the file alone."""
 
     def __init__(self, workdir: Path, step: int):
         from tensorboardX import SummaryWriter
         self.file = workdir / 'metrics.jsonl'
-        self.lines = [line for line in read_lines(self.file, 'step', 'epoch')
-                      if line['step'] <= step]
-        write(self.file, ''.join(json.dumps(line) + '\n' for line in self.lines))
+        kept = [line for line in read_lines(self.file, 'step', 'epoch') if line['step'] <= step]
+        write(self.file, ''.join(json.dumps(line) + '\n' for line in kept))
+        self.last = kept[-1:]
         self.events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None,
                                     write_to_disk=jax.process_index() == 0)
 
     def metrics(self, step: int, epoch: int, named: dict[str, float]) -> None:
-        self.lines.append(dict(step=step, epoch=epoch, **named))
-        append(self.file, self.lines[-1])
+        self.last = [dict(step=step, epoch=epoch, **named)]
+        append(self.file, *self.last)
         for name, value in named.items():
             self.events.add_scalar(name, value, step)
 
@@ -140,34 +142,51 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-    """One line that says where training stands: on a terminal rewritten in place after each epoch,
-    elsewhere a plain line after each evaluation."""
+    """One row that says where training stands: on a terminal rewritten in place after each epoch,
+    elsewhere a plain line where one is due.  of: what is trained, in words."""
 
-    def __init__(self, epochs: int, done: int, out=sys.stdout):
-        self.epochs, self.done, self.out = epochs, done, out
-        self.start, self.live, self.open = time.perf_counter(), out.isatty(), False
+    def __init__(self, epochs: int, done: int, out=None, of: str = ''):
+        self.epochs, self.done, self.out, self.of = epochs, done, out or sys.stdout, of
+        self.start, self.live, self.open = time.perf_counter(), self.out.isatty(), False
 
     def __call__(self, epoch: int, named: dict[str, float], rate: float,
-                 began: float = float('nan')) -> None:
+                 began: float = float('nan'), due: bool = True) -> None:
+        if not (self.live or due):
+            return
         spent = time.perf_counter() - self.start
         left = clock(spent / (epoch - self.done) * (self.epochs - epoch))
-        shown = '  '.join(f'{name} {value:.4g}' for name, value in named.items()
-                          if name.count('/') == 1)
-        line = f'epoch {epoch}/{self.epochs}  {shown}  {rate:,.0f} examples/s  ' \
-               f'{left} left'
-        line += ''.join(f'  ! {words}' for words in alarms(named, began))
-        if self.live:
-            self.open = epoch < self.epochs
-            end = '' if self.open else '\n'
-            print(f'\r\x1b[K{line}', end=end, file=self.out, flush=True)
-        elif any(name.startswith('test/') for name in named):
-            print(line, file=self.out, flush=True)
+        parts = [(0, f'epoch {epoch}/{self.epochs}{self.of}'),
+                 *((rank(name), f'{name} {value:.4g}') for name, value in named.items()
+                   if name.count('/') == 1),
+                 (3, f'{rate:,.0f} examples/s'), (1, f'{left} left'),
+                 *((0, f'! {words}') for words in alarms(named, began))]
+        self.open = self.live and epoch < self.epochs
+        print('\r\x1b[K' * self.live + row(parts), end='' if self.open else '\n', file=self.out,
+              flush=True)
 
     def end(self) -> None:
         """Leaves the row as it is; what is printed next begins on one of its own."""
         if self.open:
             print(file=self.out, flush=True)
         self.open = False
+
+
+def rank(name: str) -> int:
+    """How soon a metric is left out of a row that is too long: losses last, and test before
+    training."""
+    return 2 if name.endswith('loss') else 4 if name.startswith('test/') else 5
+
+
+def row(parts: list[tuple[int, str]]) -> str:
+    """Texts, each with its rank, side by side in one row of the terminal, or in 80 columns where
+    there is none; without those of the highest ranks where there is no room, but for rank 0."""
+    room = shutil.get_terminal_size().columns - 1  # some terminals wrap at the last column
+    order = sorted(range(len(parts)), key=lambda i: parts[i][0])
+    for n in range(len(parts), sum(rank == 0 for rank, _ in parts) - 1, -1):
+        line = '  '.join(parts[i][1] for i in sorted(order[:n]))
+        if len(line) <= room:
+            break
+    return line[:room]
 
 
 def figure(width: float, height: float):

@@ -15,6 +15,8 @@ from gen_jax.metrics import inception
 from gen_jax.types import BadInput, State
 
 MODES = 'evaluate', 'sample', 'reconstruct'
+ROWS = 10     # dimensions that are printed one by one
+ACTIVE = .01  # nats: a KL above is that of a dimension in use
 
 
 def subject(run: train.Run, state: State) -> metrics.Subject:
@@ -70,6 +72,7 @@ def classifier(config: ConfigDict) -> metrics.Features:
 
 def use(config: ConfigDict, workdir: Path, mode: str) -> None:
     """What is done with a trained run: evaluate, sample or reconstruct."""
+    train.announce(config, workdir)
     run, state = train.load(workdir, config)
     if mode == 'sample':
         samplers.require(config.sampler, config.model.name, run.model, state,
@@ -86,15 +89,15 @@ def use(config: ConfigDict, workdir: Path, mode: str) -> None:
 
 
 def evaluate(run: train.Run, state: State, workdir: Path) -> None:
-    """The metrics that eval.metrics names, one after the other."""
-    looked_at = subject(run, state)
-    names = metrics.chosen(re.findall(r'\w+', run.config.eval.metrics), looked_at)
+    """The metrics that eval.metrics names, else all that can be measured, one after the other."""
+    looked_at, asked = subject(run, state), re.findall(r'\w+', run.config.eval.metrics)
+    names, done = metrics.chosen(asked, looked_at), set()
     print(f'step {int(state.step)}, {len(run.data.test.x)} test examples')
     report(workdir, train.evaluator(run)(state))
-    for name in names:
-        found = metrics.MEASURES[name][1](looked_at)
+    for name, found in metrics.measure(names, looked_at, leave_out=not asked):
+        done.add(name)
         report(workdir, {f'test/{k}': float(v) for k, v in found.items()})
-    if set(names) & set(metrics.FEATURED):
+    if done & set(metrics.FEATURED):
         used, n = looked_at.features, len(looked_at.seen.get('real', ()))
         about = dict(name=used.name, sha256=used.digest, resizer=used.resizer, split='test',
                      examples=n, samples=n)
@@ -107,5 +110,15 @@ def report(workdir: Path, measured: dict[str, float]) -> None:
     found = train.summary(workdir)
     found['metrics'] = found.get('metrics', {}) | measured
     record.write_json(workdir / 'summary.json', found)
+    parts = {}
     for name, value in measured.items():
-        print(f'{name:32} {value:12.4f}', flush=True)
+        parts.setdefault('/'.join(name.split('/')[:2]), {})[name] = value
+    for whole, values in parts.items():
+        if len(values) > ROWS:
+            of_each = np.array(list(values.values()))
+            least, middle, most = np.quantile(of_each, (0, .5, 1))
+            print(f'{whole}  min {least:.4g}, median {middle:.4g}, max {most:.4g}, '
+                  f'{(of_each > ACTIVE).sum()} of {len(values)} above {ACTIVE}', flush=True)
+            continue
+        for name, value in values.items():
+            print(f'{name:32} {value:12.4f}', flush=True)

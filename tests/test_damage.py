@@ -122,7 +122,7 @@ def test_a_checkpoint_never_is_in_its_place_without_digests(tmp_path, monkeypatc
 def test_a_whole_checkpoint_of_another_config_is_kept(copied):
     folder = copied()
     before = snapshot(folder)
-    said = r'2 is as it was saved, .*\(opt.vae is \(20, 50\) there, and \(20, 40\) in this run\); give'
+    said = r'2 is as it was saved, .*\(opt.vae is \(20, 50\) there, and \(20, 40\) in this run\)'
     with pytest.raises(BadInput, match=said):
         checkpoint.restore(folder, state_of(0, width=40))
     assert snapshot(folder) == before

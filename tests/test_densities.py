@@ -180,7 +180,8 @@ def test_mixture_keeps_no_table_of_all_differences(monkeypatch):
 
     whole = jax.jit(jax.value_and_grad(value, (0, 1, 2, 3)))(*args)
     monkeypatch.setattr(gaussians, 'BLOCK', 7 * 50 * 8)
-    compiled = jax.jit(jax.value_and_grad(lambda *a: value(*a), (0, 1, 2, 3))).lower(*args).compile()
+    compiled = jax.jit(jax.value_and_grad(lambda *a: value(*a), (0, 1, 2, 3))).lower(
+        *args).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 1000 * 50 * 8 * 4 / 4
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(compiled(*args))):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)

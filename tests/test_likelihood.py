@@ -205,8 +205,8 @@ FITS = {
     ('ae', 'digits'): CODES, ('ladder', 'digits'): {'nll'} | CODES | SAMPLES,
     ('vq', 'digits'): {'nll'} | SAMPLES,
     ('cvae', 'digits'): {'nll', 'information'} | CODES | SAMPLES,
-    ('mmd', 'sprites'): {'nll', 'information', 'mig_sampled', 'mig', 'modularity', 'sap', 'dci', 'beta_vae',
-                         'factor_vae'} | CODES | SAMPLES,
+    ('mmd', 'sprites'): {'nll', 'information', 'mig_sampled', 'mig', 'modularity', 'sap', 'dci',
+                         'beta_vae', 'factor_vae'} | CODES | SAMPLES,
     ('infogan', 'digits'): SAMPLES, ('vaegan', 'digits'): CODES | SAMPLES,
     ('aae', 'digits'): CODES | SAMPLES, ('bigan', 'breast_cancer'): CODES | SAMPLES,
     ('gan', 'grid'): SAMPLES | {'modes'}, ('gan', 'spiral'): SAMPLES,
@@ -242,3 +242,75 @@ def test_codes_of_data_without_labels_are_not_probed(label):
     assert metrics.chosen([], subject) == ['units']
     with pytest.raises(BadInput, match='real codes and labels, which this data set has not'):
         metrics.chosen(['probe'], subject)
+
+
+# Evaluation
+
+
+def few(name, dataset='digits', n=3, **changed):
+    """A run of which only so many test examples are seen, untrained."""
+    config = train.defaults(name, dataset, width=(4,), **changed)
+    config.eval.best, config.eval.k, config.data.size = '', 2, 8 if dataset == 'sprites' else 0
+    run = train.prepare(config)
+    test = jax.tree.map(lambda a: a[:n], run.data.test)
+    return run._replace(data=run.data._replace(test=test))
+
+
+def test_what_cannot_be_computed_is_left_out_unless_it_is_asked_for(tmp_path, capsys):
+    run = few('gan', kind='mlp')
+    trained.evaluate(run, run.state, tmp_path)
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if 'left out' in line] == [
+        'left out kernel: it needs at least 4 examples in the test split, not 3',
+        'left out neighbours: it needs at least 6 examples in the test split, not 3']
+    found = train.summary(tmp_path)
+    assert 'test/frechet_pixels' in found['metrics'] and found['features']['examples'] == 3
+    assert not any('kernel' in name or 'precision' in name for name in found['metrics'])
+    run.config.eval.metrics = 'frechet,kernel'
+    with pytest.raises(BadInput, match='metric kernel needs at least 4 examples in the test split, '
+                       'not 3; leave it out of eval.metrics'):
+        trained.evaluate(run, run.state, tmp_path / 'none')
+    assert capsys.readouterr().out == '' and not (tmp_path / 'none').exists()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('name, dataset, n, hyper, out', [
+    ('ae', 'sprites', 7, dict(kind='mlp', latent=1), {'mig', 'modularity', 'sap', 'dci'}),
+    ('vae', 'digits', 1, {}, {'frechet', 'kernel', 'neighbours'}),
+    ('vae', 'digits', 6, {}, set())])
+def test_only_what_cannot_be_computed_is_left_out(tmp_path, capsys, name, dataset, n, hyper, out):
+    run = few(name, dataset, n, **hyper)
+    trained.evaluate(run, run.state, tmp_path)
+    said = [line for line in capsys.readouterr().out.splitlines() if 'left out' in line]
+    assert {line.split(':')[0].removeprefix('left out ') for line in said} == out
+    for metric in out:
+        with pytest.raises(BadInput, match=f'metric {metric} needs at least'):
+            metrics.chosen([metric], trained.subject(run, run.state))
+
+
+@pytest.mark.full
+def test_codes_that_are_not_finite_are_not_measured(tmp_path, capsys):
+    run = few('ae', n=30, kind='mlp', latent=2)
+    lost = run.state._replace(params=jax.tree.map(lambda a: a * jnp.nan, run.state.params))
+    trained.evaluate(run, lost, tmp_path)
+    assert [line for line in capsys.readouterr().out.splitlines() if 'left out' in line] == [
+        f'left out {name}: the codes are not finite' for name in ('units', 'probe')]
+    run.config.eval.metrics = 'units'
+    with pytest.raises(BadInput, match='metric units: the codes are not finite'):
+        trained.evaluate(run, lost, tmp_path)
+
+
+@pytest.mark.parametrize('latent', thorough([2, 10, 11, 600], 10, 600))
+def test_numbers_of_each_dimension_are_summed_up_where_they_are_many(tmp_path, capsys, latent):
+    run = few('vae', n=20, latent=latent)
+    run.config.eval.metrics = 'units'
+    trained.evaluate(run, run.state, tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    found = train.summary(tmp_path)['metrics']
+    kl = [v for name, v in found.items() if name.startswith('test/kl_unit/')]
+    assert len(kl) == latent
+    rows = [line for line in lines if line.startswith('test/kl_unit')]
+    assert len(lines) < 20 and max(map(len, lines)) < 80
+    assert rows == ([f'test/kl_unit/{i:02d}{v:30.4f}' for i, v in enumerate(kl)] if latent <= 10
+                    else [f'test/kl_unit  min {min(kl):.4g}, median {np.median(kl):.4g}, max '
+                          f'{max(kl):.4g}, {sum(v > .01 for v in kl)} of {latent} above 0.01'])

@@ -170,12 +170,16 @@ def test_tensorboard_events_hold_the_metrics(runs, name):
 def test_progress_is_plain_lines_without_a_terminal(runs, name):
     workdir, result = runs(name)
     assert '\r' not in result.out and '\x1b' not in result.out
-    *progress, last = result.out.splitlines()
+    first, about, *progress, last = result.out.splitlines()
+    assert first == f'{name} on digits, in {workdir}'
+    assert re.fullmatch(r'[\d,]+ parameters, 1,438 training and 359 test examples of 8x8x1, on cpu',
+                        about), about
     assert len(progress) == EPOCHS
     for epoch, line in enumerate(progress, 1):
         assert re.match(fr'epoch {epoch}/{EPOCHS}  .*train/\w*loss \S+ .*  [\d,]+ examples/s  '
                         r'\d+:\d\d left' + ('(  ! [a-z ]+)*' if name == 'gan' else '') + '$',
                         line), line
+        assert len(line) < 80
     assert last.startswith('pictures: ')
     assert all(f'{workdir}/images/{p}.png' in last for p in PICTURES[name])
 
@@ -196,7 +200,7 @@ def test_progress_is_rewritten_in_place_on_a_terminal(environment, tmp_path):
     assert child.wait() == 0, child.stderr.read()
     child.stderr.close()
     first, *rest = shown.decode().split('\r\x1b[Kepoch ')
-    assert first == '' and len(rest) == 2
+    assert first.startswith('vae on digits, in ') and first.count('\n') == 2 and len(rest) == 2
     assert rest[0].startswith('1/2 ') and '\n' not in rest[0]
     assert rest[1].startswith('2/2 ') and '\npictures: ' in rest[1]
 
@@ -469,10 +473,8 @@ def test_a_game_that_goes_wrong_is_said_on_the_progress_line(run_main, tmp_path)
                               '--config.model.critic_rate=.01',
                               '--config.model.penalty=none'), f'--workdir={tmp_path}')
     assert (result.code, result.err) == (0, ''), result
-    last = result.out.splitlines()[1]
-    assert last.startswith('epoch 2/2 ')
-    assert last.endswith(' left  ! the critic wins outright  ! what is generated is nearly all '
-                         'alike'), last
+    assert result.out.splitlines()[3] == (
+        'epoch 2/2  ! the critic wins outright  ! what is generated is nearly all alike')
 
 
 def test_levels_that_the_data_has_not_are_refused(run_main, tmp_path):
@@ -502,7 +504,8 @@ def test_mode_draws_its_picture_and_changes_nothing_else(run_main, copied, name,
     file.unlink()
     before = snapshot(workdir)
     result = run_main(*config(name), f'--workdir={workdir}', f'--mode={mode}')
-    assert result.code == 0 and result.out == f'pictures: {file}\n', result
+    assert result.code == 0 and result.out.splitlines() == [
+        f'{name} on digits, in {workdir}', f'pictures: {file}'], result
     after = snapshot(workdir)
     del after[f'images/{picture}.png']
     assert after == before
@@ -605,7 +608,7 @@ def test_refusal_names_only_the_keys_that_differ(run_main, copied):
                   'vaegan       VAE and GAN in one', 'breast_cancer, digits', 'TFDS']),
     (['-h', '--config=configs/gan.py:mnist'],
      ['--mode=sample', 'model.critic_norm=spectral', 'data.name=mnist', 'epochs=5',
-      'relativistic', 'Critic, then generator'])], ids=['without a config', 'with a config'])
+      'Critic, then generator', 'losses of logits'])], ids=['without a config', 'with a config'])
 def test_help_says_what_there_is_at_80_columns(run_main, flags, said):
     result = run_main(*flags)
     assert (result.code, result.err) == (0, ''), result
@@ -727,6 +730,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(run_main, tmp_path, flags, sai
 @pytest.mark.full
 def test_without_any_flag_the_remedy_is_said(run_main):
     one_line(run_main(), 'give a config', '--config=configs/vae.py', '--workdir', '--help')
+
+
+@pytest.mark.parametrize('mode', thorough(['train', 'evaluate'], 'train'))
+def test_what_is_at_work_is_said_before_data_are_read(run_main, tmp_path, mode):
+    result = run_main('--config=configs/vae.py:digtis', f'--workdir={tmp_path}/run',
+                      f'--mode={mode}')
+    assert (result.code, result.out) == (1, f'vae on digtis, in {tmp_path}/run\n'), result
 
 
 def test_workdir_below_a_file_is_refused(run_main, tmp_path):
@@ -878,7 +888,7 @@ def garble(folder):
 
 
 def garble_arrays(folder):
-    for file in (folder / 'default').rglob('d/*'):
+    for file in (p for p in (folder / 'default').glob('params.*/*') if p.name != '.zarray'):
         content = bytearray(file.read_bytes())
         content[len(content) // 3:2 * len(content) // 3] = bytes(len(content) // 3)
         file.write_bytes(content)
@@ -888,12 +898,12 @@ def drop_arrays(folder):
     shutil.rmtree(folder / 'default')
 
 
-def drop_manifest(folder):
-    (folder / 'default' / 'manifest.ocdbt').unlink()
+def drop_array(folder):
+    shutil.rmtree(next((folder / 'default').glob('params.*')))
 
 
 def garble_names(folder):
-    (folder / 'default' / 'array_metadatas' / 'process_0').write_bytes(b'\xff' * 99)
+    (folder / 'default' / '_METADATA').write_bytes(b'\xff' * 99)
 
 
 def unfinished(folder):
@@ -914,7 +924,7 @@ def goes_on(run_main, workdir, damage):
 
 
 @pytest.mark.parametrize('damage', thorough([
-    truncate, garble, garble_arrays, garble_names, drop_arrays, drop_manifest],
+    truncate, garble, garble_arrays, garble_names, drop_arrays, drop_array],
     garble_arrays))
 def test_damaged_newest_checkpoint_is_named_and_the_one_before_used(run_main, copied, damage):
     workdir = copied('vae')

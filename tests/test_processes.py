@@ -204,7 +204,7 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch):
         record.write_json(folder / 'summary.json', {})
         return [record.pictures(folder / 'images' / 'samples.png', {'samples': image}, 1),
                 record.texts(folder / 'samples.txt', {'samples': ['a']}),
-                record.curves(folder / 'images' / 'curves.png', log.lines)]
+                record.curves(folder / 'images' / 'curves.png', record.read_lines(log.file))]
 
     folders = tmp_path / 'first', tmp_path / 'other'
     for i, folder in enumerate(folders):

@@ -455,9 +455,9 @@ def floats(x):
 @pytest.mark.parametrize('cache, workers', thorough([(True, 0), (False, 0), (False, 2)], (True, 0)))
 def test_stream_of_floats_says_where_one_is_not_finite(tmp_path, monkeypatch, cache, workers):
     monkeypatch.setattr(values, 'SOME', 10)  # examples that are looked at before the others
-    x = np.random.default_rng(0).uniform(size=(TRAIN, *SHAPE)).astype(np.float32)
-    x[100, 3, 4] = np.nan
-    store(tmp_path, encoded=[floats(one) for one in x], dtype='float32')
+    x = np.random.default_rng(0).uniform(size=(1200, *SHAPE)).astype(np.float32)
+    x[1100, 3, 4] = np.nan  # behind what models are made for
+    store(tmp_path, counts=(1200, TEST), encoded=[floats(one) for one in x], dtype='float32')
     config = config_of(tmp_path, memory_limit=.028, cache=cache, workers=workers)
     config.scan = 2
     run = train.prepare(config)
@@ -465,7 +465,7 @@ def test_stream_of_floats_says_where_one_is_not_finite(tmp_path, monkeypatch, ca
     rows = np.array([300, 7])
     np.testing.assert_array_equal(run.data.prepare(Batch(run.data.train.x[rows]), KEY).x, x[rows])
     trainer = train.Trainer(run)
-    with pytest.raises(BadInput, match='training split of tiny holds nan in row 100, place 3, 4'):
+    with pytest.raises(BadInput, match='training split of tiny holds nan in row 1100, place 3, 4'):
         trainer.epoch(fresh(run))
     trainer.feed.pool.submit(trainer.feed.close).result()
 

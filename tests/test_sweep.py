@@ -288,6 +288,32 @@ def test_points_are_measured_by_programs_of_the_first():
     assert len(traced) == count
 
 
+@pytest.mark.full
+def test_what_cannot_be_measured_of_a_point_is_left_out_of_it(capsys):
+    """The others are measured as without it."""
+    g, = sweep.plan(config('vae'), GRID[:2])
+    for asked in [], ['units', 'nll']:
+        judge = sweep.Judge(g, asked)
+        whole = judge(GRID[0], judge.start)
+        lost = judge.start._replace(params=jax.tree.map(lambda a: a * jnp.nan, judge.start.params))
+        assert capsys.readouterr().out == ''
+        assert judge(GRID[1], lost).keys() == whole.keys() - {'test/active_units'}
+        assert capsys.readouterr().out == (
+            f'{sweep.name(GRID[1])}: left out units: the codes are not finite\n')
+        assert judge(GRID[0], judge.start) == whole
+
+
+@pytest.mark.full
+def test_a_sweep_says_a_tenth_of_its_epochs(tmp_path, capsys):
+    made = config()
+    made.epochs, made.eval.every = 40, 40
+    g, = sweep.plan(made, GRID[:2])
+    (program, part), = sweep.fitting(g, 'map', GB)
+    sweep.follow(g, program, part, tmp_path)
+    assert [line.split('  ')[0] for line in capsys.readouterr().out.splitlines()] == [
+        f'epoch {epoch}/40 of 2 points' for epoch in range(4, 41, 4)]
+
+
 # The command line
 
 
@@ -344,7 +370,8 @@ def test_a_finished_sweep_trains_nothing(ablated, ablate):
     done = ablate(*COMMAND, '--sweep.model.beta=.5,2', '--sweep.model.latent=2,3',
                   '--sweep.seed=0,1', f'--workdir={workdir}')
     assert done.code == 0 and 'epoch' not in done.out and 'measuring' not in done.out
-    assert done.out.splitlines()[0] == before.out.splitlines()[-7]  # the table's head
+    assert done.out.splitlines()[0] == f'8 points of vae on digits, in {workdir}'
+    assert done.out.splitlines()[1] == before.out.splitlines()[-7]  # the table's head
 
 
 @pytest.mark.full

@@ -114,7 +114,7 @@ def test_prior_and_samplers_say_what_they_take(loaded):
     ('cvae', 'digits', '(float32 (n, 3), int32 (n,))'),
     ('aae', 'digits', '(float32 (n, 3), int32 (n,))'),
     ('ladder', 'digits', '{z1: float32 (n, 4), z2: float32 (n, 3)}'),
-    ('vq', 'digits', 'int32 (n, 4)'), ('text', 'text', 'float32 (n, 3)'),
+    ('vq', 'digits', 'int32 (n, 16)'), ('text', 'text', 'float32 (n, 3)'),
     ('colorize', 'photos', '{features: float32 (n, 3), luma: float32 (n, 8, 8)}')])
 def test_every_kind_of_code_and_example_is_taken(loaded, name, dataset, takes):
     """Codes of its own, examples of its data, and codes of one number more are not."""

@@ -4,7 +4,7 @@ Each is a pure function over a Model in one of the files here; this file knows w
 """
 import difflib
 import functools
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, Iterator, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -224,11 +224,11 @@ def each_colour(classify: Callable) -> Callable:
     return lambda params, x: jnp.stack([classify(params, x[..., i:i + 1]) for i in range(3)], 1)
 
 
+ON_FACTORS = disentangle.mig, disentangle.modularity, disentangle.sap, disentangle.dci
 MEASURES = dict(
     nll=('a density', nll), ais=('a density of real codes', ais), units=('real codes', units),
     information=('a diagonal posterior', information), probe=('real codes and labels', probe),
-    **{m.__name__: ('real codes and factors', on_factors(m))
-       for m in (disentangle.mig, disentangle.modularity, disentangle.sap, disentangle.dci)},
+    **{m.__name__: ('real codes and factors', on_factors(m)) for m in ON_FACTORS},
     **{m.__name__: ('real codes and factors', on_sampling(m))
        for m in (disentangle.beta_vae, disentangle.factor_vae)},
     mig_sampled=('a diagonal posterior and factors', mig_sampled),
@@ -237,15 +237,21 @@ MEASURES = dict(
     stacked=('samples of stacked images and features classifier', stacked))
 FEATURED = 'frechet', 'kernel', 'neighbours', 'stacked'  # which look at Subject.features
 SLOW = 'ais',  # of the default, which is all that fits
+LEAST = dict(frechet=(2, 2), kernel=(4, 4), neighbours=(6, 1), probe=(1, 5))  # test and training
+
+
+def code(s: Subject) -> jax.ShapeDtypeStruct | None:
+    """What `codes` are of one example; None where there are none."""
+    if not (s.model.density and s.model.density.moments or s.model.encode):
+        return None
+    one = s.data.prepare(jax.tree.map(lambda a: jnp.asarray(a[:1]), s.data.test), s.key)
+    return jax.eval_shape(encoder(s.model), s.state, one, s.key)
 
 
 def has(s: Subject, need: str) -> bool:
-    density = s.model.density
-    coded = bool(density and density.moments or s.model.encode)
-    if coded:  # by numbers, of which means and distances make sense
-        one = s.data.prepare(jax.tree.map(lambda a: jnp.asarray(a[:1]), s.data.test), s.key)
-        coded = jnp.issubdtype(jax.eval_shape(encoder(s.model), s.state, one, s.key).dtype,
-                               jnp.floating)
+    density, z = s.model.density, code(s)
+    # by numbers, of which means and distances make sense
+    coded = z is not None and jnp.issubdtype(z.dtype, jnp.floating)
     label = s.data.train.label  # of a set without, TFDS' are all -1
     labelled = label is not None and len(np.unique(label[:MOST])) > 1
     sampled = bool(s.model.prior and s.model.decode and not s.data.read)
@@ -261,6 +267,17 @@ def has(s: Subject, need: str) -> bool:
                 sampled and s.data.stacked and bool(s.features.classify)}[need]
 
 
+def short(name: str, s: Subject) -> str:
+    """Of what a measure that fits has too little, in words; '' where it has enough."""
+    for split, least in zip(('test', 'train'), LEAST.get(name, ())):
+        if len(getattr(s.data, split).x) < least:
+            return f'needs at least {least} examples in the {split} split, not ' \
+                   f'{len(getattr(s.data, split).x)}'
+    if name in [m.__name__ for m in ON_FACTORS] and code(s).shape[1] < 2:
+        return 'needs at least 2 latent dimensions, not 1'
+    return ''
+
+
 def chosen(names: list[str], s: Subject) -> list[str]:
     """The measures of these names, or without any all that fit but the slow ones.
 
@@ -272,11 +289,33 @@ def chosen(names: list[str], s: Subject) -> list[str]:
             raise BadInput(f'unknown metric {name!r}' + (f', did you mean {close[0]!r}' if close
                            else '') + f'; there are {", ".join(MEASURES)}')
         need = MEASURES[name][0]
+        why = short(name, s) if has(s, need) else ''
         if not has(s, need):
             of_data = need.endswith(('factors', 'labels')) and has(s, 'real codes')
             what = 'data set' if of_data else 'model'
             what = 'run' if need.startswith('samples ') and has(s, 'samples') else what
-            raise BadInput(f'metric {name} needs {need}, which this {what} has not; '
-                           'leave it out of eval.metrics')
+            why = f'needs {need}, which this {what} has not'
+        if why:
+            raise BadInput(f'metric {name} {why}; leave it out of eval.metrics')
     fit = [name for name, (need, _) in MEASURES.items() if has(s, need) and name not in SLOW]
     return names or fit
+
+
+def measure(names: list[str], s: Subject, leave_out: bool,
+            say: Callable[[str], Any] = print) -> Iterator[tuple[str, dict[str, float]]]:
+    """Each of these measures, which are `chosen`, with its numbers.
+
+    One that cannot be computed of this state or of so few examples is left out with a word, or
+    unless `leave_out` is BadInput.
+    """
+    for name in names:
+        try:
+            if why := short(name, s):
+                raise BadInput(f'it {why}')
+            found = MEASURES[name][1](s)
+        except BadInput as e:
+            if not leave_out:
+                raise BadInput(f'metric {name}: {e}') from e
+            say(f'left out {name}: {e}')
+        else:
+            yield name, found

@@ -5,13 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import densities, losses
-from gen_jax.types import Array
+from gen_jax.types import Array, BadInput
 
 
 def active_units(mean: np.ndarray, least: float = .01) -> int:
     """How many dimensions of the posterior means (n, d) vary over the data by a variance above
-    `least` (Burda et al. 2015)."""
+    `least` (Burda et al. 2015).  Raises BadInput for means that are not finite."""
+    require_finite(mean)
     return int((np.var(mean, axis=0) > least).sum())
+
+
+def require_finite(*codes: np.ndarray) -> None:
+    if not all(np.isfinite(z).all() for z in codes):
+        raise BadInput('the codes are not finite')
 
 
 def information(mean: Array, logvar: Array, key: Array) -> dict[str, Array]:
@@ -34,7 +40,11 @@ def information(mean: Array, logvar: Array, key: Array) -> dict[str, Array]:
 def readable(train: np.ndarray, label: np.ndarray, test: np.ndarray,
              truth: np.ndarray) -> dict[str, float]:
     """Accuracy on test codes (m, d) of a logistic regression, probe_accuracy, and of five nearest
-    neighbours, knn_accuracy, that learn from training codes (n, d); both standardised."""
+    neighbours, knn_accuracy, that learn from training codes (n, d); both standardised.
+
+    Raises BadInput for codes that are not finite.
+    """
+    require_finite(train, test)
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline

@@ -7,13 +7,14 @@ import numpy as np
 
 from gen_jax import loop, metrics, train, trained
 from gen_jax.sweep.groups import Group
-from gen_jax.sweep.points import SEED
+from gen_jax.sweep.points import SEED, name
 from gen_jax.sweep.training import born
 from gen_jax.types import State
 
 
 class Judge:
-    """Measures the points of a group, each by programs that are compiled for the first.
+    """Measures the points of a group, each by programs that are compiled for the first; what cannot
+    be computed of a point is left out with a word.
 
     asked: names of gen_jax.metrics; without any nll and active units, or of a model without a
     density the Frechet distance of samples.  most: look at so many examples, None for all.
@@ -28,8 +29,9 @@ class Judge:
 
     def __call__(self, point: dict[str, Any], state: State) -> dict[str, float]:
         found, subject = {}, self._subject(point, state)
-        for measure in self.names:
-            found |= metrics.MEASURES[measure][1](subject)
+        for _, more in metrics.measure(self.names, subject, leave_out=True,
+                                       say=lambda words: print(f'{name(point)}: {words}')):
+            found |= more
         return {f'test/{k}': float(v) for k, v in found.items()}
 
     def known(self) -> list[str]:
@@ -55,7 +57,7 @@ class Judge:
         key = jax.random.key(point.get(SEED, run.config.seed))
 
         def collect(evaluate, split, most):
-            at = next(calls)
+            at = next(calls)  # measures collect in the same order whatever the point
             if at not in self.compiled:
                 least = min(filter(None, (most, self.most)), default=None)
                 examples = jax.tree.map(lambda a: a[:least], getattr(run.data, split))

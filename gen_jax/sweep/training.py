@@ -107,6 +107,7 @@ def follow(g: Group, made: Programs, points: list[dict[str, Any]], folder: Path,
     rows = [row for row in record.read_lines(file, 'epoch') if row['epoch'] <= done]
     record.write(file, ''.join(json.dumps(row) + '\n' for row in rows))
     lost = {row['point'] for row in rows if 'stopped' in row}
+    progress = record.Progress(config.epochs, done, of=f' of {len(points)} points')
     since = time.perf_counter()
     with (checkpoint.manager(folder / 'checkpoints', keep=2) as saves,
           train.asked_to_stop() as asked):
@@ -122,6 +123,7 @@ def follow(g: Group, made: Programs, points: list[dict[str, Any]], folder: Path,
                 if bad[i] >= 0 and about['point'] not in lost:
                     lost.add(about['point'])
                     new.append(about | dict(stopped=int(bad[i])))
+                    progress.end()
                     wrong = loop.trouble({k: float(v[i]) for k, v in found.items() if v.ndim == 1},
                                          g.run.model.bounds)
                     say(f'{about["point"]}: {wrong} at step {bad[i]}')
@@ -136,10 +138,11 @@ def follow(g: Group, made: Programs, points: list[dict[str, Any]], folder: Path,
                 checkpoint.save(saves, states, {})
             spent = (time.perf_counter() - since) / (epoch - done)
             rate = len(points) * g.run.per_epoch * config.batch / spent
-            say(f'epoch {epoch}/{config.epochs} of {len(points)} points  {rate:,.0f} examples/s  '
-                f'{record.clock(spent * (config.epochs - epoch))} left')
+            tenth = 10 * epoch // config.epochs > 10 * (epoch - 1) // config.epochs
+            progress(epoch, {}, rate, due=tenth)
             if stop:
                 checkpoint.finish(saves)
+                progress.end()
                 raise train.Stopped(f'stopped by {asked[0]} after epoch {epoch}, which is saved; '
                                     'the same command goes on from there')
     return [([row for row in rows if row['point'] == name(p)],

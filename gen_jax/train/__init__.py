@@ -12,7 +12,8 @@ from gen_jax.data import points
 from gen_jax.train.draw import can_reconstruct, draw, samples, shown
 from gen_jax.train.faults import Stopped, alone, asked_to_stop
 from gen_jax.train.run import (
-    PRECISIONS, Run, batched, collector, evaluator, load, maker, over, prepare, seen, tested)
+    PRECISIONS, Run, announce, batched, collector, described, evaluator, load, maker, over, prepare,
+    seen, tested)
 from gen_jax.train.settings import (
     BATCH, HERE, claim, defaults, find, leaves, match, near, stored_config)
 from gen_jax.train.streamed import feed
@@ -110,7 +111,9 @@ def train(config: ConfigDict, workdir: Path) -> None:
     use and for metrics that are not finite or impossible; Stopped after SIGINT or SIGTERM, when all
     is saved.
     """
+    announce(config, workdir)
     run = parallel.together(prepare, config)
+    print(described(run), flush=True)
     trainer, evaluate = Trainer(run), evaluator(run)
     config = run.config
     with claim(workdir, config), asked_to_stop() as asked:
@@ -146,7 +149,7 @@ def follow(run: Run, trainer: Trainer, evaluate, state: State | None, saves, wor
 
     def summarise():
         seconds, examples = spent + trainer.seconds - began, int(state.step) * config.batch
-        found = named_at_end(log.lines) | (measured or evaluate(state))
+        found = named_at_end(log.last) | (measured or evaluate(state))
         record.write_json(workdir / 'summary.json', dict(
             model=config.model.name, dataset=config.data.name, epochs=epoch, steps=int(state.step),
             seconds=seconds, compile_seconds=trainer.compile_seconds,
@@ -182,18 +185,19 @@ def follow(run: Run, trainer: Trainer, evaluate, state: State | None, saves, wor
             if due and epoch < config.epochs:  # so that a run that is killed knows its time
                 summarise()
             examples = (int(state.step) - first) * config.batch
-            progress(epoch, named, examples / (trainer.seconds - began), trainer.start)
+            progress(epoch, named, examples / (trainer.seconds - began), trainer.start, due)
         if epoch < config.epochs and parallel.anywhere(bool(asked)):
             if not due:
                 checkpoint.save(saves, state, trainer.so_far())
             checkpoint.finish(saves)
             log.close()
+            progress.end()
             by = asked[0] if asked else 'another process'
             raise Stopped(f'stopped by {by} after step {int(state.step)}, which is saved; '
                           'the same command goes on from there')
     checkpoint.finish(saves)
     summarise()
-    curves = record.curves(workdir / 'images' / 'curves.png', log.lines)
+    curves = record.curves(workdir / 'images' / 'curves.png', record.read_lines(log.file))
     drawn = [curves, *draw(run, parallel.local(state), workdir)]
     log.close()
     print('pictures: ' + ', '.join(str(p) for p in drawn))

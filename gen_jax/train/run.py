@@ -71,12 +71,12 @@ def prepare(config: ConfigDict) -> Run:
     key = jax.random.key(config.seed)
     make, example = maker(config, dataset, layout, key)
     model = make()
+    state = layout.born(model.init, key, example)
     if layout.axis:
-        for player in separate.coupled(config, make, example, key):
+        for player in separate.coupled(config, make, state, example, key):
             raise BadInput(f'the loss of {player} in model {config.model.name} takes the whole '
                            'batch, of which a device sees its share under parallel=shard_map and '
                            'pmap; use --config.parallel=jit')
-    state = layout.born(model.init, key, example)
     found = jax.eval_shape(model.evaluate, state, tested(dataset, 1, key), key)
     best, named = config.eval.best, [f'test/{k}' for k, v in sorted(found.items()) if v.ndim == 1]
     if best and best not in named:
@@ -104,6 +104,21 @@ def batched(config: ConfigDict, dataset: data.Dataset) -> ConfigDict:
         raise BadInput(f'batch {config.batch} is larger than {name}, which has {size} training '
                        'examples; give a smaller --config.batch')
     return config
+
+
+def announce(config: ConfigDict, workdir: Path) -> None:
+    """Says what is at work before data are read and anything is compiled, which takes seconds."""
+    print(f'{config.model.name} on {config.data.name}, in {workdir}', flush=True)
+
+
+def described(run: Run) -> str:
+    """How large the model and the data are, and on what devices, in a line."""
+    size = sum(a.size for a in jax.tree.leaves(run.state.params))
+    train, test = len(run.data.train.x), len(run.data.test.x)
+    shape = 'x'.join(map(str, tested(run.data, 1, run.key).x.shape[1:]))
+    several = f'{jax.device_count()} x ' if jax.device_count() > 1 else ''
+    return f'{size:,} parameters, {train:,} training and {test:,} test examples of {shape}, on ' \
+           f'{several}{jax.devices()[0].device_kind}'
 
 
 def maker(config: ConfigDict, dataset: data.Dataset, layout: parallel.Layout,
@@ -178,7 +193,7 @@ def load(workdir: str | Path, config: ConfigDict | None = None, data_dir: str | 
         raise BadInput(f'there is no checkpoint in {workdir}; train first, by --mode=train')
     state = parallel.local(state)
     model = takes.guarded(run.model, config.model.name, state, tested(run.data, 1, run.key),
-                          takes.limits(run.data))
+                          run.data.limits)
     return run._replace(model=model), state
 
 

@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax import data
-from gen_jax.data import text
 from gen_jax.types import Array, BadInput, Batch, Model, State, Tree
 
 ARRAY = jax.Array, np.ndarray
@@ -32,7 +30,7 @@ class Absent:
 def guarded(model: Model, name: str, state: State, batch: Batch,
             limits: tuple[float, float] | None) -> Model:
     """The model called `name` with maps that raise BadInput for what they cannot take, and where
-    there is none.  batch: examples as it takes them; limits: see limits.
+    there is none.  batch: examples as it takes them; limits: of their numbers, see data.Dataset.
 
     Shapes and types are checked under jit, too; values only where they are known.
     """
@@ -68,14 +66,6 @@ def guarded(model: Model, name: str, state: State, batch: Batch,
     return model._replace(**{
         m: f if getattr(model, m) else Absent(f'model {name} has no {m}, only {has}')
         for m, f in maps.items()})
-
-
-def limits(dataset: data.Dataset) -> tuple[float, float] | None:
-    """The least and the greatest value that models see of a data set; None where it has none."""
-    if dataset.read:
-        return 0, len(text.ALPHABET) - 1
-    pictures = dataset.factors or data.holding(dataset.train.x) == data.IMAGES
-    return (0, 1) if pictures else None
 
 
 def check(what: str, wanted: Tree, given: Any, limits: tuple[float, float] | None) -> None:
