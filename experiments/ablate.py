@@ -97,7 +97,8 @@ class Ablation:
                         self.write(judge, point, rows, state)
 
     def write(self, judge: sweep.Judge, point: dict, rows: list[dict], state) -> None:
-        found = dict(values=point, by=self.by(), rows=rows, metrics={}, samples=[])
+        found = dict(values=point, batch=judge.g.run.config.batch, by=self.by(), rows=rows,
+                     metrics={}, samples=[])
         if state is not None:
             print(f'measuring {sweep.name(point)}', flush=True)
             samples = judge.samples(state, SHOWN)

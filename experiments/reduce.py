@@ -124,8 +124,9 @@ def measure(study: Study, method: str, points: Points) -> dict:
                 seconds=seconds, map=np.asarray(test, float).round(4).tolist())
 
 
-def draw(study: Study, found: dict[str, dict], labels: np.ndarray, called: list[str]) -> None:
-    """The maps of the held-out examples, coloured by label."""
+def draw(study: Study, found: dict[str, dict], labels: np.ndarray, called=None) -> None:
+    """The maps of the held-out examples, coloured by label; what these are called, a run of an
+    earlier version has not kept."""
     import matplotlib
     fig = record.figure(9., 6.2)
     fig.get_layout_engine().set(w_pad=.06, h_pad=.06)
@@ -139,7 +140,7 @@ def draw(study: Study, found: dict[str, dict], labels: np.ndarray, called: list[
         where = np.array(point['map'])
         for i, name in enumerate(names):
             axes.scatter(*where[labels == name].T, s=30 / len(where) ** .25, color=colours(i),
-                         linewidths=0, label=called[name])
+                         linewidths=0, label=called[name] if called else str(name))
         axes.set(title=f'{METHODS[method]}: 5-NN {point["knn"]:.3f}', xticks=[], yticks=[])
         axes.set_box_aspect(1)
         axes.set_aspect('equal', adjustable='datalim')
@@ -166,7 +167,7 @@ def main(study: Study) -> None:
                                                 names=points().names))
     found = {method: study.point(method, lambda m=method: measure(study, m, points()))
              for method in methods(study)}
-    draw(study, found, np.array(labels['label']), labels['names'])
+    draw(study, found, np.array(labels['label']), labels.get('names'))
     study.table([dict(dataset=study.flags.dataset, method=METHODS[m])
                  | {k: v for k, v in f.items() if k != 'map'} for m, f in found.items()],
                 'accuracy of 5 neighbours in the plane: ' + ', '.join(

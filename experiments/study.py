@@ -7,6 +7,7 @@ import csv
 import json
 from pathlib import Path
 import runpy
+import signal
 import sys
 import time
 
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 from gen_jax import record, train
 from gen_jax.data import cache
 from gen_jax.main import folded
+from gen_jax.train.faults import interrupted
 from gen_jax.types import BadInput
 
 ROOT = Path(__file__).parents[1]
@@ -149,6 +151,8 @@ def guarded(name: str, run, kept: str = REST) -> None:
     """run(), with compiled programs kept; bad input becomes one line and status 1, an interruption
     a word that says what is kept."""
     cache.keep_compiled()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupted)
     try:
         run()
     except BadInput as e:

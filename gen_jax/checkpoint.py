@@ -58,8 +58,8 @@ def manager(folder: Path, *, keep: int = 3, best: str | None = None):
         def finalize(self, directory):
             pass
 
-    # tensorstore 0.1.86 never frees what orbax asks of it for merged files and for jax.Arrays: 40 kB
-    # a save of a small VAE, a gigabyte in 25,000 saves
+    # tensorstore 0.1.86 never frees what orbax asks of it for merged files and for jax.Arrays, some
+    # 40 kB a save of a small VAE: one process writes plain files of NumPy's arrays
     handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
     if jax.process_count() == 1:
         plain = Plain(use_ocdbt=False)

@@ -21,8 +21,7 @@ if __name__ == '__main__':  # the other imports take seconds
         os.write(2, b'\nstopped before anything was done\n')
         os._exit(130)
 
-    interrupt = signal.getsignal(signal.SIGINT)
-    if interrupt is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, end)
 
 import ast
@@ -39,7 +38,7 @@ from ml_collections import config_flags
 
 from gen_jax import checkpoint, parallel, train, trained
 from gen_jax.data import cache
-from gen_jax.train import stored
+from gen_jax.train import faults, stored
 from gen_jax.types import BadInput
 
 FLAGS = flags.FLAGS
@@ -278,5 +277,6 @@ def left(argv) -> str:
 if __name__ == '__main__':
     logging.set_verbosity(logging.FATAL)  # what matters of libraries' errors is raised
     cache.keep_compiled()
-    signal.signal(signal.SIGINT, interrupt)
+    if signal.getsignal(signal.SIGINT) is end:
+        signal.signal(signal.SIGINT, faults.interrupted)
     sys.exit(guarded(sys.argv))

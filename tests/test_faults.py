@@ -1,5 +1,6 @@
 """Nothing that can happen to a run loses work: signals, losses not finite, full disks, damage."""
 import functools
+import gc
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -169,12 +171,36 @@ def test_an_interruption_promises_what_is_there(python, whole, tmp_path, mode, t
     assert result.err == f'\n{said.format(workdir)}\n'
 
 
+def test_an_interruption_is_not_lost_where_garbage_is_collected():
+    """Python ignores what is raised while it is at it."""
+    class Garbage:
+        pass
+
+    def interrupt(_):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(10_000):  # as long as it takes to be heard
+            pass
+
+    with pytest.raises(KeyboardInterrupt), train.asked_to_stop() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked == ['SIGINT']
+        garbage = Garbage()
+        garbage.itself, dying = garbage, weakref.ref(garbage, interrupt)
+        del garbage
+        gc.collect()
+        assert dying() is None
+        time.sleep(5)
+
+
 def test_an_interruption_of_the_imports_is_a_word(environment, tmp_path):
     """The first package that main imports interrupts it."""
     (tmp_path / 'absl').mkdir()
     (tmp_path / 'absl' / '__init__.py').write_text('import os, signal\n'
                                                    'os.kill(os.getpid(), signal.SIGINT)\n')
-    result = subprocess.run([sys.executable, '-m', 'gen_jax.main', '--help'], cwd=ROOT, text=True,
+    # as at a terminal, whatever this process makes of SIGINT
+    program = ('import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); '
+               'runpy.run_module("gen_jax.main", run_name="__main__", alter_sys=True)')
+    result = subprocess.run([sys.executable, '-c', program, '--help'], cwd=ROOT, text=True,
                             env=environment | dict(PYTHONPATH=str(tmp_path)), capture_output=True,
                             timeout=60, check=False)
     assert result.returncode == 130, result

@@ -89,7 +89,7 @@ def keys(count, seed=1):
 
 def compiled(model):
     return model._replace(**{
-        k: quick(f) for k, f in model._asdict().items() if f and k not in ('prior', 'density')})
+        k: quick(f) for k, f in model._asdict().items() if callable(f) and k != 'prior'})
 
 
 def traced(model):

@@ -31,9 +31,10 @@ def loaded(tmp_path_factory):
             config.data.size, config.eval.best = size, ''
             if dataset in ('breast_cancer', 'ring') and 'likelihood' in config.model:
                 config.model.likelihood = 'gaussian'
-            record.write_json(workdir / 'config.json', json.loads(config.to_json()))
+            run = train.prepare(config)
+            record.write_json(workdir / 'config.json', json.loads(run.config.to_json()))
             with checkpoint.manager(workdir / 'checkpoints') as saves:
-                checkpoint.save(saves, train.prepare(config).state, {})
+                checkpoint.save(saves, run.state, {})
             made[name, dataset] = train.load(str(workdir))
         return made[name, dataset]
     return get
@@ -55,7 +56,7 @@ def test_encode_and_decode_say_what_they_take(loaded):
     run, state = loaded('vae')
     encode, decode, x = run.model.encode, run.model.decode, examples(run)
     for given, problem in [
-            (np.uint8(255 * x), 'uint8 (4, 8, 8, 1): divide by 255'),
+            (np.uint8(255 * x), 'uint8 (4, 8, 8, 1): divide 0..255 by 255'),
             (x[0], 'one example, float32 (8, 8, 1): give it the axis of examples, by [None]'),
             (x[:, 1:], 'float32 (4, 7, 8, 1)'),
             (255 * x, 'from 0 to 255: bring them to that range'),
@@ -81,7 +82,7 @@ def test_under_jit_shapes_and_types_are_checked(loaded):
     run, state = loaded('vae')
     x = examples(run)
     encode = jax.jit(run.model.encode)
-    assert refused(encode, state, np.uint8(x)).endswith('not uint8 (4, 8, 8, 1): divide by 255')
+    assert refused(encode, state, np.uint8(x)).endswith('uint8 (4, 8, 8, 1): divide 0..255 by 255')
     np.testing.assert_allclose(encode(state, x), run.model.encode(state, x), rtol=1e-5, atol=1e-6)
 
 

@@ -27,8 +27,7 @@ class Dataset(NamedTuple):
     a traced function; read: characters -> str, and write, its inverse, where examples are text;
     factors: name -> number of values, in the order of the grid, whose places are those of
     np.ravel_multi_index; mixture: the density of points, where it is known; stacked: whether an
-    example is three of the stored ones; names: what the labels are called; limits: the least and
-    the greatest number that models see, where there are such."""
+    example is three of the stored ones; names: what the labels are called."""
     train: Batch
     test: Batch
     prepare: Callable[[Batch, Array], Batch]
@@ -38,7 +37,6 @@ class Dataset(NamedTuple):
     mixture: points.Mixture | None = None
     stacked: bool = False
     names: tuple[str, ...] = ()
-    limits: tuple[float, float] | None = None
 
 
 def load(name: str, *, dir: str | None = None, binarize: str = 'none', identities=(),
@@ -127,11 +125,8 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
         return batch._replace(x=x, swapped=swapped)
 
     if held == TEXT:
-        return Dataset(train, test, prepare, text.text, lambda s: text.ids(s, train.x.shape[1]),
-                       limits=(0, len(text.ALPHABET) - 1))
-    grey = name == 'sprites' or held == IMAGES and meaning != 'real'
+        return Dataset(train, test, prepare, text.text, lambda s: text.ids(s, train.x.shape[1]))
     return Dataset(train, test, prepare, stacked=kind == 'stacked', names=names,
-                   limits=(0, 1) if grey else None,
                    mixture=points.MIXTURES.get(name),
                    factors=dict(sprites.FACTORS) if name == 'sprites' else None)
 

@@ -1,6 +1,7 @@
 """So that no work is lost: one program for a workdir, and a request to stop that is heeded."""
 import contextlib
 import fcntl
+import gc
 import os
 from pathlib import Path
 import signal
@@ -47,14 +48,29 @@ def alone(workdir: Path):
             return
 
 
+collecting = []  # whether Python is at it, before and after all other callbacks
+gc.callbacks.insert(0, lambda phase, _: phase == 'start' and collecting.append(phase))
+gc.callbacks.append(lambda phase, _: phase == 'stop' and collecting.clear())
+
+
+def interrupted(number, _):
+    """Raises KeyboardInterrupt, as a handler of SIGINT; a little later while garbage is collected,
+    where Python would print and ignore it."""
+    if collecting:
+        threading.Timer(.1, os.kill, (os.getpid(), number)).start()
+    else:
+        raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
 def asked_to_stop():
     """A list that SIGINT and SIGTERM add their names to; a second SIGINT interrupts at once."""
     asked = []
 
-    def note(number, _):
+    def note(number, frame):
         if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            interrupted(number, frame)
+            return
         asked.append(signal.Signals(number).name)
         # not by print, which may just be at work
         os.write(1, b'\nfinishing what is under way and saving; once more stops at once\n')

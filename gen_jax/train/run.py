@@ -191,9 +191,8 @@ def load(workdir: str | Path, config: ConfigDict | None = None, data_dir: str | 
                                best=config.eval.best if config.eval.checkpoint == 'best' else None)
     if state is None:
         raise BadInput(f'there is no checkpoint in {workdir}; train first, by --mode=train')
-    state = parallel.local(state)
-    model = takes.guarded(run.model, config.model.name, state, tested(run.data, 1, run.key),
-                          run.data.limits)
+    state, x = parallel.local(state), seen(run.data, run.key).x
+    model = takes.guarded(run.model, config.model.name, state, x, takes.limits(run.data, x))
     return run._replace(model=model), state
 
 

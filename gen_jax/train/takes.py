@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.types import Array, BadInput, Batch, Model, State, Tree
+from gen_jax import data, losses
+from gen_jax.data import text
+from gen_jax.types import Array, BadInput, Model, State, Tree
 
 ARRAY = jax.Array, np.ndarray
 MAPS = 'encode', 'decode', 'prior', 'show', 'classify'
@@ -27,23 +29,23 @@ class Absent:
         raise BadInput(self.words)
 
 
-def guarded(model: Model, name: str, state: State, batch: Batch,
-            limits: tuple[float, float] | None) -> Model:
+def guarded(model: Model, name: str, state: State, x: Array,
+            limits: tuple[int, int] | None) -> Model:
     """The model called `name` with maps that raise BadInput for what they cannot take, and where
-    there is none.  batch: examples as it takes them; limits: of their numbers, see data.Dataset.
+    there is none.  x: examples as it takes them; limits: see limits.
 
     Shapes and types are checked under jit, too; values only where they are known.
     """
     has = ', '.join(m for m in MAPS if getattr(model, m))
-    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state)
+    like, x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (state, x))
 
     def examples():
-        return batch.x
+        return x
 
     @functools.cache
     def codes():
         if model.encode:
-            return jax.eval_shape(model.encode, like, batch.x)
+            return jax.eval_shape(model.encode, like, x)
         if model.prior:
             return jax.eval_shape(lambda s: model.prior(s, jax.random.key(0), 1), like)
 
@@ -68,7 +70,15 @@ def guarded(model: Model, name: str, state: State, batch: Batch,
         for m, f in maps.items()})
 
 
-def check(what: str, wanted: Tree, given: Any, limits: tuple[float, float] | None) -> None:
+def limits(dataset: data.Dataset, x: Array) -> tuple[int, int] | None:
+    """The least and the greatest value of data of which models have seen examples x; None where
+    there is none.  As models have it, see losses.in_unit: real numbers all in [0, 1] stay there."""
+    if dataset.read:
+        return 0, len(text.ALPHABET) - 1
+    return (0, 1) if losses.in_unit(x) else None
+
+
+def check(what: str, wanted: Tree, given: Any, limits: tuple[int, int] | None) -> None:
     """Raises BadInput where `given` is not like `wanted`, but for the number of examples."""
     leaves, problem = jax.tree.leaves(given), kind(given)
     if jax.tree.structure(given) == jax.tree.structure(wanted):
@@ -83,7 +93,7 @@ def check(what: str, wanted: Tree, given: Any, limits: tuple[float, float] | Non
         raise BadInput(f'{what} takes {takes}{values}, not {problem}')
 
 
-def wrong(wanted: Array, given: Any, limits: tuple[float, float] | None) -> str:
+def wrong(wanted: Array, given: Any, limits: tuple[int, int] | None) -> str:
     """What is wrong with an array of examples, and what to do about it; '' for nothing."""
     if not isinstance(given, ARRAY):
         return f'{kind(given)}: give an array'
@@ -94,7 +104,8 @@ def wrong(wanted: Array, given: Any, limits: tuple[float, float] | None) -> str:
     real = jnp.issubdtype(wanted.dtype, jnp.floating)
     if not jnp.issubdtype(given.dtype, jnp.floating if real else jnp.integer):
         grey = given.dtype == jnp.uint8 and limits == (0, 1)
-        return f'{kind(given)}: ' + ('divide by 255' if grey else f'use .astype("{wanted.dtype}")')
+        remedy = 'divide 0..255 by 255' if grey else f'use .astype("{wanted.dtype}")'
+        return f'{kind(given)}: {remedy}'
     if limits and given.size and not isinstance(given, jax.core.Tracer):
         least, most = float(given.min()), float(given.max())
         beyond = SLACK * (limits[1] - limits[0]) if real else 0
