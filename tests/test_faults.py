@@ -376,7 +376,7 @@ def test_a_value_that_cannot_be_is_skipped_as_what_is_not_finite(tmp_path, monke
     assert all(line['train/elbo'] < 0 for line in lines)
 
 
-@pytest.mark.parametrize('n', [3, 7, 41, pytest.param(11, marks=pytest.mark.full)])
+@pytest.mark.parametrize('n', thorough([3, 7, 11, 41], 41))
 def test_means_of_ones_are_one_and_of_no_skips_nothing(n):
     """1 / n is not exact in binary."""
     model = summing([])._replace(evaluate=lambda state, batch, key: dict(one=batch.x))
@@ -388,6 +388,7 @@ def test_means_of_ones_are_one_and_of_no_skips_nothing(n):
     assert float(jax.jit(tested)(state, x, jax.random.key(0))['one']) == 1
 
 
+@pytest.mark.full
 def test_a_loss_that_explodes_is_kept_in_the_summary(tmp_path):
     made = config(epochs=2)
     made.model.rate, made.model.norm = 1e6, 'none'
