@@ -152,7 +152,7 @@ def test_a_traced_number_trains_as_a_written_one(name):
     made = config(name)
     made.model.latent = made.model.latent or 5
     run = train.prepare(made)
-    make, example = train.maker(made, run.data, run.layout, run.key)
+    make, example = train.maker(run.config, run.data, run.layout, run.key)
     kinds = inspect.signature(importlib.import_module(f'gen_jax.models.{name}').make).parameters
     numbers = {}
     for k, v in made.model.items():
