@@ -140,7 +140,7 @@ class Variational(NamedTuple):
         """Of kl and elbo, in closed form where that is `exact` and there is one, of recon and of
         other bounds."""
         chance = 0. if exact and self.plain else CHANCE
-        found = dict(kl=(-chance, float('inf')), kl_unit=ABOVE_0)
+        found = dict(kl=(0 - chance, float('inf')), kl_unit=ABOVE_0)  # not -0
         if not self.likelihood.discrete:
             return found
         return found | dict(recon=ABOVE_0, elbo=(-float('inf'), chance),
