@@ -275,7 +275,8 @@ def curves(file: Path, lines: list[dict]) -> Path:
             points = [(line['epoch'], line[f'{side}/{name}']) for line in lines
                       if f'{side}/{name}' in line]
             if points:
-                axes.plot(*zip(*points), label=side)
+                alone = 'o' if len(points) == 1 else None  # which no line shows
+                axes.plot(*zip(*points), marker=alone, label=side)
         axes.set(title=name.replace('_', ' '), xlabel='epoch')
         axes.legend(frameon=False)
     for axes in panels[len(names):]:
