@@ -635,6 +635,7 @@ def mnist(mnist_dir):
     return data.load('mnist', dir=str(mnist_dir))
 
 
+@pytest.mark.full
 def test_mnist_has_its_examples(mnist):
     assert mnist.train.x.shape == (60000, 28, 28, 1) and mnist.test.x.shape == (10000, 28, 28, 1)
     for batch in mnist.train, mnist.test:
@@ -643,6 +644,7 @@ def test_mnist_has_its_examples(mnist):
     assert np.mean(mnist.train.x) / 255 == pytest.approx(.1307, abs=1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('split, prefix', [('train', 'train'), ('test', 't10k')])
 def test_mnist_is_that_of_the_original_files(mnist, mnist_dir, split, prefix):
     """TFDS shuffles, so the images are compared as a set, each with its label."""
@@ -658,6 +660,7 @@ def test_mnist_is_that_of_the_original_files(mnist, mnist_dir, split, prefix):
     same_examples(ours.x, ours.label, read('images-idx3', 16), read('labels-idx1', 8))
 
 
+@pytest.mark.full
 def test_mnist_is_not_decoded_again(mnist, mnist_dir, capsys):
     again = data.load('mnist', dir=str(mnist_dir))
     assert 'decoding' not in capsys.readouterr().out

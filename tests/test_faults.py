@@ -25,6 +25,7 @@ from gen_jax.types import BadInput, Batch, Model, State
 from test_main import one_line
 from test_resume import same_runs, stored
 
+pytestmark = pytest.mark.usefixtures('undrawn')
 EPOCHS, STEPS = 4, 11
 
 

@@ -1,5 +1,6 @@
 """Eight devices give what one gives: a child process with eight virtual CPU devices computes, this
 file compares.  `python test_parallel.py FOLDER` is that child."""
+import contextlib
 import functools
 import inspect
 import json
@@ -14,13 +15,11 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from conftest import older, quick, thorough, virtual_devices
+from conftest import quick, thorough, virtual_devices
 import test_streams
 
 DEVICES, STEPS, BATCH = 8, 3, 64
 EIGHT = virtual_devices(DEVICES)
-# by the older code generator, group norms of eight devices do not round as those of one do
-EXACT = virtual_devices(DEVICES, **dict.fromkeys(older(), True))
 FOLDER = Path(__file__).resolve().parents[1] / 'gen_jax' / 'models'
 MODELS = sorted(m.name for m in pkgutil.iter_modules([str(FOLDER)]))
 NORMS = 'none', 'group', 'batch', 'spectral', 'layer', 'instance'
@@ -29,20 +28,21 @@ MODES = 'jit', 'shard_map', 'pmap'
 NOISY = 'vae', 'gan', 'vaegan', 'colorize', 'deepfake', 'text'
 SAVED = [('ae', 'jit'), ('vae', 'shard_map'), ('gan', 'pmap'), ('classifier', 'pmap'),
          ('deepfake', 'shard_map'), ('vae', 'fsdp')]
+CONVOLUTIONS = 'ae', 'gan', 'vq'
 WIDE = dict(kind='mlp', width=(64,), latent=8)  # so that there is something to split
 FSDP = dict(ae=dict(norm='group'), vae=dict(norm='batch'), gan=dict(norm='spectral', average=.9))
 NOISELESS = [('ae', 'none', 'conv'), ('ae', 'none', 'mlp'), ('ae', 'group', 'mlp'),
              ('contractive', 'none', 'mlp'), ('classifier', 'none', 'mlp')]
-GANS = {f'gan-{norm}': dict(norm=norm, kind='conv' if norm == 'instance' else 'mlp', width=(8,))
+GANS = {norm: dict(norm=norm, kind='conv' if norm == 'instance' else 'mlp', width=(8,))
         for norm in NORMS} | {
-    'gan-options': dict(norm='none', loss='relativistic_average', penalty='gradient', pack=2,
+    'options': dict(norm='none', loss='relativistic_average', penalty='gradient', pack=2,
                         augment='colour,cutout', noise=.1, order='simultaneous', every=2)}
-DATA = dict(colorize=dict(name='photos', size=8, limit=256),
-            text=dict(name='text', size=8, limit=256),
+DATA = dict(colorize=dict(name='photos', size=8),
+            text=dict(name='text', size=8),
             deepfake=dict(name='digits', identities=(3, 5)))
 
-EVERY_DAY = ('vae-default', 'vae-noise', 'vae-saved-shard_map', 'vae-fsdp', 'born',
-             'share', 'ae-none-mlp')  # what the child computes where no test marked full runs
+EVERY_DAY = ('vae-default', 'vae-noise', 'vae-fsdp', 'born', 'share',
+             'ae-none-mlp')  # what the child computes where no test marked full runs
 
 
 # The child
@@ -52,13 +52,13 @@ def config_of(name, mode='jit', **hyper):
     """A small model of that name; hyper-parameters that its `make` has not are left out."""
     from gen_jax import train
     known = inspect.signature(train.find(name).make).parameters
-    few = dict(kind='mlp') if name in ('classifier', 'deepfake', 'denoising') else {}
+    few = {} if name in CONVOLUTIONS else dict(kind='mlp', width=(8,))
     few |= {} if mode in ('jit', 'fsdp') else dict(match=0.)  # deepfake's takes the whole batch
     hyper = dict(width=(4, 6), latent=5, encoder='scratch') | few | hyper
     if name == 'text':
         hyper['width'] = hyper['width'][0]
     config = train.defaults(name, 'digits', **{k: v for k, v in hyper.items() if k in known})
-    config.data.update(DATA.get(name, {}))
+    config.data.update(dict(limit=STEPS * BATCH) | DATA.get(name, {}))
     config.batch, config.parallel, config.eval.batch, config.eval.best = BATCH, mode, 100, ''
     return config
 
@@ -69,38 +69,40 @@ def by_path(tree):
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def alone(config, steps):
+def alone(run, steps):
     """The arrays after so many steps and evaluation on one device, without gen_jax.parallel."""
     import jax
     from gen_jax import loop, train
-    run = train.prepare(config)
-    first, size = jax.devices()[:1], len(run.data.train.x)
+    config, size, first = run.config, len(run.data.train.x), jax.devices()[:1]
     model = train.find(config.model.name).make(
         train.seen(run.data, run.key), **{k: v for k, v in config.model.items() if k != 'name'})
     state, data, test = jax.device_put(jax.tree.map(np.array, (run.state, run.data.train,
                                                                run.data.test)), first[0])
-    chunk = jax.jit(loop.training(model, run.data.prepare, size, config.batch, steps))
-    state, metrics, _ = chunk(state, data, run.key)
-    assert state.step.devices() == set(first)
+    chunk = loop.training(model, run.data.prepare, size, config.batch, steps)
     evaluation = loop.evaluation(model.evaluate, run.data.prepare, len(test.x),
                                  min(config.eval.batch, len(test.x)))
-    return by_path(dict(state=state._asdict(), train=metrics,
-                        test=jax.jit(evaluation)(state, test, run.key)))
+
+    @jax.jit
+    def both(state, data, test, key):
+        state, metrics, _ = chunk(state, data, key)
+        return state, metrics, evaluation(state, test, key)
+
+    state, metrics, tested = both(state, data, test, run.key)
+    assert state.step.devices() == set(first)
+    return by_path(dict(state=state._asdict(), train=metrics, test=tested))
 
 
-def together(config, steps):
-    """The same on all devices, by the layout of the config."""
+def together(trainer, evaluate, steps):
+    """The state and the arrays after the same on all devices, by the layout of the config."""
     import jax
-    from gen_jax import train
-    run = train.prepare(config)
-    trainer, sizes = train.Trainer(run), [leaf.size for leaf in jax.tree.leaves(run.state)]
-    state, metrics, bad = trainer.call(run.state, steps)
+    sizes = [leaf.size for leaf in jax.tree.leaves(trainer.run.state)]
+    state, metrics, bad = trainer.call(trainer.run.state, steps)
     used = trainer.compiled[steps].memory_analysis()
     assert int(bad) == -1
     tested = {}
-    for name, value in train.evaluator(run)(state).items():
+    for name, value in evaluate(state).items():
         tested.setdefault(name.split('/')[1], []).append(value)
-    return by_path(dict(state=state._asdict(), train=metrics)) | {
+    return state, by_path(dict(state=state._asdict(), train=metrics)) | {
         f"['test']['{k}']": np.array(v if len(v) > 1 else v[0]) for k, v in tested.items()
     } | dict(devices=np.array(len(state.step.devices())), replicas=np.array(spread(state)),
              sizes=np.array(sizes), held=held(state),
@@ -134,20 +136,18 @@ def born():
         return dict(held=held(run.layout.born(run.model.init, *args)))
 
 
-def saved(config, folder):
+def saved(trainer, evaluate, state, folder):
     """An epoch, evaluated and saved; then the next from memory and from disk, bit by bit."""
     import jax
-    from gen_jax import checkpoint, train
-    run = train.prepare(config)
-    like = jax.tree.map(lambda a: jax.device_put(np.array(a), a.sharding), run.state)
-    trainer, evaluate = train.Trainer(run), train.evaluator(run)
-    state, named = trainer.epoch(run.state)
-    tested = evaluate(state)
+    from gen_jax import checkpoint
+    like = jax.tree.map(lambda a: jax.device_put(np.array(a), a.sharding), state)
+    state, named = trainer.epoch(state)
+    step, tested = int(state.step), evaluate(state)
     with checkpoint.manager(folder) as saves:
         checkpoint.save(saves, state, tested)
         state, later = trainer.epoch(state)
     restored = checkpoint.restore(folder, like)
-    assert int(restored.step) == run.per_epoch and (held(restored) == held(like)).all()
+    assert int(restored.step) == step and (held(restored) == held(like)).all()
     again, relater = trainer.epoch(restored)
     one, other = by_path(state._asdict()), by_path(again._asdict())
     assert later == relater
@@ -160,7 +160,7 @@ def streamed(folder, mode, limit):
     """A vae of wide layers on a stored set that is streamed, two steps a call, where it is larger
     than the limit."""
     config = config_of('vae', mode, **WIDE)
-    config.data.update(name='tiny', dir=str(folder), memory_limit=limit)
+    config.data.update(name='tiny', dir=str(folder), memory_limit=limit, limit=0)
     return config
 
 
@@ -182,47 +182,63 @@ def shared(mode):
 
 def child(folder, labels):
     import jax
+    from gen_jax import train
     assert jax.device_count() == DEVICES
 
-    def keep(label, found, *args):
-        if not label.startswith(labels):
-            return
+    @contextlib.contextmanager
+    def kept(*labels):
+        """A dictionary of the arrays of each; one that fails must not take the others with it."""
+        found = {}
         try:
-            np.savez(folder / f'{label}.npz', **found(*args))
-        except Exception:  # one that fails must not take the others with it
-            (folder / f'{label}.txt').write_text(traceback.format_exc())
+            yield found
+            for label in labels:
+                np.savez(folder / f'{label}.npz', **found[label])
+        except Exception:
+            for label in labels:
+                (folder / f'{label}.txt').write_text(traceback.format_exc())
+
+    def compute(name, what, config, steps=STEPS, single=False, save=False):
+        """NAME-WHAT-MODE, and where asked for NAME-WHAT-alone and NAME-WHAT-MODE-saved."""
+        one, many = f'{name}-{what}-alone', f'{name}-{what}-{config.parallel}'
+        again = f'{many}-saved'
+        if not many.startswith(labels):
+            return
+        with kept(many, *[one] * single, *[again] * save) as found:
+            run = train.prepare(config)
+            trainer, evaluate = train.Trainer(run), train.evaluator(run)
+            if single:
+                found[one] = alone(run, steps)
+            state, found[many] = together(trainer, evaluate, steps)
+            if save:
+                found[again] = saved(trainer, evaluate, state, folder / again)
 
     for name in MODELS:
-        keep(f'{name}-default-alone', alone, config_of(name), STEPS)
-        keep(f'{name}-default-jit', together, config_of(name), STEPS)
+        compute(name, 'default', config_of(name), single=True)
         for mode in MODES:
-            config = config_of(name, mode, norm='batch', kind='mlp', width=(8,))
-            if (name, mode) in SAVED:
-                keep(f'{name}-saved-{mode}', saved, config, folder / f'{name}-{mode}')
-            if mode != 'jit' and name in NOISY:
-                keep(f'{name}-noise-{mode}', together, config, STEPS)
-    keep('born', born)
-    keep('vae-saved-fsdp', saved, config_of('vae', 'fsdp', norm='batch', **WIDE),
-         folder / 'vae-fsdp')
+            noisy, save = mode != 'jit' and name in NOISY, (name, mode) in SAVED
+            if noisy or save:
+                compute(name, 'noise', config_of(name, mode, norm='batch', kind='mlp', width=(8,)),
+                        save=save)
+    if 'born'.startswith(labels):
+        with kept('born') as found:
+            found['born'] = born()
     for name, hyper in FSDP.items():
-        keep(f'{name}-fsdp-alone', alone, config_of(name, **WIDE, **hyper), STEPS)
         for mode in 'jit', 'fsdp':
-            keep(f'{name}-fsdp-{mode}', together, config_of(name, mode, **WIDE, **hyper), STEPS)
+            compute(name, 'fsdp', config_of(name, mode, **WIDE, **hyper), single=mode == 'jit',
+                    save=(name, mode) in SAVED)
     tiny = test_streams.store(folder / 'stored', counts=(1000, 700))
-    for how, found, *given in (('alone', alone, 'jit', 9.), ('fsdp', together, 'fsdp', .042)):
-        keep(f'vae-streamed-{how}', found, streamed(tiny, *given), STEPS)
-    keep('vae-streamed-saved', saved, streamed(tiny, 'fsdp', .042), folder / 'vae-streamed')
-    for label, hyper in GANS.items():
-        config = config_of('gan', **hyper)
-        keep(f'{label}-alone', alone, config, STEPS)
-        keep(f'{label}-jit', together, config, STEPS)
+    compute('vae', 'streamed', streamed(tiny, 'jit', 9.), single=True)
+    compute('vae', 'streamed', streamed(tiny, 'fsdp', .042), save=True)
+    for what, hyper in GANS.items():
+        compute('gan', what, config_of('gan', **hyper), single=True)
     for mode in 'shard_map', 'pmap':
-        keep(f'share-{mode}', shared, mode)
+        if f'share-{mode}'.startswith(labels):
+            with kept(f'share-{mode}') as found:
+                found[f'share-{mode}'] = shared(mode)
     for name, norm, kind in NOISELESS:
-        hyper = dict(norm=norm, kind=kind)
-        keep(f'{name}-{norm}-{kind}-alone', alone, config_of(name, **hyper), 1)
-        for mode in 'shard_map', 'pmap':
-            keep(f'{name}-{norm}-{kind}-{mode}', together, config_of(name, mode, **hyper), 1)
+        for mode in 'jit', 'shard_map', 'pmap':
+            compute(name, f'{norm}-{kind}', config_of(name, mode, norm=norm, kind=kind), steps=1,
+                    single=mode == 'jit')
 
 
 # The comparison
@@ -234,9 +250,8 @@ def results(request, environment, tmp_path_factory):
     folder = tmp_path_factory.mktemp('eight')
     every = any(item.get_closest_marker('full') for item in request.session.items
                 if 'results' in item.fixturenames)
-    labels, env = ((), EXACT) if every else (EVERY_DAY, EIGHT)
-    done = subprocess.run([sys.executable, __file__, str(folder), *labels],
-                          env=environment | env, capture_output=True,
+    done = subprocess.run([sys.executable, __file__, str(folder), *(() if every else EVERY_DAY)],
+                          env=environment | EIGHT, capture_output=True,
                           text=True, timeout=1800, check=False)
 
     def get(label):
@@ -325,7 +340,7 @@ def test_fsdp_of_what_is_streamed_equals_one_device_in_memory(results):
     shared = results('vae-streamed-fsdp')
     equals_one_device(shared, results('vae-streamed-alone'))
     assert int(shared['at_once']) == 2 and (shared['held'] == 1 / DEVICES).any()
-    again = results('vae-streamed-saved')
+    again = results('vae-streamed-fsdp-saved')
     assert int(again['differ']) == 0 and (again['held'] == shared['held']).all()
 
 
@@ -365,7 +380,7 @@ def test_every_device_holds_the_same_state(results, name):
 
 @pytest.mark.parametrize('name, mode', thorough(SAVED, ('vae', 'shard_map')))
 def test_run_with_batch_statistics_is_evaluated_saved_and_resumed(results, name, mode):
-    found = results(f'{name}-saved-{mode}')
+    found = results(f'{name}-{"fsdp" if mode == "fsdp" else "noise"}-{mode}-saved')
     assert found['finite'].all() and int(found['replicas']) == 0
     assert int(found['differ']) == 0 and (found['held'] < 1).any() == (mode == 'fsdp')
 

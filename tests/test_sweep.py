@@ -231,14 +231,16 @@ def test_a_sweep_that_was_asked_to_stop_goes_on_too(tmp_path, swept, monkeypatch
 
 @pytest.mark.full
 def test_a_grid_too_large_is_trained_in_parts(tmp_path, swept):
-    g, = sweep.plan(config(), GRID)
-    whole = sweep.programs(g, GRID, 'map').bytes
+    points = GRID[:4]
+    g, = sweep.plan(config(), points)
+    whole = sweep.programs(g, points, 'map').bytes
     parts = sweep.fitting(g, 'map', .7 * whole)
-    assert [p for _, part in parts for p in part] == GRID and len(parts) > 1
-    assert all(made.bytes <= .7 * whole for made, _ in parts)
-    found = trained(config(), GRID, tmp_path, limit=.7 * whole)
-    for name, (_, rows, _) in found.items():
-        same(rows, swept[name][1], rtol=1e-5, atol=1e-6)
+    assert [p for _, part in parts for p in part] == points and len(parts) > 1
+    for i, (made, part) in enumerate(parts):
+        assert made.bytes <= .7 * whole
+        ends = sweep.follow(g, made, part, tmp_path / str(i), say=lambda _: None)
+        for point, (rows, _) in zip(part, ends, strict=True):
+            same(rows, swept[sweep.name(point)][1], rtol=1e-5, atol=1e-6)
     with pytest.raises(BadInput, match='a point takes .* GB, more than the 0.000 GB'):
         sweep.fitting(g, 'map', 1.)
 
@@ -416,23 +418,23 @@ def test_a_search_of_which_no_loss_is_finite_says_so(ablate, tmp_path):
 def test_a_search_goes_on_and_finds_the_least(ablate, tmp_path):
     optuna = pytest.importorskip('optuna')
     workdir = tmp_path / 'search'
-    flags = [*COMMAND, '--sweep.model.beta=.5,1,2,4', '--sweep.model.latent=1,2,4',
+    flags = [*COMMAND, '--sweep.model.beta=.5,1,2,4', '--sweep.model.latent=2,4',
              '--search=optuna', '--objective=test/loss', '--config.eval.metrics=units',
              f'--workdir={workdir}']
-    for trials in 3, 5:
+    for trials in 2, 4:
         done = ablate(*flags, f'--trials={trials}')
         assert done.code == 0, done.err
         assert f'{trials} of {trials} trials' in done.out
     storage = f'sqlite:///{workdir}/search.db'
     name, = optuna.get_all_study_names(storage)
     study = optuna.load_study(study_name=name, storage=storage)
-    assert len(study.trials) == 5
+    assert len(study.trials) == 4
     for trial in study.trials:
         found = json.loads((workdir / 'points' / f'{sweep.name(trial.params)}.json').read_text())
         assert trial.value == found['metrics']['test/loss']
     assert f'{min(t.value for t in study.trials):.4f}' in done.out
 
     for changed in '--objective=test/kl', '--sweep.model.beta=.5,1,2,4,8':  # no trial is of these
-        done = ablate(*flags, '--trials=2', changed)
+        done = ablate(*flags, '--trials=1', changed)
         assert done.code == 0, done.err
-        assert '2 of 2 trials' in done.out
+        assert '1 of 1 trials' in done.out
