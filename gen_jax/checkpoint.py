@@ -195,7 +195,7 @@ def _crc(file: Path) -> str:
     found = 0
     try:
         with file.open('rb', buffering=0) as f:
-            while piece := f.read(2 ** 20):  # stays in the processor's cache
+            while piece := f.read(2 ** 18):  # stays in the processor's cache
                 found = zlib.crc32(piece, found)
     except FileNotFoundError:
         return ''
