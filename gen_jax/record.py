@@ -129,7 +129,7 @@ def alarms(named: dict[str, float], start: float = float('nan')) -> list[str]:
     wrong = {
         'the critic wins outright':
             of('train/accuracy_real') > .99 and of('train/accuracy_fake') > .99,
-        'what is generated is nearly all alike':
+        'samples are nearly all alike':
             of('test/spread_fake') < .1 * of('test/spread_real'),
         'no unit of the code is in use': of('train/active_units') == 0,
         f'the loss, {loss:.2g}, is far above {start:.2g}, where it began':

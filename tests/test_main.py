@@ -477,7 +477,7 @@ def test_a_game_that_goes_wrong_is_said_on_the_progress_line(run_main, tmp_path)
                               '--config.model.penalty=none'), f'--workdir={tmp_path}')
     assert (result.code, result.err) == (0, ''), result
     assert result.out.splitlines()[3] == (
-        'epoch 2/2  ! the critic wins outright  ! what is generated is nearly all alike')
+        'epoch 2/2  ! the critic wins outright  ! samples are nearly all alike')
 
 
 def test_levels_that_the_data_has_not_are_refused(run_main, tmp_path):

@@ -45,6 +45,10 @@ def test_progress_keeps_what_matters_most(monkeypatch):
     assert row == 'epoch 1/1  train/loss 123.5  test/loss 123.5  123,457 examples/s  0:00 left\n'
     row = shown(monkeypatch, Terminal(), 80, GAN, epochs=1)[4:]
     assert row == ('epoch 1/1  train/critic_loss 0.6931  train/generator_loss 0.6931  0:00 left\n')
+    alike = GAN | {'test/spread_real': 4., 'test/spread_fake': .1}
+    row = shown(monkeypatch, Terminal(), 80, alike, epochs=1)[4:]
+    assert row == ('epoch 1/1  train/critic_loss 0.6931  0:00 left  ! samples are nearly all '
+                   'alike\n')
     row = shown(monkeypatch, Terminal(), 80, VAE | WRONG, epochs=1)[4:]
     assert '! the critic wins outright' in row and 'loss' not in row
 
