@@ -77,6 +77,11 @@ def xla_flags(**options) -> str:
     return ' '.join(given + [f'--{k}={v}'.lower() for k, v in options.items()])
 
 
+def optimised() -> dict[str, str]:
+    """The environment of a process that computes for longer than it compiles."""
+    return dict(XLA_FLAGS=xla_flags(xla_backend_optimization_level=3))
+
+
 def virtual_devices(n: int, **options) -> dict[str, str]:
     """The environment of a process with n virtual CPU devices, which compiles quickly."""
     return dict(JAX_PLATFORMS='cpu', XLA_FLAGS=xla_flags(

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from conftest import ROOT, Result, snapshot, thorough
+from conftest import ROOT, Result, optimised, snapshot, thorough
 
 EXPERIMENTS = ['pca', 'reduce', 'latent', 'transfer', 'likelihood', 'latent_size', 'disentangle',
                'modes', 'stacked']
@@ -18,7 +18,7 @@ EXPERIMENTS = ['pca', 'reduce', 'latent', 'transfer', 'likelihood', 'latent_size
 def experiment(python):
     """experiment(name, *flags) -> Result of `python experiments/NAME.py` with them."""
     def run(name, *flags) -> Result:
-        return python(ROOT / 'experiments' / f'{name}.py', *flags, timeout=900)
+        return python(ROOT / 'experiments' / f'{name}.py', *flags, env=optimised(), timeout=900)
     return run
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, optimised
 
 NOTEBOOKS = sorted((ROOT / 'experiments' / 'notebooks').glob('*.ipynb'))
 
@@ -23,7 +23,8 @@ def test_there_is_a_notebook():
 @pytest.mark.parametrize('file', NOTEBOOKS, ids=lambda p: p.name)
 def test_notebook_runs_in_three_minutes(file, environment, monkeypatch):
     nbclient, nbformat = pytest.importorskip('nbclient'), pytest.importorskip('nbformat')
-    for name in 'PYTHONPATH', 'JAX_PLATFORMS', 'JAX_COMPILATION_CACHE_DIR':
+    environment = environment | optimised()
+    for name in 'PYTHONPATH', 'JAX_PLATFORMS', 'JAX_COMPILATION_CACHE_DIR', 'XLA_FLAGS':
         monkeypatch.setenv(name, environment[name])
     stored = nbformat.read(file, as_version=4)
     fresh = nbformat.read(file, as_version=4)
