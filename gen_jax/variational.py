@@ -210,13 +210,13 @@ def variational(player: str, example: Batch, latent: int, *, kind: str = 'mlp',
         raise BadInput(f"prior 'vamp' mixes posteriors that are diagonal, not {posterior!r}")
     if prior == 'vamp' and labels:
         raise BadInput("prior 'vamp' has no labels for its pseudo-inputs; use prior normal")
-    link = nets.link(x, kind, likelihood == 'bernoulli')
+    made = nets.of(kind, width=width, norm=norm, act=act)
+    link = nets.link(x, made, likelihood == 'bernoulli')
     seen = densities.likelihood(likelihood, x, link, scale=scale, sigma=sigma, levels=levels)
-    hyper = dict(kind=kind, norm=norm, act=act)
     shape = x.shape[1:]
-    encoder = nets.encoder((*shape[:-1], shape[-1] + labels), q.outputs, width=width, **hyper)
+    encoder = made.encoder((*shape[:-1], shape[-1] + labels), q.outputs)
     start, output = (x, link) if seen.start is None else (seen.start, nets.identity)
-    decoder = nets.decoder(start, latent + labels, width=width[::-1], output=output, **hyper)
+    decoder = made.decoder(start, latent + labels, output)
     if labels:
         encoder, decoder = (nets.conditioned(net, labels) for net in (encoder, decoder))
     return Variational(player, encoder, decoder, q, p, seen, shape, latent, labels,

@@ -1,5 +1,6 @@
 """The parts of GANs against formulas in NumPy and SciPy, critics known in closed form, and games
 whose moves are known."""
+import functools
 import importlib
 
 import jax
@@ -14,6 +15,7 @@ from conftest import quick, thorough
 from gen_jax import adversarial, game, nets
 from gen_jax.adversarial import rules
 from gen_jax.adversarial.rules import adversary, augmentation, charge, packed
+from gen_jax.nets import layers, sngan
 from gen_jax.types import BadInput, Batch, Player, State
 
 KEY = jax.random.key(0)
@@ -239,7 +241,7 @@ def test_dragan_looks_around_the_data():
 
 
 def test_penalties_are_those_of_finite_differences():
-    net = nets.encoder((4,), 1, kind='mlp', width=(7, 6), act='tanh')
+    net = nets.of('mlp', width=(7, 6), act='tanh').encoder((4,), 1)
     x = random((5, 4), 4)
     params, buffers = quick(net.init)(KEY, x)
     params = jax.tree.map(lambda a: 2 * a + .1, params)
@@ -595,7 +597,7 @@ def test_noise_is_put_on_whatever_the_critic_sees_at_the_states_step():
 # Conditions
 
 
-def layers(critic, x):
+def weighted(critic, x):
     """A state of a critic of one hidden layer, and its weights."""
     params, buffers = critic.init(KEY, x, LABEL)
     params = jax.tree.map(lambda a: a + .3 * random(a.shape, a.size), params)
@@ -610,7 +612,7 @@ X = random((5, 6), 9)
 def test_projection_is_psi_and_the_product_with_the_labels_embedding():
     """psi(phi(x)) + <e(y), phi(x)> (Miyato & Koyama 2018), the embedding with a bias."""
     critic = adversarial.critic('critic', (6,), condition='projection', labels=4, width=(7,))
-    state, (w, b), (last, bias) = layers(critic, X)
+    state, (w, b), (last, bias) = weighted(critic, X)
     phi = leaky(np.asarray(X, float) @ w + b)
     assert last.shape == (7, 5)
     embedding, own = last[:, 1:][:, LABEL], bias[1:][np.asarray(LABEL)]
@@ -622,7 +624,7 @@ def test_projection_is_psi_and_the_product_with_the_labels_embedding():
 
 def test_concat_sees_the_labels_indicator():
     critic = adversarial.critic('critic', (6,), condition='concat', labels=4, width=(7,))
-    state, (w, b), (last, bias) = layers(critic, X)
+    state, (w, b), (last, bias) = weighted(critic, X)
     both = np.concatenate([np.asarray(X, float), np.eye(4)[np.asarray(LABEL)]], 1)
     truth = (leaky(both @ w + b) @ last + bias)[:, 0]
     np.testing.assert_allclose(critic.score(state, Batch(X, LABEL)), truth, rtol=1e-4, atol=1e-5)
@@ -783,7 +785,7 @@ def standard(x, axes):
 def test_groups_hold_at_least_two_channels(channels, groups):
     x = 2 * random((3, 4, 5, channels)) + 1
     parts = x.reshape(3, 4, 5, groups, -1)
-    net = nets.net(nets.layers.Norm('group'))
+    net = layers.net(layers.Norm('group'))
     np.testing.assert_allclose(net.train(*net.init(KEY, x), x)[0],
                                standard(parts, (1, 2, 4)).reshape(x.shape), atol=1e-4)
 
@@ -792,7 +794,7 @@ def test_groups_hold_at_least_two_channels(channels, groups):
                                         ('batch', (0, 1, 2))])
 def test_norms_make_standard_what_they_are_named_after(norm, axes):
     x = 3 * random((4, 5, 6, 8)) * jnp.arange(1, 9) + 2
-    net = nets.net(nets.layers.Norm(norm))
+    net = layers.net(layers.Norm(norm))
     params, buffers = net.init(KEY, x)
     y, _ = net.train(params, buffers, x)
     np.testing.assert_allclose(y, standard(x, axes), atol=1e-4)
@@ -806,7 +808,7 @@ def test_norms_make_standard_what_they_are_named_after(norm, axes):
 
 def test_layer_norm_of_vectors_is_over_their_features():
     x = 3 * random((4, 10)) + 2
-    net = nets.net(nets.layers.Norm('layer'))
+    net = layers.net(layers.Norm('layer'))
     np.testing.assert_allclose(net.apply(*net.init(KEY, x), x), standard(x, 1), atol=1e-4)
 
 
@@ -816,7 +818,7 @@ def test_layer_norm_of_vectors_is_over_their_features():
 def test_conditional_norms_have_gain_and_shift_of_the_label(norm, shape, axes):
     """And no others: at first, those of 1 and 0."""
     x, label = 3 * random(shape) + 2, jnp.array([0, 2, 2, 1, 0, 2])
-    net = nets.net(nets.Layers([nets.layers.Norm(norm, labels=3)]))
+    net = layers.net(layers.Layers([layers.Norm(norm, labels=3)]))
     params, buffers = net.init(KEY, (x, label))
     np.testing.assert_allclose(net.train(params, buffers, (x, label))[0], standard(x, axes),
                                atol=1e-3)
@@ -848,7 +850,7 @@ def pooled(x):
 @pytest.mark.parametrize('h, w', [(4, 6), (5, 6), (7, 3), (1, 1)])
 def test_mean_pool_is_the_mean_of_blocks(h, w):
     x = random((3, h, w, 2))
-    np.testing.assert_allclose(nets.layers.mean_pool(x), pooled(x), atol=1e-6)
+    np.testing.assert_allclose(sngan.mean_pool(x), pooled(x), atol=1e-6)
 
 
 @pytest.mark.parametrize('change, raw, size, width', [
@@ -858,7 +860,7 @@ def test_resample_is_sngans_block(change, raw, size, width):
     """Activation and 3x3 convolution twice, and beside it x by a 1x1 convolution, or as it is where
     nothing changes."""
     x = random((2, *size, 3))
-    net = nets.net(nets.Resample(width, change, raw=raw))
+    net = layers.net(sngan.Resample(width, change, raw=raw))
     params, buffers = quick(net.init)(KEY, x)
     params = jax.tree.map(lambda a: random(a.shape, a.size, .5), params)
     larger = (lambda a: a.repeat(2, 1).repeat(2, 2)) if change == 'up' else lambda a: a
@@ -885,10 +887,10 @@ def test_resample_is_sngans_block(change, raw, size, width):
 def test_sngans_nets_take_and_give_images_of_any_size(size):
     x = jnp.float32(np.random.default_rng(0).uniform(size=(4, *size, 3)))
     shapes = {}
-    hyper = dict(kind='residual', width=(4, 6, 8))
-    body = nets.encoder(x.shape[1:], None, norm='layer', down='stride', act='leaky', **hyper)
-    whole = nets.encoder(x.shape[1:], 5, norm='spectral', down='stride', act='leaky', **hyper)
-    make = nets.decoder(x, 5, norm='batch', up='transpose', labels=3, **hyper)
+    of = functools.partial(nets.of, 'sngan', width=(4, 6, 8))
+    body = of(norm='layer', act='leaky').encoder(x.shape[1:], None)
+    whole = of(norm='spectral', act='leaky').encoder(x.shape[1:], 5)
+    make = of(norm='batch').decoder(x, 5, nets.identity, labels=3)
     for name, net, given in (('body', body, x), ('whole', whole, x),
                              ('make', make, (jnp.zeros((4, 5)), jnp.zeros(4, jnp.int32)))):
         def both(net=net, given=given):
@@ -901,8 +903,8 @@ def test_sngans_nets_take_and_give_images_of_any_size(size):
 def test_a_chain_is_the_second_net_of_the_first():
     """Its parameters by name, and the statistics of both."""
     x = random((6, 5), 3, 2.)
-    first = nets.encoder((5,), 4, kind='mlp', width=(3,), norm='batch')
-    second = nets.encoder((4,), 2, kind='mlp', width=(3,), norm='batch')
+    first = nets.of('mlp', width=(3,), norm='batch').encoder((5,), 4)
+    second = nets.of('mlp', width=(3,), norm='batch').encoder((4,), 2)
     both = nets.chain(first, second)
     params, buffers = quick(both.init)(KEY, x)
     assert params.keys() == buffers.keys() == {'first', 'second'}

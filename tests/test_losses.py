@@ -418,7 +418,7 @@ def test_jacobian_norm_takes_examples_and_codes_of_any_shape():
 def conv_encoder():
     """(f of (params, x), params, x): the project's own, smooth but for the pooling."""
     x = jnp.float32(draw((3, 5, 4, 2)))
-    net = nets.encoder(x.shape[1:], 3, kind='conv', width=(3, 2), act='tanh')
+    net = nets.of('conv', width=(3, 2), act='tanh').encoder(x.shape[1:], 3)
     params, buffers = net.init(jax.random.key(0), x)
     return lambda params, x: net.apply(params, buffers, x), params, x
 

@@ -21,7 +21,7 @@ from scipy import special, stats
 from conftest import quick, thorough
 from gen_jax import losses, models, nets, ops
 from gen_jax.models import colorize, deepfake, denoising
-from gen_jax.nets import layers
+from gen_jax.nets import layers, residual
 from gen_jax.types import BadInput, Batch
 
 NAMES = sorted(m.name for m in pkgutil.iter_modules(models.__path__))
@@ -544,11 +544,11 @@ def test_batch_norm_in_evaluation_looks_at_one_example_alone(name):
 
 
 def single(linear, norm):
-    return nets.net(nets.Block(linear, norm, nets.identity))
+    return layers.net(layers.Block(linear, norm, layers.identity))
 
 
 def test_batch_norm_uses_the_batch_in_training_and_running_statistics_after():
-    net = single(nets.dense(4), 'batch')
+    net = single(layers.dense(4), 'batch')
     x = 3 + 2 * jax.random.normal(jax.random.key(0), (64, 5))
     params, buffers = net.init(jax.random.key(1), x)
     train = quick(net.train)
@@ -563,7 +563,7 @@ def test_batch_norm_uses_the_batch_in_training_and_running_statistics_after():
 
 
 def test_group_norm_makes_eight_groups_of_an_example_standard():
-    net = single(nets.dense(48), 'group')
+    net = single(layers.dense(48), 'group')
     x = 3 + 2 * jax.random.normal(jax.random.key(0), (N, 5))
     y = net.apply(*net.init(jax.random.key(1), x), x).reshape(N, 8, 6)
     np.testing.assert_allclose(y.mean(2), 0, atol=1e-4)
@@ -580,8 +580,8 @@ def matrix(net, params, buffers, size, channels):
     return y.reshape(-1, y.shape[-1])
 
 
-@pytest.mark.parametrize('linear, size', [(nets.dense(7), None),
-                                          (nets.convolve(ops.conv, 3, 4), 5)],
+@pytest.mark.parametrize('linear, size', [(layers.dense(7), None),
+                                          (layers.convolve(ops.conv, 3, 4), 5)],
                          ids=["mlp", "conv"])
 def test_spectral_norm_makes_the_largest_singular_value_one(linear, size):
     net, x = single(linear, 'spectral'), jnp.ones((1, *(size and (5, 5) or ()), 3))
@@ -612,12 +612,12 @@ def test_the_sigmoid_goes_with_data_in_0_1_alone():
 
 
 def test_residual_block_adds_to_its_input():
-    net, x = nets.net(nets.Residual(3)), jax.random.normal(jax.random.key(0), (2, 4, 5, 3))
+    net, x = layers.net(residual.Residual(3)), jax.random.normal(jax.random.key(0), (2, 4, 5, 3))
     params, buffers = net.init(jax.random.key(1), x)
     assert set(params) == {'Block_0', 'Block_1'}, 'no convolution where the width stays'
     still = jax.tree.map(jnp.zeros_like, params)
     np.testing.assert_allclose(net.apply(still, buffers, x), np.maximum(x, 0), rtol=1e-6)
-    wider = nets.net(nets.Residual(5))
+    wider = layers.net(residual.Residual(5))
     params, buffers = wider.init(jax.random.key(1), x)
     still = {k: v if k == 'Convolve_0' else jax.tree.map(jnp.zeros_like, v)
              for k, v in params.items()}
@@ -628,10 +628,10 @@ def test_residual_block_adds_to_its_input():
 
 def test_recurrent_nets_read_images_row_by_row():
     x = data((4, 3, 2)).x
-    net = nets.encoder((4, 3, 2), 5, kind='recurrent', width=(6,))
+    net = nets.of('recurrent', width=(6,)).encoder((4, 3, 2), 5)
     params, buffers = net.init(jax.random.key(0), x)
     z = net.apply(params, buffers, x)
-    rows = nets.encoder((4, 6), 5, kind='recurrent', width=(6,))
+    rows = nets.of('recurrent', width=(6,)).encoder((4, 6), 5)
     np.testing.assert_allclose(rows.apply(params, buffers, x.reshape(N, 4, 6)), z, rtol=1e-6)
     for row in range(4):
         moved = net.apply(params, buffers, x.at[:, row].add(.5))
@@ -655,7 +655,7 @@ def test_linear_nets_are_linear_and_blind_to_width():
 
 def test_after_puts_a_function_behind_and_keeps_the_parameters():
     x = data((13,)).x
-    plain = nets.encoder((13,), 4, width=(5,), norm='batch')
+    plain = nets.of('mlp', width=(5,), norm='batch').encoder((13,), 4)
     behind = nets.after(plain, lambda y: y ** 2)
     params, buffers = plain.init(jax.random.key(0), x)
     assert equal((params, buffers), behind.init(jax.random.key(0), x))
@@ -684,7 +684,7 @@ def test_norms_are_exact_where_the_mean_is_large(norm):
 
 def test_each_sends_every_example_through_the_copy_of_its_label():
     x, label = data((13,)).x, jnp.array([2, 0, 1, 1, 2, 0])
-    plain = nets.encoder((13,), 4, width=(5,))
+    plain = nets.of('mlp', width=(5,)).encoder((13,), 4)
     copies = nets.each(plain, 3)
     params, buffers = copies.init(jax.random.key(0), (x, label))
     assert all(a.shape[0] == 3 for a in jax.tree.leaves(params))
@@ -699,7 +699,7 @@ def test_each_sends_every_example_through_the_copy_of_its_label():
 
 def test_shared_is_blind_to_the_label():
     x = data((13,)).x
-    plain = nets.encoder((13,), 4, width=(5,))
+    plain = nets.of('mlp', width=(5,)).encoder((13,), 4)
     params, buffers = plain.init(jax.random.key(0), x)
     blind = nets.shared(plain)
     assert equal(params, blind.init(jax.random.key(0), (x, None))[0])

@@ -10,6 +10,7 @@ from gen_jax.adversarial.rules import (Loss, adversary, augmentation, charge, cl
                                        spread, wanted)
 from gen_jax.types import SHARE, Array, BadInput, Batch, State, Tree
 
+GANS = dict(conv='dcgan', residual='sngan')  # what these kinds are in a GAN
 CONDITIONS = 'none', 'concat', 'projection', 'auxiliary'
 BOUNDS = dict.fromkeys(('accuracy_real', 'accuracy_fake', 'label_real', 'label_fake'), SHARE)
 
@@ -123,6 +124,11 @@ class Critic(NamedTuple):
         return dict(accuracy_real=jnp.mean(real > middle), accuracy_fake=jnp.mean(fake < middle))
 
 
+def architecture(kind: str, **hyper) -> nets.Nets:
+    """The nets of a GAN, see nets.of, where `conv` are DCGAN's and `residual` SNGAN's."""
+    return nets.of(GANS.get(kind, kind), **hyper)
+
+
 def critic(player: str, shape: Sequence[int], *, loss: str = 'nonsaturating', smooth: float = 0.,
            penalty: str = 'none', weight: float = 10., cut: float = .01, kind: str = 'mlp',
            width: Sequence[int] = (256,), norm: str = 'none', condition: str = 'none',
@@ -132,7 +138,7 @@ def critic(player: str, shape: Sequence[int], *, loss: str = 'nonsaturating', sm
     """The critic of examples (n, *shape).
 
     loss, smooth: see `adversary`; penalty, cut: see `charge`, times weight; kind, width, norm, act:
-    of its net, see nets.encoder, or `net` itself.
+    of its net, see `architecture`, or `net` itself.
     condition: how it is told labels: concat, as indicators behind the last axis (Mirza & Osindero
     2014); projection (Miyato & Koyama 2018); auxiliary: it has to name them (Odena et al. 2017).
     augment: names of `augmentation`, with commas; noise: standard deviation of the normal noise on
@@ -152,8 +158,7 @@ def critic(player: str, shape: Sequence[int], *, loss: str = 'nonsaturating', sm
     if net is None:
         seen = *shape[:-1], shape[-1] * pack + (labels if condition == 'concat' else 0)
         out = 1 + labels if condition in ('projection', 'auxiliary') else 1
-        net = nets.encoder(seen, out, kind=kind, width=width, norm=norm, down='stride',
-                           act=act)
+        net = architecture(kind, width=width, norm=norm, act=act).encoder(seen, out)
         net = nets.conditioned(net, labels) if condition == 'concat' else net
 
     def view(x, key, step):
@@ -206,7 +211,8 @@ def generator(player: str, example: Array, latent: int, *, kind: str, width: Seq
     if latent < 1:
         raise BadInput(f'latent must be at least 1, not {latent}')
     by_norm = labels if told == 'norm' else 0
-    net = nets.decoder(example, latent, kind=kind, width=width[::-1], norm=norm, up='transpose',
-                       labels=by_norm)
+    made = architecture(kind, width=width, norm=norm)
+    link = nets.link(example, made)
+    net = made.decoder(example, latent, link, by_norm)
     net = nets.conditioned(net, labels) if labels and not by_norm else net
-    return Generator(player, net, nets.link(example, kind), latent, bool(labels))
+    return Generator(player, net, link, latent, bool(labels))

@@ -27,15 +27,15 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
     generator_loss; mse, psnr and ssim of reconstructions.  Raises BadInput for what does not fit.
     """
     shape = example.x.shape[1:]
-    encoder = nets.encoder(shape, latent, kind=kind, width=width, norm=norm, down='stride',
-                           act='leaky')
-    seen = shape if kind in ('conv', 'residual') else (math.prod(shape),)
+    made = adversarial.architecture(kind, width=width, norm=norm, act='leaky')
+    encoder = made.encoder(shape, latent)
+    seen = shape if made.images else (math.prod(shape),)
     critic = adversarial.critic(
         'critic', (*seen[:-1], seen[-1] + latent), loss=loss, penalty=penalty, weight=weight,
         kind=kind, width=width, norm=norm if critic_norm is None else critic_norm, batch=batch)
-    generator = nets.decoder(example.x, latent, kind=kind, width=width[::-1], norm=norm,
-                             up='transpose')
-    link = nets.link(example.x, kind)
+    link = nets.link(example.x, made)
+    generator = adversarial.architecture(kind, width=width, norm=norm).decoder(
+        example.x, latent, link)
     fidelity = losses.fidelity(example.x)
 
     def pair(x: Array, z: Array) -> Batch:

@@ -34,13 +34,14 @@ def make(example: Batch, *, axis: str | None = None, source: tuple[Model, State]
         if encoder != 'scratch':
             raise BadInput(f'a {encoder} encoder comes from a trained run; give its workdir by '
                            '--config.init=DIR, or --config.model.encoder=scratch')
-        net = nets.encoder(example.x.shape[1:], latent, kind=kind, width=width, norm=norm)
+        net = nets.of(kind, width=width, norm=norm).encoder(example.x.shape[1:], latent)
     else:
         net = trained(*source, fresh=encoder == 'scratch')
     code = jax.eval_shape(lambda key, x: net.apply(*net.init(key, x), x), jax.random.key(0),
                           example.x[:1])
     size = sum(leaf.size for leaf in jax.tree.leaves(code))
-    top = nets.encoder((size,), labels, kind='mlp' if head else 'linear', width=head or (1,))
+    top = nets.of('mlp', width=head) if head else nets.of('linear')
+    top = top.encoder((size,), labels)
 
     def flat(z):
         return jnp.concatenate([a.reshape(len(a), -1) for a in jax.tree.leaves(z)], -1)

@@ -42,11 +42,9 @@ def make(example: Batch, *, axis: str | None = None, latent: int | None = None,
         raise BadInput(f'colorize needs colour images (h, w, 3), but an example here has shape '
                        f'{tuple(shape)}; use --config=configs/colorize.py:photos')
     losses.require_unit(example.x, 'colorize')
-    hyper = dict(kind=kind, norm=norm)
-    encoder = nets.encoder((*shape[:2], 1), latent, width=width, **hyper)
-    decoder = nets.decoder(chroma(example.x), latent, width=width[::-1],
-                           output=nets.identity, **hyper)
-    coder = nets.Coder('ae', encoder, decoder, nets.identity)
+    made = nets.of(kind, width=width, norm=norm)
+    coder = nets.Coder('ae', made.encoder((*shape[:2], 1), latent),
+                       made.decoder(chroma(example.x), latent, nets.identity), nets.identity)
     fidelity = losses.fidelity(example.x)
 
     def grey(x):

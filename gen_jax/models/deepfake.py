@@ -56,14 +56,13 @@ def make(example: Batch, *, axis: str | None = None, latent: int | None = 32, ki
     """
     labels = losses.require_labels(example.label, 'name more identities in '
                                    '--config.data.identities, or leave it empty')
-    hyper = dict(kind=kind, norm=norm)
-    link = nets.link(example.x, kind, loss == 'cross_entropy')
+    made = nets.of(kind, width=width, norm=norm)
+    link = nets.link(example.x, made, loss == 'cross_entropy')
     error = losses.reconstruction(loss, example.x, link)
     fidelity = losses.fidelity(example.x)
-    encoder = nets.encoder(example.x.shape[1:], latent, width=width, **hyper)
+    encoder = made.encoder(example.x.shape[1:], latent)
     encoder = nets.shared(encoder) if shared else nets.each(encoder, labels)
-    decoder = nets.each(nets.decoder(example.x, latent, width=width[::-1], output=link, **hyper),
-                        labels)
+    decoder = nets.each(made.decoder(example.x, latent, link), labels)
 
     def own(state):
         return state.params['ae'], state.buffers['ae']

@@ -29,7 +29,7 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 10, gamma: fl
     """
     model = variational('vae', example, latent, likelihood=likelihood, scale=scale, sigma=sigma,
                         levels=levels, kind=kind, width=width, act=act)
-    judge = nets.encoder((latent,), 1, width=critic, act='leaky')
+    judge = nets.of('mlp', width=critic, act='leaky').encoder((latent,), 1)
 
     def logit(state, z):
         return judge.apply(state.params['critic'], {}, z)[:, 0]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gen_jax import adversarial, losses, nets
+from gen_jax import adversarial, losses
 from gen_jax.game import game
 from gen_jax.types import SHARE, Array, BadInput, Batch, Model, Player, State
 
@@ -39,8 +39,8 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, categories:
     generator = adversarial.generator('generator', example.x, size, kind=kind, width=width,
                                       norm=norm)
     # no statistics of a batch: of samples by category there are none to share
-    q = nets.encoder(shape, categories + continuous, kind=kind, width=width, norm='none',
-                     down='stride', act='leaky')
+    q = adversarial.architecture(kind, width=width, norm='none', act='leaky').encoder(
+        shape, categories + continuous)
     entropy = math.log(categories) + continuous * math.log(2)
 
     def prior(state, key, n):

@@ -30,8 +30,8 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 50, below: in
     for name, value in dict(k=k, latent=latent, below=below).items():
         if value < 1:
             raise BadInput(f'{name} must be at least 1, not {value}')
-    up = nets.encoder((below,), 2 * latent, width=above, act=act)
-    down = nets.encoder((latent,), 2 * below, width=above[::-1], act=act)
+    up = nets.of('mlp', width=above, act=act).encoder((below,), 2 * latent)
+    down = nets.of('mlp', width=above[::-1], act=act).encoder((latent,), 2 * below)
     model = variational('vae', example, below, likelihood=likelihood, scale=scale, sigma=sigma,
                         levels=levels, kind=kind, width=width, act=act)
     first = model.posterior

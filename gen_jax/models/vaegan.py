@@ -27,13 +27,13 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
     if latent < 1:
         raise BadInput(f'latent must be at least 1, not {latent}')
     shape, norms = example.x.shape[1:], norm if critic_norm is None else critic_norm
-    hyper = dict(kind=kind, width=width, down='stride', act='leaky')
-    body = nets.encoder(shape, None, norm=norms, **hyper)
+    hyper = dict(kind=kind, width=width, act='leaky')
+    body = adversarial.architecture(norm=norms, **hyper).encoder(shape, None)
     plain = 'spectral' if norms == 'spectral' else 'none'
     critic = adversarial.critic(
         'critic', shape, loss=loss, penalty=penalty, weight=weight, norm=norms, batch=batch,
-        net=nets.chain(body, nets.encoder((1,), 1, kind='linear', width=(1,), norm=plain)))
-    encoder = nets.encoder(shape, 2 * latent, norm=norm, **hyper)
+        net=nets.chain(body, nets.of('linear', norm=plain).encoder((1,), 1)))
+    encoder = adversarial.architecture(norm=norm, **hyper).encoder(shape, 2 * latent)
     generator = adversarial.generator('generator', example.x, latent, kind=kind, width=width,
                                       norm=norm)
     fidelity = losses.fidelity(example.x)

@@ -38,14 +38,15 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 16, codes: in
             raise BadInput(f'{name} must be at least 1, not {value}')
     if likelihood not in ('bernoulli', 'gaussian'):
         raise BadInput(f'unknown likelihood {likelihood!r}; choose one of bernoulli, gaussian')
-    link = nets.link(x, kind, likelihood == 'bernoulli')
+    made = nets.of(kind, width=width)
+    link = nets.link(x, made, likelihood == 'bernoulli')
     seen = densities.likelihood(likelihood, x, link, sigma=sigma)
-    encoder = nets.encoder(x.shape[1:], None, kind=kind, width=width)
+    encoder = made.encoder(x.shape[1:], None)
     features = jax.eval_shape(lambda x: encoder.apply(*encoder.init(jax.random.key(0), x), x), x)
     grid = features.shape[1:-1]
     places, size = (int(np.prod(grid)), latent) if grid else (slots, slots * latent)
-    project = nets.encoder((features.shape[-1],), size, kind='linear', width=width)
-    decoder = nets.decoder(x, None if grid else size, kind=kind, width=width[::-1], output=link)
+    project = nets.of('linear').encoder((features.shape[-1],), size)
+    decoder = made.decoder(x, None if grid else size, link)
     speller = sequences.decoder(codes, places, width=units, embed=latent)
 
     def infer(params, x):

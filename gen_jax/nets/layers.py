@@ -4,10 +4,9 @@ from typing import Any, Callable, NamedTuple, Sequence
 
 from flax import linen as nn
 import jax
-import jax.numpy as jnp
 
-from gen_jax import ops
-from gen_jax.types import Array, Tree
+from gen_jax import losses, ops
+from gen_jax.types import Array, BadInput, Tree
 
 
 def leaky(x: Array) -> Array:
@@ -30,6 +29,23 @@ class Net(NamedTuple):
     init: Callable[[Array, Array], tuple[Tree, Tree]]
     apply: Callable[[Tree, Tree, Array], Array]
     train: Callable[[Tree, Tree, Array], tuple[Array, Tree]]
+
+
+class Nets(NamedTuple):
+    """An architecture.  encoder: (shape, out) -> Net of examples (n, *shape) to codes (n, out), or
+    to the last features themselves where out is None; decoder: (example, latent, output, labels) ->
+    Net of codes (n, latent), or of such features where latent is None, to examples (n, *shape)
+    before the link function `output`, its normalisations with gain and bias of each of so many
+    labels.
+
+    images: whether it is for images (h, w, c) alone; norms: whether it has normalisations; linked:
+    whether its examples in [0, 1] come through a sigmoid.
+    """
+    encoder: Callable[[Sequence[int], int | None], Net]
+    decoder: Callable[[Array, int | None, Callable, int], Net]
+    images: bool = False
+    norms: bool = True
+    linked: bool = True
 
 
 def net(module: nn.Module) -> Net:
@@ -113,103 +129,6 @@ class Block(nn.Module):
         return self.act(x + self.param('bias', self.bias, x.shape[-1:]))
 
 
-class Residual(nn.Module):
-    """act(x + two 3x3 convolutions of x), x by a 1x1 convolution where the width changes (He et al.
-    2016)."""
-    width: int
-    norm: str = 'none'
-    act: Callable[[Array], Array] = nn.relu
-
-    @nn.compact
-    def __call__(self, x, train):
-        conv = convolve(ops.conv, 3, self.width)
-        y = Block(conv, self.norm, self.act)(x, train)
-        y = Block(conv, self.norm, identity)(y, train)
-        if x.shape[-1] != self.width:
-            x = Convolve(ops.conv, 1, self.width)(x)
-        return self.act(x + y)
-
-
-class Prepared(nn.Module):
-    """Normalisation and activation alone."""
-    norm: str
-    act: Callable[[Array], Array]
-    labels: int = 0
-
-    @nn.compact
-    def __call__(self, x, train, label=None):
-        if self.norm not in ('none', 'spectral'):
-            x = Norm(self.norm, self.labels)(x, train, label)
-        return self.act(x)
-
-
-class Resample(nn.Module):
-    """A residual block as of SNGAN (Miyato et al. 2018): normalisation and activation come before
-    each of its two 3x3 convolutions, and images leave it half or twice as large.
-
-    change: `down` (average pooling), `up` (nearest) or `none`; raw: whether images come in as they
-    are, not to be normalised or cut off.
-    """
-    width: int
-    change: str
-    norm: str = 'none'
-    act: Callable[[Array], Array] = nn.relu
-    labels: int = 0
-    raw: bool = False
-
-    @nn.compact
-    def __call__(self, x, train, label=None):
-        spectral = 'spectral' if self.norm == 'spectral' else 'none'
-
-        def ready(x):
-            return Prepared(self.norm, self.act, self.labels)(x, train, label)
-
-        def conv(x, op, size):
-            return Block(convolve(op, size, self.width), spectral, identity)(x, train)
-
-        larger = self.change == 'up'
-        y = conv(x if self.raw else ready(x), ops.upsample_conv if larger else ops.conv, 3)
-        y = conv(ready(y), ops.conv, 3)
-        if self.change != 'none' or x.shape[-1] != self.width:
-            x = conv(x, ops.conv, 1)  # pooling and copying commute with it
-        if self.change == 'down':
-            return mean_pool(x + y)
-        return (x.repeat(2, 1).repeat(2, 2) if larger else x) + y
-
-
-class Total(nn.Module):
-    """The sum over an image's places, (n, h, w, c) -> (n, c), after an activation."""
-    act: Callable[[Array], Array]
-
-    def __call__(self, x, train):
-        return self.act(x).sum((1, 2))
-
-
-class Read(nn.Module):
-    """Gated recurrent units over sequences (n, t, f), a layer per width: the last state (n, w)."""
-    width: Sequence[int]
-
-    @nn.compact
-    def __call__(self, x, train):
-        for w in self.width:
-            x = nn.RNN(nn.GRUCell(w))(x)
-        return x[:, -1]
-
-
-class Write(nn.Module):
-    """Codes (n, latent) to sequences (n, t, f) by gated recurrent units that see the code at every
-    step, a layer per width."""
-    width: Sequence[int]
-    steps: int
-
-    @nn.compact
-    def __call__(self, z, train):
-        x = jnp.broadcast_to(z[:, None], (len(z), self.steps, z.shape[-1]))
-        for w in self.width:
-            x = nn.RNN(nn.GRUCell(w))(x)
-        return x
-
-
 class DenseImage(nn.Module):
     """A dense layer from vectors to images of the given shape, without bias."""
     shape: Sequence[int]
@@ -225,13 +144,6 @@ class Reshape(nn.Module):
 
     def __call__(self, x, train):
         return x.reshape(len(x), *self.shape)
-
-
-class Pool(nn.Module):
-    """2x2 max-pooling of images."""
-
-    def __call__(self, x, train):
-        return ops.max_pool(x)
 
 
 class Crop(nn.Module):
@@ -250,16 +162,35 @@ def convolve(op, size, width):
     return lambda: Convolve(op, size, width)
 
 
-def strided(x, kernel):
-    return ops.conv(x, kernel, stride=2)
+def code(out: int | None, norm: str) -> list[nn.Module]:
+    """A dense layer to codes (n, out), or nothing where these are the features themselves."""
+    spectral = 'spectral' if norm == 'spectral' else 'none'
+    return [] if out is None else [Reshape((-1,)), Block(dense(out), spectral, identity)]
 
 
-def mean_pool(x):
-    """The mean of each 2 x 2 block, the last row and column doubled where their number is odd:
-    (n, h, w, c) -> (n, ceil(h/2), ceil(w/2), c)."""
-    n, h, w, c = x.shape
-    x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode='edge')
-    return x.reshape(n, -(-h // 2), 2, -(-w // 2), 2, c).mean((2, 4))
+def last(linear, start: Array, output: Callable, norm: str) -> nn.Module:
+    """The layer to examples, whose bias starts where the constant output `start` lies before
+    `output`: without it a ReLU net with a sigmoid often paints black for ever."""
+    start = losses.logit(start) if output is nn.sigmoid else start
+    return Block(linear, 'spectral' if norm == 'spectral' else 'none', identity,
+                 bias=lambda key, size: start.reshape(size))
+
+
+def halved(example: Array, width: Sequence[int]) -> list[tuple[int, int]]:
+    """The height and width of images, and of these halved once per width, rounding up."""
+    sizes = [example.shape[1:3]]
+    for _ in width:
+        sizes.append(tuple(-(-s // 2) for s in sizes[-1]))
+    return sizes
+
+
+def activation(name: str, kind: str = '') -> Callable[[Array], Array]:
+    """The activation called so; for a kind of net that is named, one of a single output."""
+    if name not in ACTS:
+        raise BadInput(f'unknown act {name!r}; choose one of {", ".join(ACTS)}')
+    if kind and ACTS[name] in OUTPUTS:
+        raise BadInput(f"act {name!r} is for kind 'mlp', not {kind!r}; use act='relu'")
+    return ACTS[name]
 
 
 class Layers(nn.Module):
