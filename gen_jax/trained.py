@@ -21,8 +21,9 @@ ACTIVE = .01  # nats: a KL above is that of a dimension in use
 
 def subject(run: train.Run, state: State) -> metrics.Subject:
     """What the measures of gen_jax.metrics look at."""
+    collect = train.collector(run, state)
     return metrics.Subject(run.model, state, run.data, run.key, run.config.eval.k,
-                           train.collector(run, state), features(run), {}, {})
+                           lambda name, *what: collect(*what), features(run), {}, {})
 
 
 def features(run: train.Run) -> metrics.Features:
@@ -97,7 +98,7 @@ def evaluate(run: train.Run, state: State, workdir: Path) -> None:
     for name, found in metrics.measure(names, looked_at, leave_out=not asked):
         done.add(name)
         report(workdir, {f'test/{k}': float(v) for k, v in found.items()})
-    if done & set(metrics.FEATURED):
+    if any(metrics.MEASURES[name].featured for name in done):
         used, n = looked_at.features, len(looked_at.seen.get('real', ()))
         about = dict(name=used.name, sha256=used.digest, resizer=used.resizer, split='test',
                      examples=n, samples=n)

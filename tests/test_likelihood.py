@@ -239,7 +239,7 @@ def test_codes_of_data_without_labels_are_not_probed(label):
     data = run.data._replace(train=run.data.train._replace(label=label))
     subject = trained.subject(run._replace(data=data), run.state)
     assert metrics.chosen([], subject) == ['units']
-    with pytest.raises(BadInput, match='real codes and labels, which this data set has not'):
+    with pytest.raises(BadInput, match='probe needs labels, which this data set has not'):
         metrics.chosen(['probe'], subject)
 
 

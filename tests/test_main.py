@@ -361,8 +361,8 @@ def test_evaluate_measures_by_itself_all_that_fits(run_main, copied, name):
     ('vae', 'metrics=mig', ['mig', 'factors']),
     ('ae', 'metrics=units,nll', ['nll', 'a density', 'leave it out']),
     ('ae', 'metrics=frechet', ['frechet', 'samples', 'this model has not']),
-    ('gan', 'metrics=modes', ['modes', 'a known mixture', 'this run has not']),
-    ('gan', 'metrics=stacked', ['stacked', 'images and features classifier', 'this run has not']),
+    ('gan', 'metrics=modes', ['modes', 'a known mixture', 'this data set has not']),
+    ('gan', 'metrics=stacked', ['needs stacked images', 'this data set has not']),
     ('gan', 'features=pixel', ["'pixel'", 'pixels, classifier or inception']),
     ('gan', 'features=inception', ['--config.eval.weights', 'experiments/inception.py']),
     ('vae', 'k=0', ['eval.k', 'at least 1'])])

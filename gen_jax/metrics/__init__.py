@@ -1,4 +1,5 @@
-"""What `--mode=evaluate` measures: name -> what a trained model must have for it, and its numbers.
+"""What `--mode=evaluate` measures: of each its numbers, and what a trained model and its data must
+have for it.
 
 Each is a pure function over a Model in one of the files here; this file knows which of them fits.
 """
@@ -10,59 +11,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax import loop
 from gen_jax.metrics import disentangle, latent, likelihood, samples
-from gen_jax.types import Array, BadInput, Batch, Model, State
+from gen_jax.metrics.subject import (MOST, PIXELS, Features, Subject, code, codes, compared, drawn,
+                                     grid, moments, represent, shown)
+from gen_jax.types import BadInput
 
-MOST = 10_000  # examples whose codes are looked at; the likelihoods are those of all
 ANNEALED = 100
 POINTS, STACKED = 2_500, 26_000  # samples looked at (PacGAN, Lin et al. 2018)
 
 
-class Features(NamedTuple):
-    """What samples and data are compared in: apply: (params, x) -> (n, d); digest: of params;
-    resizer: how images come to their size; classify: (params, x) -> logits, where there are any."""
-    name: str
-    digest: str
-    resizer: str
-    params: Any
-    apply: Callable
-    classify: Callable | None = None
-
-
-PIXELS = Features('pixels', 'none', 'none', (), lambda params, x: x.reshape(len(x), -1))
-
-
-class Subject(NamedTuple):
-    """A trained model and its data; k: codes for an importance sample.
-
-    collect: (f, split, most) -> the arrays of f(state, batch, key) over the first `most` examples
-    of the `train` or `test` split, or all.  seen: features once computed; programs: what is
-    compiled, for all subjects of this model and data.
-    """
-    model: Model
-    state: State
-    data: Any
-    key: Array
-    k: int
-    collect: Callable
-    features: Features
-    seen: dict
-    programs: dict
-
-    def program(self, name, f: Callable) -> Callable:
-        """jit(f), that of the first f of this name."""
-        return self.programs.setdefault(name, jax.jit(f))
-
-
 def nll(s: Subject) -> dict[str, float]:
     f = likelihood.nll(s.model.density, s.k)
-    found = np.asarray(s.collect(f, 'test', None), np.float64)
+    found = np.asarray(s.collect('nll', f, 'test', None), np.float64)
     return dict(nll=found.mean(), nll_se=found.std() / len(found) ** .5)
 
 
 def ais(s: Subject) -> dict[str, float]:
-    found = s.collect(likelihood.bounds(s.model.density), 'test', ANNEALED)
+    found = s.collect('ais', likelihood.bounds(s.model.density), 'test', ANNEALED)
     return {name: float(value.mean()) for name, value in found.items()} | dict(
         nll_ais_se=float(found['nll_ais'].std() / len(found['nll_ais']) ** .5))
 
@@ -72,28 +37,14 @@ def units(s: Subject) -> dict[str, float]:
 
 
 def information(s: Subject) -> dict[str, float]:
-    moments = s.collect(lambda state, batch, key: s.model.density.moments(state, batch), 'test',
-                        MOST)
-    return {k: float(v) for k, v in jax.jit(latent.information)(*moments, s.key).items()}
+    found = s.collect('moments', lambda state, batch, key: s.model.density.moments(state, batch),
+                      'test', MOST)
+    return {k: float(v) for k, v in jax.jit(latent.information)(*found, s.key).items()}
 
 
 def probe(s: Subject) -> dict[str, float]:
     label = {split: getattr(s.data, split).label[:MOST] for split in ('train', 'test')}
     return latent.readable(codes(s, 'train'), label['train'], codes(s, 'test'), label['test'])
-
-
-def codes(s: Subject, split: str) -> np.ndarray:
-    """Posterior means, or else what the encoder gives, as vectors (n, d)."""
-    return np.asarray(s.collect(encoder(s.model), split, MOST))
-
-
-def encoder(model: Model) -> Callable:
-    def run(state, batch, key):
-        if model.density and model.density.moments:
-            return model.density.moments(state, batch)[0]
-        parts = jax.tree.leaves(model.encode(state, batch.x))
-        return jnp.concatenate([a.reshape(len(a), -1) for a in parts], axis=1)
-    return run
 
 
 def on_factors(measure: Callable) -> Callable:
@@ -117,72 +68,10 @@ def mig_sampled(s: Subject) -> dict[str, float]:
     return dict(mig_sampled=disentangle.mig_sampled(mean, logvar, values, s.key))
 
 
-def moments(model: Model) -> Callable:
-    """Means and log-variances of diagonal posteriors, one behind the other, (n, 2 d)."""
-    return lambda state, batch, key: jnp.concatenate(model.density.moments(state, batch), axis=1)
-
-
-def grid(s: Subject) -> np.ndarray:
-    """Values of the factors (n, f), drawn one by one."""
-    chance = np.random.default_rng(0)
-    return np.stack([chance.integers(0, size, MOST) for size in s.data.factors.values()], 1)
-
-
 def named(measure, found) -> dict[str, float]:
     name = measure.__name__
     return ({f'{name}_{k}': v for k, v in found.items()} if isinstance(found, dict)
             else {name: found})
-
-
-def represent(s: Subject, how: Callable = encoder) -> Callable[[np.ndarray], np.ndarray]:
-    """Factor values (n, f) -> codes (n, d), as how(model) gives them."""
-    encode = how(s.model)
-
-    def some(state, places, key):
-        batch = s.data.prepare(Batch(places, jnp.zeros(len(places), jnp.int32)), key)
-        return encode(state, batch, key)
-
-    some = s.program(('represent', how), some)
-
-    def run(values, at_once=500):
-        places = np.ravel_multi_index(values.T, list(s.data.factors.values())).astype(np.int32)
-        padded = np.pad(places, (0, -len(places) % at_once), mode='edge').reshape(-1, at_once)
-        return np.concatenate([some(s.state, p, s.key) for p in padded])[:len(values)]
-
-    return run
-
-
-def drawn(s: Subject, look: Callable, n: int, at_once: int = 500) -> np.ndarray:
-    """look(params, x) of n samples x."""
-    def some(state, params, key):
-        return look(params, s.model.decode(state, s.model.prior(state, key, at_once)))
-
-    some = s.program(('drawn', look), some)
-    keys = jax.random.split(jax.random.fold_in(s.key, 1), -(-n // at_once))
-    return np.concatenate([some(s.state, s.features.params, key) for key in keys])[:n]
-
-
-def shown(s: Subject, look: Callable, split: str, n: int, at_once: int = 500) -> np.ndarray:
-    """look(params, x) of the first n examples of a split, or of all where they are fewer."""
-    def some(batch, params, key):
-        return look(params, s.data.prepare(batch, key).x)
-
-    some = s.program(('shown', look), some)
-    data = getattr(s.data, split)
-    n = min(n, len(data.x))
-    rows = np.minimum(np.arange(n + -n % at_once), n - 1).reshape(-1, at_once)
-    return np.concatenate([some(loop.take(data, r), s.features.params,
-                                jax.random.fold_in(s.key, i)) for i, r in enumerate(rows)])[:n]
-
-
-def compared(s: Subject) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features of test examples, of as many samples, and of as many training examples."""
-    if not s.seen:
-        look = s.features.apply
-        s.seen['real'] = shown(s, look, 'test', MOST)
-        n = len(s.seen['real'])
-        s.seen.update(fake=drawn(s, look, n), other=shown(s, look, 'train', n))
-    return s.seen['real'], s.seen['fake'], s.seen['other']
 
 
 def frechet(s: Subject) -> dict[str, float]:
@@ -224,57 +113,86 @@ def each_colour(classify: Callable) -> Callable:
     return lambda params, x: jnp.stack([classify(params, x[..., i:i + 1]) for i in range(3)], 1)
 
 
-ON_FACTORS = disentangle.mig, disentangle.modularity, disentangle.sap, disentangle.dci
-MEASURES = dict(
-    nll=('a density', nll), ais=('a density of real codes', ais), units=('real codes', units),
-    information=('a diagonal posterior', information), probe=('real codes and labels', probe),
-    **{m.__name__: ('real codes and factors', on_factors(m)) for m in ON_FACTORS},
-    **{m.__name__: ('real codes and factors', on_sampling(m))
-       for m in (disentangle.beta_vae, disentangle.factor_vae)},
-    mig_sampled=('a diagonal posterior and factors', mig_sampled),
-    frechet=('samples', frechet), kernel=('samples', kernel), neighbours=('samples', neighbours),
-    modes=('samples and a known mixture', modes),
-    stacked=('samples of stacked images and features classifier', stacked))
-FEATURED = 'frechet', 'kernel', 'neighbours', 'stacked'  # which look at Subject.features
-SLOW = 'ais',  # of the default, which is all that fits
-LEAST = dict(frechet=(2, 2), kernel=(4, 4), neighbours=(6, 1), probe=(1, 5))  # test and training
+class Need(NamedTuple):
+    """What a measure needs, in words; whose it is; and whether it is there."""
+    words: str
+    of: str
+    met: Callable[[Subject], bool]
 
 
-def code(s: Subject) -> jax.ShapeDtypeStruct | None:
-    """What `codes` are of one example; None where there are none."""
-    if not (s.model.density and s.model.density.moments or s.model.encode):
-        return None
-    one = s.data.prepare(jax.tree.map(lambda a: jnp.asarray(a[:1]), s.data.test), s.key)
-    return jax.eval_shape(encoder(s.model), s.state, one, s.key)
+def coded(s: Subject) -> bool:
+    """Whether codes are numbers, of which means and distances make sense."""
+    z = code(s)
+    return z is not None and jnp.issubdtype(z.dtype, jnp.floating)
 
 
-def has(s: Subject, need: str) -> bool:
-    density, z = s.model.density, code(s)
-    # by numbers, of which means and distances make sense
-    coded = z is not None and jnp.issubdtype(z.dtype, jnp.floating)
+def labelled(s: Subject) -> bool:
     label = s.data.train.label  # of a set without, TFDS' are all -1
-    labelled = label is not None and len(np.unique(label[:MOST])) > 1
-    sampled = bool(s.model.prior and s.model.decode and not s.data.read)
-    return {'a density': bool(density), 'a density of real codes': bool(density) and (
-                coded or not s.model.encode),
-            'a diagonal posterior': bool(density and density.moments),
-            'a diagonal posterior and factors': bool(
-                density and density.moments and s.data.factors),
-            'real codes': coded, 'real codes and labels': coded and labelled,
-            'real codes and factors': coded and bool(s.data.factors),
-            'samples': sampled, 'samples and a known mixture': sampled and bool(s.data.mixture),
-            'samples of stacked images and features classifier':
-                sampled and s.data.stacked and bool(s.features.classify)}[need]
+    return label is not None and len(np.unique(label[:MOST])) > 1
+
+
+NEEDS = dict(
+    density=Need('a density', 'model', lambda s: bool(s.model.density)),
+    moments=Need('a diagonal posterior', 'model',
+                 lambda s: bool(s.model.density and s.model.density.moments)),
+    codes=Need('real codes', 'model', coded),
+    annealed=Need('codes that are real numbers', 'model', lambda s: coded(s) or not s.model.encode),
+    samples=Need('samples', 'model',
+                 lambda s: bool(s.model.prior and s.model.decode and not s.data.read)),
+    labels=Need('labels', 'data set', labelled),
+    factors=Need('known factors', 'data set', lambda s: bool(s.data.factors)),
+    mixture=Need('a known mixture', 'data set', lambda s: bool(s.data.mixture)),
+    stacked=Need('stacked images', 'data set', lambda s: s.data.stacked),
+    classifier=Need('eval.features=classifier', 'run', lambda s: bool(s.features.classify)))
+
+
+class Measure(NamedTuple):
+    """numbers: (subject) -> float by name; needs: names of NEEDS; least: examples that there must
+    be for testing and for training; size: latent dimensions; featured: whether it looks at
+    Subject.features; slow: whether it must be asked for."""
+    numbers: Callable[[Subject], dict[str, float]]
+    needs: tuple[str, ...]
+    least: tuple[int, int] = (0, 0)
+    size: int = 1
+    featured: bool = False
+    slow: bool = False
+
+
+MEASURES = dict(
+    nll=Measure(nll, ('density',)),
+    ais=Measure(ais, ('density', 'annealed'), slow=True),
+    units=Measure(units, ('codes',)),
+    information=Measure(information, ('moments',)),
+    probe=Measure(probe, ('codes', 'labels'), least=(1, 5)),
+    **{m.__name__: Measure(on_factors(m), ('codes', 'factors'), size=2)
+       for m in (disentangle.mig, disentangle.modularity, disentangle.sap, disentangle.dci)},
+    **{m.__name__: Measure(on_sampling(m), ('codes', 'factors'))
+       for m in (disentangle.beta_vae, disentangle.factor_vae)},
+    mig_sampled=Measure(mig_sampled, ('moments', 'factors')),
+    frechet=Measure(frechet, ('samples',), least=(2, 2), featured=True),
+    kernel=Measure(kernel, ('samples',), least=(4, 4), featured=True),
+    neighbours=Measure(neighbours, ('samples',), least=(6, 1), featured=True),
+    modes=Measure(modes, ('samples', 'mixture')),
+    stacked=Measure(stacked, ('samples', 'stacked', 'classifier'), featured=True))
+
+
+def unmet(name: str, s: Subject) -> str:
+    """What a measure needs and is not there, in words; '' where all is."""
+    for need in (NEEDS[n] for n in MEASURES[name].needs):
+        if not need.met(s):
+            return f'needs {need.words}, which this {need.of} has not'
+    return ''
 
 
 def short(name: str, s: Subject) -> str:
     """Of what a measure that fits has too little, in words; '' where it has enough."""
-    for split, least in zip(('test', 'train'), LEAST.get(name, ())):
+    wanted = MEASURES[name]
+    for split, least in zip(('test', 'train'), wanted.least):
         if len(getattr(s.data, split).x) < least:
             return f'needs at least {least} examples in the {split} split, not ' \
                    f'{len(getattr(s.data, split).x)}'
-    if name in [m.__name__ for m in ON_FACTORS] and code(s).shape[1] < 2:
-        return 'needs at least 2 latent dimensions, not 1'
+    if wanted.size > 1 and code(s).shape[1] < wanted.size:
+        return f'needs at least {wanted.size} latent dimensions, not 1'
     return ''
 
 
@@ -288,17 +206,9 @@ def chosen(names: list[str], s: Subject) -> list[str]:
             close = difflib.get_close_matches(name, MEASURES, 1, cutoff=.4)
             raise BadInput(f'unknown metric {name!r}' + (f', did you mean {close[0]!r}' if close
                            else '') + f'; there are {", ".join(MEASURES)}')
-        need = MEASURES[name][0]
-        why = short(name, s) if has(s, need) else ''
-        if not has(s, need):
-            of_data = need.endswith(('factors', 'labels')) and has(s, 'real codes')
-            what = 'data set' if of_data else 'model'
-            what = 'run' if need.startswith('samples ') and has(s, 'samples') else what
-            why = f'needs {need}, which this {what} has not'
-        if why:
+        if why := unmet(name, s) or short(name, s):
             raise BadInput(f'metric {name} {why}; leave it out of eval.metrics')
-    fit = [name for name, (need, _) in MEASURES.items() if has(s, need) and name not in SLOW]
-    return names or fit
+    return names or [n for n, m in MEASURES.items() if not m.slow and not unmet(n, s)]
 
 
 def measure(names: list[str], s: Subject, leave_out: bool,
@@ -312,7 +222,7 @@ def measure(names: list[str], s: Subject, leave_out: bool,
         try:
             if why := short(name, s):
                 raise BadInput(f'it {why}')
-            found = MEASURES[name][1](s)
+            found = MEASURES[name].numbers(s)
         except BadInput as e:
             if not leave_out:
                 raise BadInput(f'metric {name}: {e}') from e

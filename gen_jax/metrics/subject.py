@@ -1,0 +1,131 @@
+"""A trained model and its data, and what the measures look at of them: codes, samples, features."""
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax import loop
+from gen_jax.types import Array, Batch, Model, State
+
+MOST = 10_000  # examples whose codes are looked at; the likelihoods are those of all
+
+
+class Features(NamedTuple):
+    """What samples and data are compared in: apply: (params, x) -> (n, d); digest: of params;
+    resizer: how images come to their size; classify: (params, x) -> logits, where there are any."""
+    name: str
+    digest: str
+    resizer: str
+    params: Any
+    apply: Callable
+    classify: Callable | None = None
+
+
+PIXELS = Features('pixels', 'none', 'none', (), lambda params, x: x.reshape(len(x), -1))
+
+
+class Subject(NamedTuple):
+    """A trained model and its data; k: codes for an importance sample.
+
+    collect: (name, f, split, most) -> the arrays of f(state, batch, key) over the first `most`
+    examples of the `train` or `test` split, or all; name: of f.  seen: features once computed;
+    programs: what is compiled, for all subjects of this model and data.
+    """
+    model: Model
+    state: State
+    data: Any
+    key: Array
+    k: int
+    collect: Callable
+    features: Features
+    seen: dict
+    programs: dict
+
+    def program(self, name, f: Callable) -> Callable:
+        """jit(f), that of the first f of this name."""
+        return self.programs.setdefault(name, jax.jit(f))
+
+
+def codes(s: Subject, split: str) -> np.ndarray:
+    """Posterior means, or else what the encoder gives, as vectors (n, d)."""
+    return np.asarray(s.collect('codes', encoder(s.model), split, MOST))
+
+
+def encoder(model: Model) -> Callable:
+    def run(state, batch, key):
+        if model.density and model.density.moments:
+            return model.density.moments(state, batch)[0]
+        parts = jax.tree.leaves(model.encode(state, batch.x))
+        return jnp.concatenate([a.reshape(len(a), -1) for a in parts], axis=1)
+    return run
+
+
+def code(s: Subject) -> jax.ShapeDtypeStruct | None:
+    """What `codes` are of one example; None where there are none."""
+    if not (s.model.density and s.model.density.moments or s.model.encode):
+        return None
+    one = s.data.prepare(jax.tree.map(lambda a: jnp.asarray(a[:1]), s.data.test), s.key)
+    return jax.eval_shape(encoder(s.model), s.state, one, s.key)
+
+
+def moments(model: Model) -> Callable:
+    """Means and log-variances of diagonal posteriors, one behind the other, (n, 2 d)."""
+    return lambda state, batch, key: jnp.concatenate(model.density.moments(state, batch), axis=1)
+
+
+def grid(s: Subject) -> np.ndarray:
+    """Values of the factors (n, f), drawn one by one."""
+    chance = np.random.default_rng(0)
+    return np.stack([chance.integers(0, size, MOST) for size in s.data.factors.values()], 1)
+
+
+def represent(s: Subject, how: Callable = encoder) -> Callable[[np.ndarray], np.ndarray]:
+    """Factor values (n, f) -> codes (n, d), as how(model) gives them."""
+    encode = how(s.model)
+
+    def some(state, places, key):
+        batch = s.data.prepare(Batch(places, jnp.zeros(len(places), jnp.int32)), key)
+        return encode(state, batch, key)
+
+    some = s.program(('represent', how), some)
+
+    def run(values, at_once=500):
+        places = np.ravel_multi_index(values.T, list(s.data.factors.values())).astype(np.int32)
+        padded = np.pad(places, (0, -len(places) % at_once), mode='edge').reshape(-1, at_once)
+        return np.concatenate([some(s.state, p, s.key) for p in padded])[:len(values)]
+
+    return run
+
+
+def drawn(s: Subject, look: Callable, n: int, at_once: int = 500) -> np.ndarray:
+    """look(params, x) of n samples x."""
+    def some(state, params, key):
+        return look(params, s.model.decode(state, s.model.prior(state, key, at_once)))
+
+    some = s.program(('drawn', look), some)
+    keys = jax.random.split(jax.random.fold_in(s.key, 1), -(-n // at_once))
+    return np.concatenate([some(s.state, s.features.params, key) for key in keys])[:n]
+
+
+def shown(s: Subject, look: Callable, split: str, n: int, at_once: int = 500) -> np.ndarray:
+    """look(params, x) of the first n examples of a split, or of all where they are fewer."""
+    def some(batch, params, key):
+        return look(params, s.data.prepare(batch, key).x)
+
+    some = s.program(('shown', look), some)
+    data = getattr(s.data, split)
+    n = min(n, len(data.x))
+    rows = np.minimum(np.arange(n + -n % at_once), n - 1).reshape(-1, at_once)
+    return np.concatenate([some(loop.take(data, r), s.features.params,
+                                jax.random.fold_in(s.key, i)) for i, r in enumerate(rows)])[:n]
+
+
+def compared(s: Subject) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features of test examples, of as many samples, and of as many training examples."""
+    if not s.seen:
+        look = s.features.apply
+        s.seen['real'] = shown(s, look, 'test', MOST)
+        n = len(s.seen['real'])
+        s.seen.update(fake=drawn(s, look, n), other=shown(s, look, 'train', n))
+    return s.seen['real'], s.seen['fake'], s.seen['other']
