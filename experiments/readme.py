@@ -99,7 +99,8 @@ def tables() -> str:
         if 'headline' in r:
             studies.append(f'| `{r["command"]}` | {r["seconds"]:.0f} s | {r["headline"]} |')
             continue
-        tested = {k.replace('_', ' '): r['metrics'].get(f'test/{k}') for k in SHOWN[r['model']]}
+        tested = {k.replace('_', ' '): r['metrics'].get(f'test/{k}')
+                  for k in SHOWN.get(r['model'], ['loss'])}
         tested = ', '.join(f'{k} {v:.4g}' for k, v in tested.items() if v is not None)
         took = f'{r["seconds"]:.0f} s' if r['seconds'] else '(interrupted)'
         runs.append(f'| `{r["command"]}` | {r["epochs"]} | {took} | {tested} |')

@@ -87,4 +87,4 @@ def game(players: dict[str, Player], *, axis: str | None = None, order: str = 'a
             metrics |= said
         return state._replace(step=state.step + 1), metrics
 
-    return Model(init=init, step=step, gradients=gradients, **maps)
+    return Model(init=init, step=step, gradients=gradients, whole=whole, **maps)

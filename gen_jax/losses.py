@@ -15,6 +15,11 @@ from gen_jax.types import Array, BadInput
 LOG_2PI = float(np.log(2 * np.pi))
 
 
+def wanted(value) -> bool:
+    """Whether a number is asked for at all: not 0, or one that a sweep traces."""
+    return isinstance(value, jax.core.Tracer) or bool(value)
+
+
 def flat(x: Array) -> Array:
     """Examples as vectors (n, d).  Losses are computed on these: of images, XLA on CPU takes ten
     times as long to sum over the pixels of an element-wise function."""

@@ -68,6 +68,22 @@ class Density(NamedTuple):
     moments: Callable | None = None
 
 
+class Context(NamedTuple):
+    """What a model is made for besides its examples and hyper-parameters.
+
+    axis: that of the devices over which a step is mapped, of whose batch it sees a share; None
+    where it sees all of it.  batch: examples of a step, as it sees them; size: training examples;
+    0 where these are not known.  source: a trained model to start from, and its state.
+    """
+    axis: str | None = None
+    batch: int = 0
+    size: int = 0
+    source: 'tuple[Model, State] | None' = None
+
+
+ALONE = Context()
+
+
 class Model(NamedTuple):
     """The interface: pure functions over a State.  Nothing outside models/ sees more than this.
 
@@ -83,6 +99,8 @@ class Model(NamedTuple):
     gradients: (state, batch, key) -> {player: gradient of its loss}, all of them at this state
     density:  its p and q, where it has them; a code z is then an array (n, d) or a pytree of such
     bounds:   metric -> the least and the most that it can be, where that is known
+    started:  whether it begins where Context.source stands
+    whole:    what in its losses takes the whole batch, in words, where something does
     """
     init: Callable[[Array, Batch], State]
     step: Callable[[State, Batch, Array], tuple[State, dict[str, Array]]]
@@ -95,3 +113,5 @@ class Model(NamedTuple):
     density: Density | None = None
     bounds: dict[str, tuple[float, float]] = {}
     gradients: Callable[[State, Batch, Array], dict[str, Tree]] | None = None
+    started: bool = False
+    whole: str = ''

@@ -16,7 +16,7 @@ from gen_jax import adversarial, game, nets
 from gen_jax.adversarial import rules
 from gen_jax.adversarial.rules import adversary, augmentation, charge, packed
 from gen_jax.nets import layers, sngan
-from gen_jax.types import BadInput, Batch, Player, State
+from gen_jax.types import BadInput, Batch, Context, Player, State
 
 KEY = jax.random.key(0)
 FAMILY = 'gan', 'infogan', 'vaegan', 'aae', 'bigan'
@@ -939,9 +939,9 @@ IMAGE = Batch(jnp.float32(np.random.default_rng(0).uniform(size=(4, 8, 8, 1))))
     (dict(penalty='clip', loss='wasserstein', cut=0.), 'positive'),
     (dict(critic_norm='huge'), 'unknown norm'),
     (dict(critic_norm='instance'), 'for images'),
-    (dict(pack=3, batch=16), 'divide the batch of 16'),
-    (dict(pack=0, batch=16), 'pack 0'),
-    (dict(pack=2, batch=16, condition='concat'), 'no one label'),
+    (dict(pack=3), 'divide the batch of 16'),
+    (dict(pack=0), 'pack 0'),
+    (dict(pack=2, condition='concat'), 'no one label'),
     (dict(condition='concat', told='norm'), "norm 'none'"),
     (dict(condition='concat', told='norm', kind='linear', norm='batch'), 'norm'),
     (dict(latent=0), 'latent'),
@@ -950,7 +950,7 @@ IMAGE = Batch(jnp.float32(np.random.default_rng(0).uniform(size=(4, 8, 8, 1))))
       if name not in ('minimax', 'nonsaturating', 'least_squares'))])
 def test_what_cannot_be_is_refused(bad, said):
     with pytest.raises(BadInput) as error:
-        make('gan', examples(label=True), **bad)
+        make('gan', examples(label=True), context=Context(batch=16), **bad)
     assert said in str(error.value) and '\n' not in str(error.value)
 
 

@@ -13,7 +13,7 @@ from gen_jax import record
 from gen_jax.data import points
 from gen_jax.metrics import samples
 from gen_jax.models import aae, bigan, gan, infogan, vaegan
-from gen_jax.types import Batch
+from gen_jax.types import Batch, Context
 
 CENTRES, SIGMA = points.MIXTURES['ring']
 SMALL = dict(kind='mlp', width=(32, 32), norm='none', latent=2, b1=0.)
@@ -107,7 +107,7 @@ def test_a_packed_critic_judges_an_example_with_its_neighbour():
     """In training two and two, in evaluation each with the next, the last with the first."""
     batch, tried = ring(key(), 12), {}
     for pack in 1, 2, 3:
-        model = gan.make(batch, **SMALL, pack=pack, batch=12)
+        model = gan.make(batch, Context(batch=12), **SMALL, pack=pack)
         state = model.init(key(), batch)
         seen = state.params['critic']['blocks_1']['Dense_0']['kernel']
         assert seen.shape == (2 * pack, 32)
@@ -128,7 +128,7 @@ def test_a_packed_critic_sees_the_collapse(pack):
     def coins(key, n=120):
         return Batch(-jax.random.bernoulli(key, shape=(n, 1)).astype(jnp.float32))
 
-    model = gan.make(coins(key()), **SMALL, rate=5e-3, average=0., pack=pack, batch=120)
+    model = gan.make(coins(key()), Context(batch=120), **SMALL, rate=5e-3, average=0., pack=pack)
     _, metrics = trained(model, coins, 150,
                          lambda state: changed(state, 'generator', jnp.zeros_like))
     assert metrics['accuracy_fake'][-50:].mean() == 1

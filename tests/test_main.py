@@ -825,7 +825,7 @@ import optax
 from gen_jax.game import game
 from gen_jax.types import Player
 
-def make(example, *, axis=None, last: int = 25):
+def make(example, context, *, last: int = 25):
     """The mean of the data; from step `last` on its loss is not a number."""
     def init(key, batch):
         return jnp.zeros(batch.x.shape[1:]), {}
@@ -837,7 +837,7 @@ def make(example, *, axis=None, last: int = 25):
         value = jnp.where(state.step < last, evaluate(state, batch, key)['loss'].mean(), jnp.nan)
         return value, dict(loss=value), {}
 
-    return game(dict(mean=Player(init, loss, optax.sgd(.1))), axis=axis, evaluate=evaluate,
+    return game(dict(mean=Player(init, loss, optax.sgd(.1))), axis=context.axis, evaluate=evaluate,
                 decode=lambda state, z: state.params['mean'] + z)
 '''
 CONFIG = '''

@@ -22,14 +22,12 @@ from conftest import quick, thorough
 from gen_jax import losses, models, nets, ops
 from gen_jax.models import colorize, deepfake, denoising
 from gen_jax.nets import layers, residual
-from gen_jax.types import BadInput, Batch
+from gen_jax.types import BadInput, Batch, Context
 
 NAMES = sorted(m.name for m in pkgutil.iter_modules(models.__path__))
 N, LABELS, CHARACTERS = 6, 3, 96
+SHARE = Context(axis='data')
 GANS = {'gan', 'infogan', 'vaegan', 'aae', 'bigan'}  # whose `loss` is that of the game
-NOISY = {'vae', 'cvae', 'iwae', 'denoising', 'rae', 'tcvae', 'factor', 'ladder',
-         'mmd'} | GANS                      # a key changes their step and evaluation,
-NOISY_STEP = {'text', 'deepfake'}           # or their step alone
 every_model = pytest.mark.parametrize('name', NAMES)
 some_models = pytest.mark.parametrize('name', thorough(NAMES, 'vae', 'gan'))
 
@@ -127,6 +125,11 @@ def healthy(tree):
                not jax.typeof(a).weak_type for a in jax.tree.leaves(tree))
 
 
+def draws(f, state, batch):
+    """Whether f(state, batch, key) draws random numbers: its program has their primitive."""
+    return 'random_bits' in str(jax.make_jaxpr(f)(state, batch, keys(1)[0]))
+
+
 def code(model, state, batch):
     """A code that the model can decode, from its prior or else its encoder."""
     return model.prior(state, keys(1)[0], N) if model.prior else model.encode(state, batch.x)
@@ -187,28 +190,25 @@ def test_decode_encode_and_prior_fit_together(name, shape, kind):
                 assert abs(z.mean()) < .1 and abs(z.std() - 1) < .1
 
 
-WHOLE = dict(mmd='distance of codes', tcvae='total correlation', deepfake='spread of the codes',
-             factor='permutation of codes')  # what takes the whole batch
-
-
 @some_models
 def test_devices_with_shares_of_a_batch_end_in_one_state_or_are_refused(name):
     """As shard_map and pmap map a step; where there is no noise, that of the whole batch."""
     (shape, kind), *_ = reversed(fitting(name))
     batch = data(shape, name=name)
-    if name in WHOLE:
-        with pytest.raises(BadInput, match=f'{WHOLE[name]}.* of the whole batch.*parallel=jit'):
-            make(name, batch, kind=kind, axis='data')
+    single, *_ = built(name, shape, kind)
+    if single.whole:
+        with pytest.raises(BadInput, match=f'{single.whole}.* of the whole batch.*parallel=jit'):
+            make(name, batch, kind=kind, context=SHARE)
         return
-    model = make(name, batch, kind=kind, axis='data')
+    model = make(name, batch, kind=kind, context=SHARE)
     state = quick(model.init)(jax.random.key(0), batch)
     shares = jax.tree.map(lambda a: a.reshape(2, N // 2, *a.shape[1:]), batch)
     found = quick(jax.vmap(model.step, (None, 0, 0), axis_name='data'))(state, shares, keys(2))
     first, second = (jax.tree.map(lambda a, i=i: a[i], found) for i in range(2))
     assert equal(first, second)
-    if name not in NOISY | NOISY_STEP | {'vq'}:
-        single = built(name, shape, kind)[0].step(state, batch, keys(1)[0])
-        close(first[0].params, single[0].params, rtol=1e-4, atol=1e-5)
+    if name != 'vq' and not draws(single.step, state, batch):
+        alone, _ = single.step(state, batch, keys(1)[0])
+        close(first[0].params, alone.params, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('name, hyper', [
@@ -218,7 +218,7 @@ def test_devices_with_shares_of_a_batch_end_in_one_state_or_are_refused(name):
 def test_losses_of_the_whole_batch_are_refused_where_no_device_sees_it(name, hyper):
     make(name, data((13,)), kind='mlp', **hyper)
     with pytest.raises(BadInput, match='of the whole batch'):
-        make(name, data((13,)), kind='mlp', axis='data', **hyper)
+        make(name, data((13,)), kind='mlp', context=SHARE, **hyper)
 
 
 @some_models
@@ -239,8 +239,7 @@ def test_one_key_one_result(name):
     for f in model.step, model.evaluate:
         first, again, other = (f(state, batch, k) for k in keys(2)[jnp.array([0, 0, 1])])
         assert equal(first, again)
-        noisy = name in NOISY or name in NOISY_STEP and f is model.step
-        assert equal(first, other) == (not noisy)
+        assert equal(first, other) == (not draws(f, state, batch))
 
 
 GAME = {'critic_loss', 'generator_loss', 'accuracy_real', 'accuracy_fake'}
@@ -1061,7 +1060,8 @@ def tops(state):
 def classifier(encoder, source='ae'):
     """A classifier on the encoder of another model, and both first states."""
     model, batch, state = built(source, *VECTORS)
-    made = compiled(make('classifier', batch, source=(traced(model), state), encoder=encoder))
+    start = Context(source=(traced(model), state))
+    made = compiled(make('classifier', batch, context=start, encoder=encoder))
     return model, state, made, made.init(jax.random.key(4), batch), batch
 
 
@@ -1112,7 +1112,8 @@ def test_classifier_keeps_a_sources_batch_statistics():
     source, batch, state = built('ae', *VECTORS, norm='batch')
     for key in keys(3):
         state, _ = source.step(state, batch, key)
-    model = make('classifier', batch, source=(traced(source), state), encoder='tuned')
+    start = Context(source=(traced(source), state))
+    model = make('classifier', batch, context=start, encoder='tuned')
     first = quick(model.init)(jax.random.key(0), batch)
     close(model.encode(first, batch.x), source.encode(state, batch.x), rtol=1e-5)
     after, _ = quick(model.step)(first, batch, keys(1)[0])
@@ -1125,7 +1126,8 @@ def test_classifier_keeps_a_sources_batch_statistics():
 def test_classifier_takes_every_encoder(name):
     """Shapes alone: nothing is compiled."""
     source, batch, state = built(name, *fitting(name)[-1])
-    model = make('classifier', batch, source=(traced(source), state), encoder='frozen',
+    start = Context(source=(traced(source), state))
+    model = make('classifier', batch, context=start, encoder='frozen',
                  head=(5,))
     start = jax.eval_shape(model.init, jax.random.key(0), batch)
     after, metrics = jax.eval_shape(model.step, start, batch, jax.random.key(0))

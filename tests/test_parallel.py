@@ -460,7 +460,7 @@ def test_undeclared_loss_of_the_whole_batch_is_refused(monkeypatch, mode):
     from gen_jax.models import ae
     from gen_jax.types import BadInput, Player
 
-    def make(example, *, axis=None, late: bool = False, whole: bool = True):
+    def make(example, context, *, late: bool = False, whole: bool = True):
         def code(state, x):
             return x.reshape(len(x), -1) @ state.params['own']
 
@@ -477,7 +477,8 @@ def test_undeclared_loss_of_the_whole_batch_is_refused(monkeypatch, mode):
         def init(key, batch):
             return jax.numpy.zeros(batch.x[0].size), {}
 
-        return game(dict(own=Player(init, loss, optax.sgd(.1))), axis=axis, evaluate=evaluate)
+        return game(dict(own=Player(init, loss, optax.sgd(.1))), axis=context.axis,
+                    evaluate=evaluate)
 
     monkeypatch.setattr(ae, 'make', make)
     config = train.defaults('ae', 'digits')

@@ -13,7 +13,7 @@ from scipy import stats
 
 from conftest import quick, thorough
 from gen_jax.models import factor, ladder, mmd, tcvae, vq
-from gen_jax.types import BadInput, Batch
+from gen_jax.types import BadInput, Batch, Context
 
 N = 6
 
@@ -224,7 +224,7 @@ def test_aggregate_finds_the_total_correlation_of_a_gaussian():
 
 @functools.cache
 def parts(**hyper):
-    model = tcvae.make(data(), size=50, latent=3, width=(4,), **hyper)
+    model = tcvae.make(data(), Context(size=50), latent=3, width=(4,), **hyper)
     return model, wilder(started(model, data()), 'vae')
 
 
@@ -257,8 +257,8 @@ def test_tcvae_parts_add_up_to_the_kl_of_the_codes_drawn(weights):
 
 
 def test_tcvae_size_is_that_of_the_examples_where_none_is_given():
-    found = [quick(tcvae.make(data(), latent=3, width=(4,), **size).evaluate)(
-        parts()[1], data(), keys(1)[0])['mi'] for size in ({}, dict(size=N), dict(size=50))]
+    found = [quick(tcvae.make(data(), Context(size=size), latent=3, width=(4,)).evaluate)(
+        parts()[1], data(), keys(1)[0])['mi'] for size in (0, N, 50)]
     assert equal(found[0], found[1]) and not np.allclose(found[0], found[2])
 
 

@@ -7,7 +7,7 @@ import optax
 
 from gen_jax import losses, nets
 from gen_jax.adversarial.rules import (Loss, adversary, augmentation, charge, clipped, packed,
-                                       spread, wanted)
+                                       spread)
 from gen_jax.types import SHARE, Array, BadInput, Batch, State, Tree
 
 GANS = dict(conv='dcgan', residual='sngan')  # what these kinds are in a GAN
@@ -164,7 +164,7 @@ def critic(player: str, shape: Sequence[int], *, loss: str = 'nonsaturating', sm
     def view(x, key, step):
         keys = jax.random.split(key)
         x = change(x, keys[0])
-        if not wanted(noise):
+        if not losses.wanted(noise):
             return x
         left = jnp.maximum(1 - step / noise_steps, 0) if noise_steps else 1.
         return x + noise * left * jax.random.normal(keys[1], x.shape)

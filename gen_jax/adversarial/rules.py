@@ -71,15 +71,10 @@ def adversary(name: str, smooth: float = 0.) -> Loss:
     if name == 'least_squares':
         return loss._replace(
             critic=lambda real, fake: ((real - 1 + smooth) ** 2 + fake ** 2) / 2)
-    if wanted(smooth):
+    if losses.wanted(smooth):
         raise BadInput(f'loss {name!r} has no targets to smooth; leave smooth 0, or use loss '
                        'minimax, nonsaturating or least_squares')
     return loss
-
-
-def wanted(value) -> bool:
-    """Whether a number is asked for at all: not 0, or one that a sweep traces."""
-    return isinstance(value, jax.core.Tracer) or bool(value)
 
 
 def slope(critic: Callable[[Array], Array], x: Array) -> Array:

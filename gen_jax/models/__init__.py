@@ -1,1 +1,1 @@
-"""One file a paper: make(example, *, axis=None, **hyper-parameters) -> Model."""
+"""One file a paper: make(example, context, **hyper-parameters) -> Model."""

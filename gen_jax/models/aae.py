@@ -7,15 +7,14 @@ import optax
 
 from gen_jax import adversarial, losses, nets
 from gen_jax.game import game
-from gen_jax.types import Batch, Model, Player
+from gen_jax.types import ALONE, Batch, Context, Model, Player
 
 
-def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int = 10,
-         adversary: float = 1., labelled: bool = False, error: str = 'cross_entropy',
-         loss: str = 'nonsaturating', penalty: str = 'none', weight: float = 10.,
-         critic: Sequence[int] = (256, 256), kind: str = 'mlp', width: Sequence[int] = (400,),
-         norm: str = 'none', rate: float = 1e-3, critic_rate: float = 1e-3,
-         b1: float = .5) -> Model:
+def make(example: Batch, context: Context = ALONE, *, latent: int = 10, adversary: float = 1.,
+         labelled: bool = False, error: str = 'cross_entropy', loss: str = 'nonsaturating',
+         penalty: str = 'none', weight: float = 10., critic: Sequence[int] = (256, 256),
+         kind: str = 'mlp', width: Sequence[int] = (400,), norm: str = 'none', rate: float = 1e-3,
+         critic_rate: float = 1e-3, b1: float = .5) -> Model:
     """The autoencoder minimises its error, nats per example, + adversary * the generator's loss of
     its codes; the critic tells them from draws of N(0, I).
 
@@ -34,7 +33,7 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
     apart = losses.reconstruction(error, example.x, coder.link)
     fidelity = losses.fidelity(example.x)
     judge = adversarial.critic('critic', (latent,), loss=loss, penalty=penalty, weight=weight,
-                               width=critic, batch=batch)
+                               width=critic, batch=context.batch)
 
     def told(z, batch):
         return (z, batch.label) if labels else z
@@ -88,6 +87,6 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
         ae=Player(init, ae_move, optax.adam(rate, b1=b1)),
         critic=Player(lambda key, batch: judge.init(key, draws(key, batch).x, None), critic_move,
                       judge.adam(critic_rate, b1)))
-    return game(players, axis=axis, whole=judge.loss.whole, evaluate=evaluate,
+    return game(players, axis=context.axis, whole=judge.loss.whole, evaluate=evaluate,
                 encode=None if labels else coder.encode, decode=coder.decode, prior=prior,
                 show=show if labels else None, bounds=adversarial.BOUNDS)

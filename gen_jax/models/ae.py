@@ -5,11 +5,11 @@ import optax
 
 from gen_jax import losses, nets
 from gen_jax.game import game
-from gen_jax.types import Batch, Model, Player
+from gen_jax.types import ALONE, Batch, Context, Model, Player
 
 
-def make(example: Batch, *, axis: str | None = None, latent: int | None = None, kind: str = 'conv',
-         width: Sequence[int] = (30, 15), norm: str = 'none', loss: str = 'mse',
+def make(example: Batch, context: Context = ALONE, *, latent: int | None = None,
+         kind: str = 'conv', width: Sequence[int] = (30, 15), norm: str = 'none', loss: str = 'mse',
          rate: float = 1e-3, decay: int = 0) -> Model:
     """Minimises the error between x and decode(encode(x)).
 
@@ -37,5 +37,5 @@ def make(example: Batch, *, axis: str | None = None, latent: int | None = None, 
         return dict(loss=error(y, batch.x)) | fidelity(coder.link(y), batch.x)
 
     schedule = optax.cosine_decay_schedule(rate, decay) if decay else rate
-    return game({'ae': Player(coder.init, objective, optax.adam(schedule))}, axis=axis,
+    return game({'ae': Player(coder.init, objective, optax.adam(schedule))}, axis=context.axis,
                 evaluate=evaluate, encode=coder.encode, decode=coder.decode)

@@ -9,14 +9,14 @@ import optax
 
 from gen_jax import adversarial, losses, nets
 from gen_jax.game import game
-from gen_jax.types import Array, Batch, Model, Player
+from gen_jax.types import ALONE, Array, Batch, Context, Model, Player
 
 
-def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int = 32,
+def make(example: Batch, context: Context = ALONE, *, latent: int = 32,
          loss: str = 'nonsaturating', penalty: str = 'none', weight: float = 10.,
          kind: str = 'conv', width: Sequence[int] = (64, 128), norm: str = 'batch',
-         critic_norm: str | None = 'spectral', rate: float = 2e-4,
-         critic_rate: float | None = None, b1: float = .5, average: float = .999) -> Model:
+         critic_norm: str | None = 'spectral', rate: float = 2e-4, critic_rate: float | None = None,
+         b1: float = .5, average: float = .999) -> Model:
     """The critic tells pairs (x, E(x)) of the data from pairs (G(z), z) of the prior; encoder and
     generator, one player, play its game with the sides exchanged.
 
@@ -32,7 +32,8 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
     seen = shape if made.images else (math.prod(shape),)
     critic = adversarial.critic(
         'critic', (*seen[:-1], seen[-1] + latent), loss=loss, penalty=penalty, weight=weight,
-        kind=kind, width=width, norm=norm if critic_norm is None else critic_norm, batch=batch)
+        kind=kind, width=width, norm=norm if critic_norm is None else critic_norm,
+        batch=context.batch)
     link = nets.link(example.x, made)
     generator = adversarial.architecture(kind, width=width, norm=norm).decoder(
         example.x, latent, link)
@@ -92,5 +93,5 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
     players = dict(critic=Player(first, critic_move,
                                  critic.adam(rate if critic_rate is None else critic_rate, b1)),
                    coder=Player(init, coder_move, optax.adam(rate, b1=b1), average=average))
-    return game(players, axis=axis, whole=critic.loss.whole, evaluate=evaluate, encode=encode,
-                decode=decode, prior=prior, bounds=adversarial.BOUNDS)
+    return game(players, axis=context.axis, whole=critic.loss.whole, evaluate=evaluate,
+                encode=encode, decode=decode, prior=prior, bounds=adversarial.BOUNDS)

@@ -7,36 +7,35 @@ import optax
 
 from gen_jax import losses, nets
 from gen_jax.game import game
-from gen_jax.types import ABOVE_0, SHARE, BadInput, Batch, Model, Player, State
+from gen_jax.types import ABOVE_0, ALONE, SHARE, BadInput, Batch, Context, Model, Player, State
 
 ENCODERS = 'frozen', 'tuned', 'scratch'
 
 
-def make(example: Batch, *, axis: str | None = None, source: tuple[Model, State] | None = None,
-         encoder: str = 'frozen', head: Sequence[int] = (), latent: int | None = None,
-         kind: str = 'conv', width: Sequence[int] = (30, 15), norm: str = 'none',
-         rate: float = 1e-3, weight_decay: float = 1e-4, average: float = 0.) -> Model:
+def make(example: Batch, context: Context = ALONE, *, encoder: str = 'frozen',
+         head: Sequence[int] = (), latent: int | None = None, kind: str = 'conv',
+         width: Sequence[int] = (30, 15), norm: str = 'none', rate: float = 1e-3,
+         weight_decay: float = 1e-4, average: float = 0.) -> Model:
     """Minimises the cross-entropy -log p(label | encode(x)), nats, by AdamW.
 
-    source: a trained model with an encoder, and its state.  encoder: `frozen`, only the head
-    learns; `tuned`, the encoder learns on from where it stands; `scratch`, it starts from chance,
-    for comparison.  head: widths of the dense layers between code and labels.  latent, kind, width,
-    norm: of the encoder where there is no source, which then starts from chance.  A source's batch
-    statistics stay as they are.  average: decay of the moving average of the parameters that is
-    evaluated, 0 for none.
+    encoder: `frozen`, that of context.source, and only the head learns; `tuned`, it learns on from
+    where it stands; `scratch`, it starts from chance, for comparison.  head: widths of the dense
+    layers between code and labels.  latent, kind, width, norm: of the encoder where there is no
+    source, which then starts from chance.  A source's batch statistics stay as they are.  average:
+    decay of the moving average of the parameters that is evaluated, 0 for none.
     Metrics: loss, accuracy.  Raises BadInput for an unknown encoder, for data without at least two
     labels, or where a frozen or tuned encoder would have no source.
     """
     labels = losses.require_labels(example.label, 'give another data set')
     if encoder not in ENCODERS:
         raise BadInput(f'unknown encoder {encoder!r}; choose one of {", ".join(ENCODERS)}')
-    if source is None:
+    if context.source is None:
         if encoder != 'scratch':
             raise BadInput(f'a {encoder} encoder comes from a trained run; give its workdir by '
                            '--config.init=DIR, or --config.model.encoder=scratch')
         net = nets.of(kind, width=width, norm=norm).encoder(example.x.shape[1:], latent)
     else:
-        net = trained(*source, fresh=encoder == 'scratch')
+        net = trained(*context.source, fresh=encoder == 'scratch')
     code = jax.eval_shape(lambda key, x: net.apply(*net.init(key, x), x), jax.random.key(0),
                           example.x[:1])
     size = sum(leaf.size for leaf in jax.tree.leaves(code))
@@ -78,9 +77,9 @@ def make(example: Batch, *, axis: str | None = None, source: tuple[Model, State]
     if encoder == 'frozen':
         optimiser = optax.multi_transform(dict(head=optimiser, encoder=optax.set_to_zero()),
                                           dict(head='head', encoder='encoder'))
-    return game({'classifier': Player(init, objective, optimiser, average=average)}, axis=axis,
-                evaluate=evaluate, encode=encode, classify=classify,
-                bounds=dict(loss=ABOVE_0, accuracy=SHARE))
+    return game({'classifier': Player(init, objective, optimiser, average=average)},
+                axis=context.axis, evaluate=evaluate, encode=encode, classify=classify,
+                bounds=dict(loss=ABOVE_0, accuracy=SHARE), started=context.source is not None)
 
 
 def trained(model: Model, state: State, fresh: bool) -> nets.Net:

@@ -8,7 +8,7 @@ import optax
 
 from gen_jax import losses, nets
 from gen_jax.game import game
-from gen_jax.types import Array, BadInput, Batch, Model, Player
+from gen_jax.types import ALONE, Array, BadInput, Batch, Context, Model, Player
 
 LUMA = np.float32([.299, .587, .114])  # ITU-R BT.601
 
@@ -26,7 +26,7 @@ def colour(luma: Array, chroma: Array) -> Array:
     return jnp.clip(jnp.stack([red, green, blue], -1), 0, 1)
 
 
-def make(example: Batch, *, axis: str | None = None, latent: int | None = None,
+def make(example: Batch, context: Context = ALONE, *, latent: int | None = None,
          kind: str = 'conv', width: Sequence[int] = (32, 64, 64), norm: str = 'none',
          rate: float = 1e-3) -> Model:
     """Minimises the squared error of the colour differences Cb, Cr found from the grey image.
@@ -76,5 +76,5 @@ def make(example: Batch, *, axis: str | None = None, latent: int | None = None,
         return {'grey': jnp.broadcast_to(grey(batch.x), batch.x.shape),
                 'coloured': decode(state, encode(state, batch.x)), 'test data': batch.x}
 
-    return game({'ae': Player(init, objective, optax.adam(rate))}, axis=axis, evaluate=evaluate,
-                encode=encode, decode=decode, show=show)
+    return game({'ae': Player(init, objective, optax.adam(rate))}, axis=context.axis,
+                evaluate=evaluate, encode=encode, decode=decode, show=show)

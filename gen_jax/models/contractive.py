@@ -5,10 +5,10 @@ import optax
 
 from gen_jax import losses, nets
 from gen_jax.game import game
-from gen_jax.types import BadInput, Batch, Model, Player
+from gen_jax.types import ALONE, BadInput, Batch, Context, Model, Player
 
 
-def make(example: Batch, *, axis: str | None = None, penalty: float = .1, probes: int = 0,
+def make(example: Batch, context: Context = ALONE, *, penalty: float = .1, probes: int = 0,
          latent: int | None = 20, kind: str = 'mlp', width: Sequence[int] = (256,),
          norm: str = 'none', loss: str = 'mse', rate: float = 1e-3) -> Model:
     """Minimises the error between x and decode(encode(x)) plus penalty * |d encode(x) / dx|^2.
@@ -42,5 +42,5 @@ def make(example: Batch, *, axis: str | None = None, penalty: float = .1, probes
         y = coder.logits(state, coder.encode(state, batch.x))
         return terms(state, y, batch.x, key) | fidelity(coder.link(y), batch.x)
 
-    return game({'ae': Player(coder.init, objective, optax.adam(rate))}, axis=axis,
+    return game({'ae': Player(coder.init, objective, optax.adam(rate))}, axis=context.axis,
                 evaluate=evaluate, encode=coder.encode, decode=coder.decode)

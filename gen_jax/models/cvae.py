@@ -5,11 +5,11 @@ import optax
 
 from gen_jax import losses
 from gen_jax.game import game
-from gen_jax.types import Batch, Model, Player
+from gen_jax.types import ALONE, Batch, Context, Model, Player
 from gen_jax.variational import variational
 
 
-def make(example: Batch, *, axis: str | None = None, latent: int = 20, beta: float = 1.,
+def make(example: Batch, context: Context = ALONE, *, latent: int = 20, beta: float = 1.,
          likelihood: str = 'bernoulli', scale: str = 'fixed', sigma: float = 1., levels: int = 256,
          kind: str = 'mlp', width: Sequence[int] = (400,), norm: str = 'none',
          rate: float = 1e-3) -> Model:
@@ -33,5 +33,5 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 20, beta: flo
         found = model.evaluate(state, batch, key)
         return dict(loss=found['recon'] + beta * found['kl']) | found
 
-    return game({'vae': Player(model.init, objective, optax.adam(rate))}, axis=axis,
+    return game({'vae': Player(model.init, objective, optax.adam(rate))}, axis=context.axis,
                 evaluate=evaluate, **model.maps())

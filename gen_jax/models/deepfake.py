@@ -7,7 +7,7 @@ import optax
 
 from gen_jax import losses, nets
 from gen_jax.game import game
-from gen_jax.types import Array, Batch, Model, Player
+from gen_jax.types import ALONE, Array, Batch, Context, Model, Player
 
 
 def disguise(key: Array, x: Array, jitter: float) -> Array:
@@ -35,9 +35,10 @@ def spread(z: Array, label: Array, labels: int) -> Array:
     return (away * (counts[:, 0] > 0)).sum() / (counts > 0).sum()
 
 
-def make(example: Batch, *, axis: str | None = None, latent: int | None = 32, kind: str = 'conv',
-         width: Sequence[int] = (16, 32, 64), norm: str = 'none', loss: str = 'mse',
-         jitter: float = .5, match: float = 30., shared: bool = True, rate: float = 1e-3) -> Model:
+def make(example: Batch, context: Context = ALONE, *, latent: int | None = 32,
+         kind: str = 'conv', width: Sequence[int] = (16, 32, 64), norm: str = 'none',
+         loss: str = 'mse', jitter: float = .5, match: float = 30., shared: bool = True,
+         rate: float = 1e-3) -> Model:
     """Minimises the error between x and decoder[label](encoder(x)); unpaired examples do.
 
     An identity is a label.  What all identities have in common, expression and pose, the encoder
@@ -124,6 +125,6 @@ def make(example: Batch, *, axis: str | None = None, latent: int | None = 32, ki
         true = {f'true {i}': batch.swapped[:, i] for i in range(labels)}
         return {'test data': batch.x, **made, '': None, **true}
 
-    return game({'ae': Player(init, objective, optax.adam(rate))}, axis=axis,
-                whole='the spread of the codes' if axis and match else '',
+    return game({'ae': Player(init, objective, optax.adam(rate))}, axis=context.axis,
+                whole='the spread of the codes' if losses.wanted(match) else '',
                 evaluate=evaluate, encode=encode, decode=decode, show=show)

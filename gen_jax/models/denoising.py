@@ -7,7 +7,7 @@ import optax
 
 from gen_jax import losses, nets
 from gen_jax.game import game
-from gen_jax.types import BadInput, Batch, Model, Player
+from gen_jax.types import ALONE, BadInput, Batch, Context, Model, Player
 
 NOISES = 'gaussian', 'masking', 'salt_pepper'
 
@@ -24,9 +24,10 @@ def damage(key, x, noise, level):
     return jnp.where(hit, jax.random.bernoulli(what, .5, x.shape).astype(x.dtype), x)
 
 
-def make(example: Batch, *, axis: str | None = None, noise: str = 'gaussian', level: float = .3,
-         latent: int | None = None, kind: str = 'conv', width: Sequence[int] = (30, 15),
-         norm: str = 'none', loss: str = 'mse', rate: float = 1e-3) -> Model:
+def make(example: Batch, context: Context = ALONE, *, noise: str = 'gaussian',
+         level: float = .3, latent: int | None = None, kind: str = 'conv',
+         width: Sequence[int] = (30, 15), norm: str = 'none', loss: str = 'mse',
+         rate: float = 1e-3) -> Model:
     """Minimises the error between x and decode(encode(x with noise)).
 
     noise, level: see damage; the noise is drawn anew at every step.  latent, kind, width, norm,
@@ -68,5 +69,5 @@ def make(example: Batch, *, axis: str | None = None, noise: str = 'gaussian', le
         return {'test data': batch.x, 'noisy': x,
                 'restored': coder.decode(state, coder.encode(state, x))}
 
-    return game({'ae': Player(coder.init, objective, optax.adam(rate))}, axis=axis,
+    return game({'ae': Player(coder.init, objective, optax.adam(rate))}, axis=context.axis,
                 evaluate=evaluate, encode=coder.encode, decode=coder.decode, show=show)

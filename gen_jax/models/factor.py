@@ -7,11 +7,11 @@ import optax
 
 from gen_jax import losses, nets
 from gen_jax.game import game
-from gen_jax.types import ABOVE_0, SHARE, Array, Batch, Model, Player
+from gen_jax.types import ABOVE_0, ALONE, SHARE, Array, Batch, Context, Model, Player
 from gen_jax.variational import variational
 
 
-def make(example: Batch, *, axis: str | None = None, latent: int = 10, gamma: float = 10.,
+def make(example: Batch, context: Context = ALONE, *, latent: int = 10, gamma: float = 10.,
          critic: Sequence[int] = (256, 256, 256), critic_rate: float = 1e-4,
          likelihood: str = 'bernoulli', scale: str = 'fixed', sigma: float = 1., levels: int = 256,
          kind: str = 'mlp', width: Sequence[int] = (400,), act: str = 'relu',
@@ -65,7 +65,7 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 10, gamma: fl
         critic=Player(lambda key, batch: judge.init(key, jnp.zeros((1, latent))), critic_move,
                       optax.adam(critic_rate, b1=.5, b2=.9)))
     bounds = model.bounds() | dict(critic_loss=ABOVE_0, accuracy=SHARE)
-    return game(players, axis=axis, whole='the permutation of codes', evaluate=evaluate,
+    return game(players, axis=context.axis, whole='the permutation of codes', evaluate=evaluate,
                 **model.maps() | dict(bounds=bounds))
 
 

@@ -8,10 +8,10 @@ import optax
 
 from gen_jax import adversarial, losses
 from gen_jax.game import game
-from gen_jax.types import Batch, Model, Player
+from gen_jax.types import ALONE, Batch, Context, Model, Player
 
 
-def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int = 100,
+def make(example: Batch, context: Context = ALONE, *, latent: int = 100,
          loss: str = 'nonsaturating', smooth: float = 0., penalty: str = 'none',
          weight: float = 10., cut: float = .01, condition: str = 'none', told: str = 'concat',
          augment: str = '', noise: float = 0., noise_steps: int = 0, pack: int = 1,
@@ -43,7 +43,7 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
         'critic', example.x.shape[1:], loss=loss, smooth=smooth, penalty=penalty, weight=weight,
         cut=cut, kind=kind, width=critic_width or width, norm=norms, act=critic_act,
         condition=condition, labels=labels, augment=augment, noise=noise, noise_steps=noise_steps,
-        pack=pack, batch=batch)
+        pack=pack, batch=context.batch)
     generator = adversarial.generator('generator', example.x, latent, kind=kind, width=width,
                                       norm=norm, told=told, labels=labels)
 
@@ -76,5 +76,5 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
                       critic.adam(rate if critic_rate is None else critic_rate, b1, b2)),
         generator=Player(generator.init, generator_move, optax.adam(rate, b1=b1, b2=b2),
                          every=every, average=average))
-    return game(players, axis=axis, order=order, whole=critic.loss.whole, evaluate=evaluate,
+    return game(players, axis=context.axis, order=order, whole=critic.loss.whole, evaluate=evaluate,
                 decode=generator.decode, prior=prior, bounds=adversarial.BOUNDS)

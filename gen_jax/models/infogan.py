@@ -8,16 +8,15 @@ import optax
 
 from gen_jax import adversarial, losses
 from gen_jax.game import game
-from gen_jax.types import SHARE, Array, BadInput, Batch, Model, Player, State
+from gen_jax.types import ALONE, SHARE, Array, BadInput, Batch, Context, Model, Player, State
 
 
-def make(example: Batch, *, axis: str | None = None, batch: int = 0, categories: int = 10,
-         continuous: int = 2, latent: int = 62, sigma: float = .5,
-         information: float = 1.,
-         loss: str = 'nonsaturating', penalty: str = 'none', weight: float = 10.,
-         kind: str = 'conv', width: Sequence[int] = (64, 128), norm: str = 'batch',
-         critic_norm: str | None = None, rate: float = 2e-4, critic_rate: float | None = None,
-         b1: float = .5, average: float = .999) -> Model:
+def make(example: Batch, context: Context = ALONE, *, categories: int = 10, continuous: int = 2,
+         latent: int = 62, sigma: float = .5, information: float = 1., loss: str = 'nonsaturating',
+         penalty: str = 'none', weight: float = 10., kind: str = 'conv',
+         width: Sequence[int] = (64, 128), norm: str = 'batch', critic_norm: str | None = None,
+         rate: float = 2e-4, critic_rate: float | None = None, b1: float = .5,
+         average: float = .999) -> Model:
     """A GAN of codes z = (category, continuous, noise), whose generator gains, and a third player,
     the recogniser q, learns, `information` times E log q(category, continuous | x).
 
@@ -34,7 +33,7 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, categories:
     shape = example.x.shape[1:]
     critic = adversarial.critic(
         'critic', shape, loss=loss, penalty=penalty, weight=weight, kind=kind, width=width,
-        norm=norm if critic_norm is None else critic_norm, batch=batch)
+        norm=norm if critic_norm is None else critic_norm, batch=context.batch)
     size = categories + continuous + latent
     generator = adversarial.generator('generator', example.x, size, kind=kind, width=width,
                                       norm=norm)
@@ -104,6 +103,6 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, categories:
         generator=Player(generator.init, generator_move, optax.adam(rate, b1=b1), average=average),
         recogniser=Player(lambda key, batch: q.init(key, batch.x), recogniser_move,
                           optax.adam(rate, b1=b1)))
-    return game(players, axis=axis, whole=critic.loss.whole, evaluate=evaluate,
+    return game(players, axis=context.axis, whole=critic.loss.whole, evaluate=evaluate,
                 decode=generator.decode, prior=prior, show=show,
                 bounds=adversarial.BOUNDS | dict(category=SHARE))

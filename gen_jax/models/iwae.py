@@ -7,13 +7,13 @@ import optax
 
 from gen_jax import densities, losses
 from gen_jax.game import game
-from gen_jax.types import BadInput, Batch, Model, Player
+from gen_jax.types import ALONE, BadInput, Batch, Context, Model, Player
 from gen_jax.variational import variational
 
 GRADIENTS = 'plain', 'doubly'
 
 
-def make(example: Batch, *, axis: str | None = None, latent: int = 20, k: int = 5,
+def make(example: Batch, context: Context = ALONE, *, latent: int = 20, k: int = 5,
          gradient: str = 'plain', likelihood: str = 'bernoulli', scale: str = 'fixed',
          sigma: float = 1., levels: int = 256, prior: str = 'normal', components: int = 500,
          kind: str = 'mlp', width: Sequence[int] = (400,), act: str = 'relu', rate: float = 1e-3,
@@ -63,5 +63,5 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 20, k: int = 
         return model.weighted(state, batch, key, k)
 
     adam = optax.adam(losses.staged(rate, stage), eps=1e-4 if stage else 1e-8)
-    return game({'vae': Player(model.init, objective, adam)}, axis=axis, evaluate=evaluate,
+    return game({'vae': Player(model.init, objective, adam)}, axis=context.axis, evaluate=evaluate,
                 **model.maps())

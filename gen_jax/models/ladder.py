@@ -8,11 +8,11 @@ import optax
 from gen_jax import densities, losses, nets
 from gen_jax.densities import Posterior, Prior
 from gen_jax.game import game
-from gen_jax.types import BadInput, Batch, Model, Player
+from gen_jax.types import ALONE, BadInput, Batch, Context, Model, Player
 from gen_jax.variational import variational
 
 
-def make(example: Batch, *, axis: str | None = None, latent: int = 50, below: int = 100,
+def make(example: Batch, context: Context = ALONE, *, latent: int = 50, below: int = 100,
          k: int = 5, likelihood: str = 'bernoulli', scale: str = 'fixed', sigma: float = 1.,
          levels: int = 256, kind: str = 'mlp', width: Sequence[int] = (200, 200),
          above: Sequence[int] = (100, 100), act: str = 'tanh', rate: float = 1e-3,
@@ -80,5 +80,5 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 50, below: in
         return model.weighted(state, batch, key, k)
 
     adam = optax.adam(losses.staged(rate, stage), eps=1e-4 if stage else 1e-8)
-    return game({'vae': Player(model.init, objective, adam)}, axis=axis, evaluate=evaluate,
+    return game({'vae': Player(model.init, objective, adam)}, axis=context.axis, evaluate=evaluate,
                 **model.maps())

@@ -9,13 +9,13 @@ import optax
 
 from gen_jax import losses
 from gen_jax.game import game
-from gen_jax.types import Array, BadInput, Batch, Model, Player
+from gen_jax.types import ALONE, Array, BadInput, Batch, Context, Model, Player
 from gen_jax.variational import variational
 
 KERNELS = 'rbf', 'imq'
 
 
-def make(example: Batch, *, axis: str | None = None, latent: int = 10, alpha: float = 1.,
+def make(example: Batch, context: Context = ALONE, *, latent: int = 10, alpha: float = 1.,
          weight: float = 1000., kernel: str = 'imq', deterministic: bool = False,
          likelihood: str = 'bernoulli', scale: str = 'fixed', sigma: float = 1., levels: int = 256,
          kind: str = 'mlp', width: Sequence[int] = (400,), act: str = 'relu',
@@ -60,7 +60,7 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 10, alpha: fl
         drawn = model.test(state, batch, keys[0])
         return terms(drawn, keys[1]) | ({} if deterministic else dict(kl_unit=drawn.kl))
 
-    return game({'vae': Player(model.init, objective, optax.adam(rate))}, axis=axis,
+    return game({'vae': Player(model.init, objective, optax.adam(rate))}, axis=context.axis,
                 whole='the distance of codes from the prior', evaluate=evaluate, **maps)
 
 

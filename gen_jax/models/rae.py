@@ -7,14 +7,14 @@ import optax
 
 from gen_jax import losses, nets
 from gen_jax.game import game
-from gen_jax.types import BadInput, Batch, Model, Player
+from gen_jax.types import ALONE, BadInput, Batch, Context, Model, Player
 
 SMOOTH = 'none', 'weight', 'gradient', 'spectral'
 
 
-def make(example: Batch, *, axis: str | None = None, beta: float = 1e-2, smooth: str = 'gradient',
-         penalty: float = 1e-3, probes: int = 1, latent: int = 16, kind: str = 'mlp',
-         width: Sequence[int] = (400,), norm: str = 'none', loss: str = 'mse',
+def make(example: Batch, context: Context = ALONE, *, beta: float = 1e-2,
+         smooth: str = 'gradient', penalty: float = 1e-3, probes: int = 1, latent: int = 16,
+         kind: str = 'mlp', width: Sequence[int] = (400,), norm: str = 'none', loss: str = 'mse',
          rate: float = 1e-3) -> Model:
     """Minimises error(x, decode(z)) + beta |z|^2 / 2 + a penalty that keeps the decoder smooth.
 
@@ -60,5 +60,5 @@ def make(example: Batch, *, axis: str | None = None, beta: float = 1e-2, smooth:
         y = coder.logits(state, z)
         return terms(state, z, y, batch.x, key) | fidelity(coder.link(y), batch.x)
 
-    return game({'ae': Player(coder.init, objective, optax.adam(rate))}, axis=axis,
+    return game({'ae': Player(coder.init, objective, optax.adam(rate))}, axis=context.axis,
                 evaluate=evaluate, encode=coder.encode, decode=coder.decode)

@@ -6,12 +6,13 @@ import optax
 
 from gen_jax import losses, nets
 from gen_jax.game import game
-from gen_jax.types import BadInput, Batch, Model, Player
+from gen_jax.types import ALONE, BadInput, Batch, Context, Model, Player
 
 
-def make(example: Batch, *, axis: str | None = None, sparsity: str = 'l1', penalty: float = .03,
-         target: float = .05, latent: int = 128, kind: str = 'mlp', width: Sequence[int] = (256,),
-         norm: str = 'none', loss: str = 'mse', rate: float = 1e-3) -> Model:
+def make(example: Batch, context: Context = ALONE, *, sparsity: str = 'l1',
+         penalty: float = .03, target: float = .05, latent: int = 128, kind: str = 'mlp',
+         width: Sequence[int] = (256,), norm: str = 'none', loss: str = 'mse',
+         rate: float = 1e-3) -> Model:
     """Minimises the error between x and decode(z) plus a penalty on the code z.
 
     sparsity: `l1`, z = relu(encoder(x)) and penalty * sum |z|; or `kl`, z = sigmoid(encoder(x)) and
@@ -53,6 +54,6 @@ def make(example: Batch, *, axis: str | None = None, sparsity: str = 'l1', penal
         return dict(error=error(y, batch.x), active=active(z)) | fidelity(
             coder.link(y), batch.x)
 
-    return game({'ae': Player(coder.init, objective, optax.adam(rate))}, axis=axis,
+    return game({'ae': Player(coder.init, objective, optax.adam(rate))}, axis=context.axis,
                 whole='the mean activity of a unit' if sparsity == 'kl' else '',
                 evaluate=evaluate, encode=coder.encode, decode=coder.decode)

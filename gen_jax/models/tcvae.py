@@ -7,14 +7,14 @@ import optax
 
 from gen_jax import densities
 from gen_jax.game import game
-from gen_jax.types import Array, BadInput, Batch, Model, Player
+from gen_jax.types import ALONE, Array, BadInput, Batch, Context, Model, Player
 from gen_jax.variational import variational
 
 ESTIMATORS = 'stratified', 'weighted'
 
 
-def make(example: Batch, *, axis: str | None = None, size: int | None = None, latent: int = 10,
-         alpha: float = 1., beta: float = 6., gamma: float = 1., estimator: str = 'stratified',
+def make(example: Batch, context: Context = ALONE, *, latent: int = 10, alpha: float = 1.,
+         beta: float = 6., gamma: float = 1., estimator: str = 'stratified',
          likelihood: str = 'bernoulli', scale: str = 'fixed', sigma: float = 1., levels: int = 256,
          kind: str = 'mlp', width: Sequence[int] = (400,), act: str = 'relu',
          rate: float = 1e-3) -> Model:
@@ -22,10 +22,10 @@ def make(example: Batch, *, axis: str | None = None, size: int | None = None, la
 
     The three add up to log q(z|x) - log p(z), p = N(0, I): the mutual information of example and
     code, the total correlation of the code, and how far its dimensions each are from p; q(z), the
-    mean over all `size` training examples (those of `example` where none is given), is estimated
-    from the batch by `estimator`, see aggregate: without bias where it is `stratified`; `weighted`
-    is what the published results were trained by.  Its mi is too large by up to log(size), its tc
-    by up to (latent - 1) log(size), and its dimwise as much too small; their sum is the same.
+    mean over all N training examples (context.size, or those of `example`), is estimated from the
+    batch by `estimator`, see aggregate: without bias where it is `stratified`; `weighted` is what
+    the published results were trained by.  Its mi is too large by up to log N, its tc by up to
+    (latent - 1) log N, and its dimwise as much too small; their sum is the same.
     Other hyper-parameters: as of the VAE in vae.
     Metrics: loss, recon, mi, tc, dimwise; kl, the sum of these three, and elbo = -(recon + kl),
     whatever the weights are; in evaluation also kl_unit, in closed form.  Those of q(z) see the
@@ -36,7 +36,7 @@ def make(example: Batch, *, axis: str | None = None, size: int | None = None, la
         raise BadInput(f'unknown estimator {estimator!r}; choose one of {", ".join(ESTIMATORS)}')
     model = variational('vae', example, latent, likelihood=likelihood, scale=scale, sigma=sigma,
                         levels=levels, kind=kind, width=width, act=act)
-    count = len(example.x) if size is None else size
+    count = context.size or len(example.x)
 
     maps = model.maps()
 
@@ -60,7 +60,7 @@ def make(example: Batch, *, axis: str | None = None, size: int | None = None, la
         moments = maps['density'].moments(state, batch)
         return terms(drawn.nll, drawn.z, drawn.log_q, moments) | dict(kl_unit=drawn.kl)
 
-    return game({'vae': Player(model.init, objective, optax.adam(rate))}, axis=axis,
+    return game({'vae': Player(model.init, objective, optax.adam(rate))}, axis=context.axis,
                 whole='the total correlation of codes', evaluate=evaluate,
                 **maps | dict(bounds=model.bounds(exact=False)))
 

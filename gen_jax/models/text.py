@@ -6,12 +6,12 @@ import optax
 from gen_jax import losses
 from gen_jax.game import game
 from gen_jax.nets import sequences
-from gen_jax.types import ABOVE_0, SHARE, BadInput, Batch, Model, Player
+from gen_jax.types import ABOVE_0, ALONE, SHARE, BadInput, Batch, Context, Model, Player
 
 CLIP = 1.  # of the gradient's norm
 
 
-def make(example: Batch, *, axis: str | None = None, symbols: int = 96, latent: int = 64,
+def make(example: Batch, context: Context = ALONE, *, symbols: int = 96, latent: int = 64,
          width: int = 128, embed: int = 16, drop: float = .2, rate: float = 4e-3,
          decay: int = 0) -> Model:
     """Minimises the cross-entropy of integers x (n, t) below `symbols`, of which 0 is padding.
@@ -67,7 +67,7 @@ def make(example: Batch, *, axis: str | None = None, symbols: int = 96, latent: 
 
     schedule = optax.cosine_decay_schedule(rate, decay) if decay else rate
     optimiser = optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(schedule))
-    return game({'ae': Player(init, objective, optimiser)}, axis=axis, evaluate=evaluate,
+    return game({'ae': Player(init, objective, optimiser)}, axis=context.axis, evaluate=evaluate,
                 encode=encode, decode=decode,
                 bounds=dict(loss=ABOVE_0, accuracy_forced=SHARE, accuracy=SHARE))
 

@@ -6,11 +6,11 @@ import optax
 
 from gen_jax import losses
 from gen_jax.game import game
-from gen_jax.types import BadInput, Batch, Model, Player
+from gen_jax.types import ALONE, BadInput, Batch, Context, Model, Player
 from gen_jax.variational import variational
 
 
-def make(example: Batch, *, axis: str | None = None, latent: int = 20, beta: float = 1.,
+def make(example: Batch, context: Context = ALONE, *, latent: int = 20, beta: float = 1.,
          schedule: str = 'constant', warmup: int = 0, free_bits: float = 0.,
          likelihood: str = 'bernoulli', scale: str = 'fixed', sigma: float = 1., levels: int = 256,
          posterior: str = 'diagonal', flows: int = 4, prior: str = 'normal', components: int = 500,
@@ -56,6 +56,6 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 20, beta: flo
         return dict(loss=found['recon'] + beta * found['kl']) | found
 
     adam = optax.adam(losses.staged(rate, stage), eps=1e-4 if stage else 1e-8)
-    return game({'vae': Player(model.init, objective, adam)}, axis=axis,
-                whole='the KL below free_bits' if axis and free_bits else '', evaluate=evaluate,
-                **model.maps())
+    return game({'vae': Player(model.init, objective, adam)}, axis=context.axis,
+                whole='the KL below free_bits' if losses.wanted(free_bits) else '',
+                evaluate=evaluate, **model.maps())

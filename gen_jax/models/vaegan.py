@@ -7,14 +7,14 @@ import optax
 
 from gen_jax import adversarial, losses, nets
 from gen_jax.game import game
-from gen_jax.types import ABOVE_0, BadInput, Batch, Model, Player
+from gen_jax.types import ABOVE_0, ALONE, BadInput, Batch, Context, Model, Player
 
 
-def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int = 32,
-         beta: float = 1., gamma: float = 1., loss: str = 'nonsaturating', penalty: str = 'none',
-         weight: float = 10., kind: str = 'conv', width: Sequence[int] = (64, 128),
-         norm: str = 'batch', critic_norm: str | None = None, rate: float = 2e-4,
-         critic_rate: float | None = None, b1: float = .5, average: float = .999) -> Model:
+def make(example: Batch, context: Context = ALONE, *, latent: int = 32, beta: float = 1.,
+         gamma: float = 1., loss: str = 'nonsaturating', penalty: str = 'none', weight: float = 10.,
+         kind: str = 'conv', width: Sequence[int] = (64, 128), norm: str = 'batch',
+         critic_norm: str | None = None, rate: float = 2e-4, critic_rate: float | None = None,
+         b1: float = .5, average: float = .999) -> Model:
     """Three players: the encoder minimises features + beta * kl, the generator gamma * features +
     its loss in the game, the critic its own loss, of data against samples and reconstructions.
 
@@ -31,7 +31,7 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
     body = adversarial.architecture(norm=norms, **hyper).encoder(shape, None)
     plain = 'spectral' if norms == 'spectral' else 'none'
     critic = adversarial.critic(
-        'critic', shape, loss=loss, penalty=penalty, weight=weight, norm=norms, batch=batch,
+        'critic', shape, loss=loss, penalty=penalty, weight=weight, norm=norms, batch=context.batch,
         net=nets.chain(body, nets.of('linear', norm=plain).encoder((1,), 1)))
     encoder = adversarial.architecture(norm=norm, **hyper).encoder(shape, 2 * latent)
     generator = adversarial.generator('generator', example.x, latent, kind=kind, width=width,
@@ -102,6 +102,6 @@ def make(example: Batch, *, axis: str | None = None, batch: int = 0, latent: int
         generator=Player(generator.init, generator_move, optax.adam(rate, b1=b1), average=average),
         critic=Player(lambda key, batch: critic.init(key, batch.x, None), critic_move,
                       critic.adam(rate if critic_rate is None else critic_rate, b1)))
-    return game(players, axis=axis, whole=critic.loss.whole, evaluate=evaluate, encode=encode,
-                decode=generator.decode, prior=prior,
+    return game(players, axis=context.axis, whole=critic.loss.whole, evaluate=evaluate,
+                encode=encode, decode=generator.decode, prior=prior,
                 bounds=adversarial.BOUNDS | dict(kl=ABOVE_0, kl_unit=ABOVE_0))

@@ -10,10 +10,11 @@ import optax
 from gen_jax import densities, losses, nets
 from gen_jax.game import game
 from gen_jax.nets import sequences
-from gen_jax.types import ABOVE_0, SHARE, Array, BadInput, Batch, Density, Model, Player, Tree
+from gen_jax.types import (ABOVE_0, ALONE, SHARE, Array, BadInput, Batch, Context, Density, Model,
+                           Player, Tree)
 
 
-def make(example: Batch, *, axis: str | None = None, latent: int = 16, codes: int = 64,
+def make(example: Batch, context: Context = ALONE, *, latent: int = 16, codes: int = 64,
          slots: int = 8, commitment: float = .25, decay: float = .99, dead: float = .1,
          likelihood: str = 'bernoulli', sigma: float = 1., kind: str = 'conv',
          width: Sequence[int] = (64, 64), units: int = 128, rate: float = 1e-3,
@@ -126,8 +127,8 @@ def make(example: Batch, *, axis: str | None = None, latent: int = 16, codes: in
         posterior=lambda state, batch, key: (encode(state, batch.x), jnp.zeros(len(batch.x))),
         prior=lambda state, batch, key: prior(state, key, len(batch.x)), joint=joint,
         observe=lambda state, batch, index, key: seen.sample({}, {}, read(state, index), key))
-    return game(players, axis=axis, evaluate=evaluate, prior=prior, encode=encode, density=density,
-                decode=lambda state, index: link(read(state, index)),
+    return game(players, axis=context.axis, evaluate=evaluate, prior=prior, encode=encode,
+                density=density, decode=lambda state, index: link(read(state, index)),
                 bounds=dict(prior_nll=ABOVE_0, perplexity=(1., codes), used=SHARE) | (
                     dict(recon=ABOVE_0, elbo=(-float('inf'), 0.)) if seen.discrete else {}))
 

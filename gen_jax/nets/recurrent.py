@@ -34,13 +34,12 @@ class Write(nn.Module):
 
 
 def make(*, width: Sequence[int] = (400,), norm: str = 'none') -> Nets:
-    if norm != 'none':
-        raise BadInput(f"kind 'recurrent' has no norm {norm!r}; use norm='none'")
-
     def rows(shape):
         if len(shape) < 2:
             raise BadInput(f"kind 'recurrent' needs sequences (t, f) or images, but an example "
                            f"here has shape {tuple(shape)}; use kind='mlp'")
+        if norm != 'none':
+            raise BadInput(f"kind 'recurrent' has no norm {norm!r}; use norm='none'")
         return shape[0], math.prod(shape[1:])
 
     def encoder(shape, out):

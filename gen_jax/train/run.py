@@ -15,7 +15,7 @@ from gen_jax import checkpoint, data, loop, parallel, record, samplers
 from gen_jax.data import streams
 from gen_jax.train import separate, stored, streamed, takes
 from gen_jax.train.settings import BATCH, find, leaves, match, near
-from gen_jax.types import Array, BadInput, Batch, Model, State
+from gen_jax.types import Array, BadInput, Batch, Context, Model, State
 
 NAN = 'stop', 'skip', 'rollback'
 PRECISIONS = 'default', 'float32', 'tensorfloat32', 'bfloat16'
@@ -71,6 +71,8 @@ def prepare(config: ConfigDict) -> Run:
     key = jax.random.key(config.seed)
     make, example = maker(config, dataset, layout, key)
     model = make()
+    if config.init and not model.started:
+        raise BadInput(f'model {config.model.name} cannot start from another run; leave init empty')
     state = layout.born(model.init, key, example)
     if layout.axis:
         for player in separate.coupled(config, make, state, example, key):
@@ -132,15 +134,9 @@ def maker(config: ConfigDict, dataset: data.Dataset, layout: parallel.Layout,
         raise BadInput(f'model {config.model.name} has no {", ".join(extra)}; '
                        f'use --config=configs/{config.model.name}.py')
     example = seen(dataset, key)
-    if 'source' in known:
-        hyper['source'] = source(config, example) if config.init else None
-    elif config.init:
-        raise BadInput(f'model {config.model.name} cannot start from another run; leave init empty')
-    if 'size' in known:
-        hyper['size'] = len(dataset.train.x)
-    if 'batch' in known:  # as one call of the step sees it
-        hyper['batch'] = config.batch // (jax.device_count() if layout.axis else 1)
-    return functools.partial(module.make, example, axis=layout.axis, **hyper), example
+    context = Context(layout.axis, config.batch // (jax.device_count() if layout.axis else 1),
+                      len(dataset.train.x), source(config, example) if config.init else None)
+    return functools.partial(module.make, example, context=context, **hyper), example
 
 
 def seen(dataset: data.Dataset, key: Array) -> Batch:

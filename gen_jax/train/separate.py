@@ -1,19 +1,19 @@
 """Whether a model's losses are means over examples, of which devices can take shares."""
-from typing import Callable
+import functools
 
 import jax
 from ml_collections import ConfigDict
 import numpy as np
 
 from gen_jax import loop
-from gen_jax.types import Array, Batch, Model, State
+from gen_jax.types import Array, Batch, State
 
 STEPS = 0, 10 ** 6     # at the second, schedules are over
 LEAST, NEAR = 8, 1e-5  # examples in half a batch; above rounding, 2e-7 of the largest gradient
 AWAY = .02             # from the parameters' start, where much is symmetric
 
 
-def coupled(config: ConfigDict, make: Callable[..., Model], state: State, example: Batch,
+def coupled(config: ConfigDict, make: functools.partial, state: State, example: Batch,
             key: Array) -> list[str]:
     """The players of make() to whose gradients an example adds what depends on the others.
 
@@ -23,7 +23,7 @@ def coupled(config: ConfigDict, make: Callable[..., Model], state: State, exampl
     """
     quickly = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
     other = {k: 'layer' for k in ('norm', 'critic_norm') if config.model.get(k) == 'batch'}
-    model = make(axis=None, **other)
+    model = make(context=make.keywords['context']._replace(axis=None), **other)
     if not model.gradients:
         return []
     if other:

@@ -32,7 +32,7 @@ def defaults(model: str, dataset: str, **changed) -> ConfigDict:
     make = find(model).make
     hyper = {}
     for name, p in inspect.signature(make).parameters.items():
-        if name not in ('example', 'axis', 'source', 'size', 'batch'):
+        if name not in ('example', 'context'):
             hyper[name] = changed.pop(name, p.default)
             if hyper[name] is None:  # a typed hole, so that the command line can fill it
                 hyper[name] = config_dict.placeholder(typing.get_args(p.annotation)[0])
