@@ -127,6 +127,7 @@ def healthy(tree):
 
 def draws(f, state, batch):
     """Whether f(state, batch, key) draws random numbers: its program has their primitive."""
+    f = getattr(f, '__wrapped__', f)  # what `compiled` compiled
     return 'random_bits' in str(jax.make_jaxpr(f)(state, batch, keys(1)[0]))
 
 
