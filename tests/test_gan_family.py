@@ -168,16 +168,17 @@ def test_infogans_information_is_the_entropy_and_the_density_of_its_codes():
 def test_infogans_information_stays_below_what_is_told_and_comes_near_it():
     """Of a generator that makes the same of categories 2i and 2i + 1, and nothing of the noise,
     half of them are known."""
-    model = infogan.make(ring(key()), **PLAYED, categories=8, continuous=0, average=0.)
+    small = PLAYED | dict(rate=5e-4)  # so that the last steps do not decide
+    model = infogan.make(ring(key()), **small, categories=8, continuous=0, average=0.)
     made = model.init(key(9), ring(key())).params['generator']
     told = 2 * made['blocks_0']['Dense_0']['kernel']
     told = told.at[1:8:2].set(told[:8:2]).at[8:].set(0)
     made = made | dict(blocks_0=made['blocks_0'] | dict(Dense_0=dict(kernel=told)))
     fixed = lambda state: state._replace(params=state.params | dict(generator=made))
-    state, metrics = trained(model, ring, 600, fixed)
+    state, metrics = trained(model, ring, 1500, fixed)
     found = quick(model.evaluate)(state, ring(key(5), 4000), key(6))
     truth, error = np.log(4), found['information'].std() / 4000 ** .5
-    assert truth - .25 < found['information'].mean() < truth + 3 * error
+    assert truth - .1 < found['information'].mean() < truth + 3 * error
     assert float(metrics['information'].max()) < truth + .2  # of 128 each
     assert abs(found['category'].mean() - .5) < .1
 
