@@ -10,8 +10,11 @@ from gen_jax.train import POINTS, defaults
 
 
 def get_config(dataset='digits'):
-    flat = dict(error='mse', width=(128, 128, 128), critic=(128, 128, 128), latent=2,
-                loss='relativistic', penalty='r1r2', weight=.1, b1=0.)
+    flat = dict(
+        error='mse', latent=2, net=dict(width=(128, 128, 128)),
+        discriminator_net=dict(width=(128, 128, 128)), optimiser=dict(b1=0.),
+        discriminator=dict(loss='relativistic', penalty='r1r2', weight=.1),
+        discriminator_optimiser=dict(b1=0.))
     config = defaults('aae', dataset, **flat if dataset in POINTS else {})
     config.epochs = 300 if dataset == 'digits' else 10
     if dataset == 'digits':

@@ -9,12 +9,16 @@ from gen_jax.train import POINTS, defaults
 
 
 def get_config(dataset='digits'):
-    hyper = dict(kind='mlp', width=(256, 256), latent=10, critic_norm='none', loss='relativistic',
-                 penalty='r1', weight=.1, rate=1e-3)
-    if dataset in POINTS:
-        hyper |= dict(width=(128, 128, 128), norm='none', critic_norm='spectral', latent=2, b1=0.,
-                      penalty='r1r2', weight=.2)
-    config = defaults('bigan', dataset, **hyper)
+    points = dataset in POINTS
+    net = (dict(name='mlp', width=(128, 128, 128)) if points else
+           dict(name='mlp', width=(256, 256), norm='batch'))
+    adam = dict(learning_rate=1e-3, b1=0. if points else .5)
+    config = defaults(
+        'bigan', dataset, latent=2 if points else 10, net=net, encoder_net=net | dict(act='leaky'),
+        discriminator_net=net | dict(act='leaky', norm='spectral' if points else 'none'),
+        discriminator=dict(loss='relativistic', penalty='r1r2' if points else 'r1',
+                           weight=.2 if points else .1),
+        optimiser=adam, discriminator_optimiser=adam)
     config.epochs = 300 if dataset == 'digits' else 10
     if dataset in POINTS:
         config.batch = 256

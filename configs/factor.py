@@ -4,7 +4,7 @@
 
 28 s of CPU time for `digits`, test elbo -24.3 nats: recon 20.9, kl 3.4; tc 0.0, at which the critic
 is right in half of its judgements, as it should be.  The paper's critic, six layers of 1000, is
---config.model.critic=1000,1000,1000,1000,1000,1000.
+--config.discriminator_net.width=1000,1000,1000,1000,1000,1000.
 """
 from gen_jax.train import defaults
 

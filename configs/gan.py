@@ -6,9 +6,9 @@ normalised spectrally (Miyato et al. 2018): with batch normalisation it wins out
 (accuracy 0.99 after an epoch) and some digits stay below 3 % of the samples.
 
     python -m gen_jax.main --config=configs/gan.py:mnist
-    python -m gen_jax.main --config=configs/gan.py:ring --config.model.pack=2
-    python -m gen_jax.main --config=configs/gan.py:grid --config.model.loss=wasserstein \
-        --config.model.penalty=gradient --config.model.every=5
+    python -m gen_jax.main --config=configs/gan.py:ring --config.discriminator.pack=2
+    python -m gen_jax.main --config=configs/gan.py:grid --config.discriminator.loss=wasserstein \
+        --config.discriminator.penalty=gradient --config.model.every=5
     python -m gen_jax.main --config=configs/gan.py --config.model.condition=projection \
         --config.model.told=norm
 
@@ -21,14 +21,18 @@ from gen_jax.train import POINTS, defaults
 
 def get_config(dataset='digits'):
     if dataset in POINTS:
-        config = defaults('gan', dataset, kind='mlp', width=(128, 128, 128), norm='none', latent=2,
-                          loss='relativistic', penalty='r1r2', weight=.2, rate=1e-3, b1=0., b2=.9)
+        net, adam = dict(name='mlp', width=(128, 128, 128)), dict(learning_rate=1e-3, b1=0., b2=.9)
+        config = defaults(
+            'gan', dataset, latent=2, net=net, discriminator_net=net | dict(act='leaky'),
+            discriminator=dict(loss='relativistic', penalty='r1r2', weight=.2),
+            optimiser=adam, discriminator_optimiser=adam)
         config.epochs, config.batch, config.eval.every = 30, 256, 10
         config.eval.samples = 1000
     else:
-        critic = (dict(critic_norm='none', penalty='r1', weight=.1) if dataset == 'digits' else
-                  dict(critic_norm='spectral'))
-        config = defaults('gan', dataset, rate=1e-3, **critic)
+        adam, digits = dict(learning_rate=1e-3), dataset == 'digits'
+        config = defaults('gan', dataset, optimiser=adam, discriminator_optimiser=adam,
+                          discriminator=dict(penalty='r1', weight=.1) if digits else {},
+                          discriminator_net=dict(norm='none' if digits else 'spectral'))
         config.epochs = 100 if dataset == 'digits' else 5
         if dataset == 'digits':
             config.eval.every = 10

@@ -10,14 +10,18 @@ from gen_jax.train import POINTS, defaults
 
 
 def get_config(dataset='digits'):
-    hyper = dict(critic_norm='none', penalty='r1', weight=.1, rate=1e-3)
+    codes, net, adam = {}, {}, dict(learning_rate=1e-3)
+    rules = dict(penalty='r1', weight=.1)
     if dataset in POINTS:
-        hyper |= dict(kind='mlp', width=(128, 128, 128), norm='none', latent=2, continuous=0,
-                      categories=dict(ring=8, grid=25, spiral=2)[dataset], b1=0.,
-                      loss='relativistic', penalty='r1r2', weight=.2)
+        codes = dict(latent=2, continuous=0, categories=dict(ring=8, grid=25, spiral=2)[dataset])
+        net, adam = dict(name='mlp', width=(128, 128, 128)), adam | dict(b1=0.)
+        rules = dict(loss='relativistic', penalty='r1r2', weight=.2)
     elif dataset == 'digits':
-        hyper |= dict(kind='mlp', width=(256, 256))
-    config = defaults('infogan', dataset, **hyper)
+        net = dict(name='mlp', width=(256, 256), norm='batch')
+    other = net | dict(norm='none', act='leaky')
+    config = defaults('infogan', dataset, discriminator=rules, net=net, discriminator_net=other,
+                      recogniser_net=other, optimiser=adam, discriminator_optimiser=adam,
+                      recogniser_optimiser=adam, **codes)
     config.epochs = 200 if dataset == 'digits' else 5
     if dataset in POINTS:
         config.epochs, config.batch = 10, 256

@@ -4,7 +4,7 @@
 
 17 s of CPU time for `digits`, test loss 20.2: recon 18.6 nats, mmd 0.0016; kl 12.0, which costs
 nothing here.  The Wasserstein autoencoder of Tolstikhin et al. 2018: add
---config.model.deterministic=True --config.model.likelihood=gaussian --config.model.sigma=.1.
+--config.model.deterministic=True --config.latents.likelihood=gaussian --config.latents.sigma=.1.
 Between two Gaussians the MMD has a closed form, to which tests/test_vae_family.py holds it.
 """
 from gen_jax.train import defaults

@@ -10,15 +10,20 @@ from gen_jax.train import POINTS, defaults
 
 
 def get_config(dataset='digits'):
-    hyper = dict(critic_norm='none', penalty='r1', weight=.1, rate=1e-3)
+    own, net, adam = dict(beta=.05), {}, dict(learning_rate=1e-3)
+    rules = dict(penalty='r1', weight=.1)
     if dataset in POINTS:
-        hyper |= dict(kind='mlp', width=(128, 128, 128), norm='none', latent=2, beta=.05, b1=0.,
-                      loss='relativistic', penalty='r1r2', weight=.2)
+        own, adam = own | dict(latent=2), adam | dict(b1=0.)
+        net = dict(name='mlp', width=(128, 128, 128))
+        rules = dict(loss='relativistic', penalty='r1r2', weight=.2)
     elif dataset == 'digits':
-        hyper |= dict(kind='mlp', width=(256, 256), latent=10, beta=.05)
+        own, net = own | dict(latent=10), dict(name='mlp', width=(256, 256), norm='batch')
     else:  # thousands of features, whose error would drown the rest
-        hyper |= dict(gamma=.01)
-    config = defaults('vaegan', dataset, **hyper)
+        own = dict(gamma=.01)
+    config = defaults('vaegan', dataset, discriminator=rules, net=net,
+                      encoder_net=net | dict(act='leaky'),
+                      discriminator_net=net | dict(act='leaky', norm='none'), optimiser=adam,
+                      encoder_optimiser=adam, discriminator_optimiser=adam, **own)
     config.epochs = 200 if dataset == 'digits' else 5
     if dataset in POINTS:
         config.epochs, config.batch = 10, 256

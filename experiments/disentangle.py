@@ -28,7 +28,7 @@ def measured(study: Study, row: str, seed: int) -> dict:
     name, changed = ROWS[row]
     quick, epochs = study.flags.quick, study.flags.epochs or FULL
     config = study.config(name, seed=seed, batch=512 if quick else study.flags.batch, **changed, **{
-        'model.latent': 10, 'model.width': (64,) if quick else (study.flags.width,) * 2})
+        'model.latent': 10, 'net.width': (64,) if quick else (study.flags.width,) * 2})
     config.epochs, config.data.limit = (1, 20_000) if quick else (epochs, 0)
     config.eval.every = 1
     label = f'{row}-{seed}'

@@ -104,7 +104,7 @@ class Judge:
 
 def trained(study: Study, name: str, latent: int, seed: int = 0):
     """The run of a model, and (codes -> examples, examples -> codes), compiled."""
-    same = {'seed': seed, 'model.latent': latent, 'model.kind': 'mlp', 'model.width': (400, 200)}
+    same = {'seed': seed, 'model.latent': latent, 'net.name': 'mlp', 'net.width': (400, 200)}
     if name == 'ae':
         same['model.loss'] = 'cross_entropy'
     config = study.config(name, **same)

@@ -19,7 +19,7 @@ EPOCHS = dict(mnist=100, digits=300)
 
 def measured(study: Study, latent: int, seed: int) -> dict:
     config = study.config('vae', seed=seed, batch=64, **{
-        'data.binarize': 'dynamic', 'model.latent': latent, 'model.width': (256, 128)})
+        'data.binarize': 'dynamic', 'model.latent': latent, 'net.width': (256, 128)})
     config.epochs = 20 if study.flags.quick else EPOCHS.get(study.flags.dataset, 100)
     config.eval.k = 500
 

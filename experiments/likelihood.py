@@ -17,13 +17,13 @@ from study import WHICH, Study, start
 
 from gen_jax import metrics, record, train, trained
 
-BURDA = {'model.width': (200, 200), 'model.latent': 50, 'model.act': 'tanh', 'model.stage': 3000,
+BURDA = {'net.width': (200, 200), 'net.act': 'tanh', 'model.latent': 50,
+         'optimiser.schedule': 'stages', 'optimiser.steps': 3000, 'optimiser.eps': 1e-4,
          'data.binarize': 'dynamic', 'batch': 20}
-LADDER = {'model.width': (200, 200), 'model.latent': 50, 'model.below': 100, 'model.stage': 3000,
-          'data.binarize': 'dynamic', 'batch': 20}
-GATED = {'model.width': (300, 300), 'model.latent': 40, 'model.act': 'gated', 'model.rate': 5e-4,
-         'model.schedule': 'linear', 'model.warmup': 50_000, 'data.binarize': 'static',
-         'batch': 100}
+LADDER = BURDA | {'model.below': 100}
+GATED = {'net.width': (300, 300), 'net.act': 'gated', 'model.latent': 40,
+         'optimiser.learning_rate': 5e-4, 'latents.schedule': 'linear', 'latents.warmup': 50_000,
+         'data.binarize': 'static', 'batch': 100}
 # name: model, what differs from its config, epochs, the published nll
 ROWS = dict(
     small=('vae', {'data.binarize': 'dynamic'}, 10, None),
@@ -33,7 +33,7 @@ ROWS = dict(
     ladder1=('ladder', LADDER | {'model.k': 1}, 3280, 85.33),
     ladder50=('ladder', LADDER | {'model.k': 50}, 3280, 82.90),
     normal=('vae', GATED, 2000, 88.56),
-    vamp=('vae', GATED | {'model.prior': 'vamp', 'model.components': 500}, 2000, 85.57))
+    vamp=('vae', GATED | {'latents.prior': 'vamp', 'latents.components': 500}, 2000, 85.57))
 
 
 def measured(study: Study, name: str) -> dict:
@@ -41,8 +41,8 @@ def measured(study: Study, name: str) -> dict:
     model, changed, full, published = ROWS[name]
     quick, epochs = study.flags.quick, study.flags.epochs or full
     changed = dict(changed) | {'seed': study.flags.seed}
-    if study.flags.dataset == 'digits' and 'model.stage' in changed:
-        changed['model.stage'] = 70
+    if study.flags.dataset == 'digits' and 'optimiser.steps' in changed:
+        changed['optimiser.steps'] = 70
     config = study.config(model, **changed)
     config.epochs = min(epochs, 2 if quick else full)
     config.eval.every, config.eval.k = min(10, config.epochs), 100 if quick else 5000

@@ -13,7 +13,7 @@ of 100,000 points, simultaneous moves; only their initialisation is not theirs. 
 are 3 x 128 and the epochs 15, so that a row takes minutes of a CPU core, and the numbers are to be
 compared with each other rather than with those published.
 """
-from study import WHICH, Study, start
+from study import WHICH, Study, both, start
 
 import jax
 from jax import lax
@@ -24,31 +24,36 @@ from gen_jax import loop, metrics, record, train
 from gen_jax.metrics import samples
 from gen_jax.types import BadInput
 
-SMALL = {'kind': 'mlp', 'width': (128, 128, 128), 'norm': 'none', 'latent': 2, 'average': .999,
-         'rate': 1e-3, 'b1': .5}
-PACGAN = {'kind': 'mlp', 'width': (400,) * 4, 'norm': 'batch', 'latent': 2, 'average': 0.,
-          'critic_norm': 'none', 'critic_width': (200,) * 3, 'critic_act': 'maxout', 'rate': 1e-4,
-          'b1': .8, 'order': 'simultaneous'}
-PLAIN = {'loss': 'nonsaturating', 'penalty': 'none'}
-CENTRED = {'penalty': 'r1r2', 'weight': .2, 'b1': 0., 'b2': .9}
+
+def played(**keys) -> dict:
+    """Keys of what the discriminator is trained by."""
+    return {f'discriminator.{k}': v for k, v in keys.items()}
+
+
+SMALL = both(learning_rate=1e-3, b1=.5) | {'optimiser.average': .999}
+PACGAN = both(learning_rate=1e-4, b1=.8) | {
+    'net.width': (400,) * 4, 'net.norm': 'batch', 'optimiser.average': 0.,
+    'discriminator_net.width': (200,) * 3, 'discriminator_net.act': 'maxout',
+    'model.order': 'simultaneous'}
+PLAIN = played(loss='nonsaturating', penalty='none')
+CENTRED = played(penalty='r1r2', weight=.2) | both(b1=0., b2=.9)
 # name: what differs, and the modes published of ring and grid
 ROWS = dict(
-    gan=(PLAIN, 6.3, 17.3), simultaneous=(PLAIN | {'order': 'simultaneous'}, '', ''),
-    packed=(PLAIN | {'pack': 2}, 7.9, 23.8),
-    wasserstein=({'loss': 'wasserstein', 'penalty': 'gradient', 'weight': 1., 'every': 5, 'b1': 0.,
-                  'b2': .9}, '', ''),
+    gan=(PLAIN, 6.3, 17.3), simultaneous=(PLAIN | {'model.order': 'simultaneous'}, '', ''),
+    packed=(PLAIN | played(pack=2), 7.9, 23.8),
+    wasserstein=(played(loss='wasserstein', penalty='gradient', weight=1.) | both(b1=0., b2=.9)
+                 | {'model.every': 5}, '', ''),
     gan_r1r2=(PLAIN | CENTRED, '', ''),
-    relativistic=({'loss': 'relativistic', 'penalty': 'none'}, '', ''),
-    relativistic_r1r2=({'loss': 'relativistic'} | CENTRED, '', ''))
+    relativistic=(played(loss='relativistic', penalty='none'), '', ''),
+    relativistic_r1r2=(played(loss='relativistic') | CENTRED, '', ''))
 
 
 def measured(study: Study, name: str) -> dict:
     """A row: means over seeds, and the samples of the first."""
     changed, *published = ROWS[name]
     pacgan, quick = study.flags.nets == 'pacgan', study.flags.quick
-    hyper = (PACGAN if pacgan else SMALL) | changed
-    config = study.config('gan', **{f'model.{k}': v for k, v in hyper.items()})
-    config.batch = (100 if pacgan else 256) * (config.model.pack if pacgan else 1)
+    config = study.config('gan', **(PACGAN if pacgan else SMALL) | changed)
+    config.batch = (100 if pacgan else 256) * (config.discriminator.pack if pacgan else 1)
     config.epochs = study.flags.epochs or (400 if pacgan else 15)
     if quick:
         config.epochs, config.data.limit = 1, 50_000

@@ -3,7 +3,7 @@
     python experiments/pca.py [--quick] [--codes=2,5,10] [--dataset=digits]
     python experiments/pca.py --dataset=mnist --data_dir=DIR
 
-Trains configs/ae.py with kind='linear' and the loss mse, the rate falling to zero along a cosine,
+Trains configs/ae.py with the linear net and the loss mse, the rate falling to zero along a cosine,
 for every size of the code, and compares it with scikit-learn's PCA of the same training data.
 `angle` is the largest principal angle in rad between the span of the decoder's columns and that of
 the components; `excess_train` and `excess_test` are (error - PCA's) / PCA's, errors being means of
@@ -84,8 +84,9 @@ def measure(study: Study, reference: Reference, code: int) -> dict:
     batch = 500 if examples >= 10_000 else min(128, examples)
     epochs = -(-STEPS // (examples // batch))
     run, state = study.run(f'ae-{code}', study.config('ae', epochs=epochs, batch=batch, **{
-        'model.kind': 'linear', 'model.latent': code, 'model.loss': 'mse', 'model.rate': .01,
-        'model.decay': epochs * (examples // batch)}))
+        'net.name': 'linear', 'model.latent': code, 'model.loss': 'mse',
+        'optimiser.learning_rate': .01, 'optimiser.schedule': 'cosine',
+        'optimiser.steps': epochs * (examples // batch)}))
     points = np.concatenate([np.zeros((1, code)), np.eye(code)]).astype(np.float32)
     columns = np.asarray(jax.jit(run.model.decode)(state, points), float).reshape(code + 1, -1)
     columns = (columns[1:] - columns[0]).T

@@ -101,7 +101,7 @@ def trained(study: Study, model: str) -> tuple[train.Run, train.State]:
     more = {'model.loss': 'cross_entropy'} if model == 'ae' else {}
     return study.run(model, study.config(
         model, epochs=long // 4 if study.flags.quick else long, **more, **{
-            'model.kind': 'mlp', 'model.latent': 2, 'model.width': (512, 128)}))
+            'net.name': 'mlp', 'model.latent': 2, 'net.width': (512, 128)}))
 
 
 def measure(study: Study, method: str, points: Points) -> dict:

@@ -48,11 +48,13 @@ from gen_jax import sweep, train
 from gen_jax.types import BadInput
 
 MNIST = 'conv_ae', 'mlp_vae', 'dcgan'
-RESIDUAL = {'model.kind': 'residual', 'model.width': (32, 64, 128)}
+RESIDUAL = {'net.name': 'residual', 'net.width': (32, 64, 128)}
 # config, data set, and what differs
 MODELS = dict(
     conv_ae=('ae', 'mnist', {}), mlp_vae=('vae', 'mnist', {}),
-    dcgan=('gan', 'mnist', {'model.average': 0., 'model.critic_norm': 'batch', 'model.rate': 2e-4}),
+    dcgan=('gan', 'mnist', {
+        'optimiser.average': 0., 'discriminator_net.norm': 'batch',
+        'optimiser.learning_rate': 2e-4, 'discriminator_optimiser.learning_rate': 2e-4}),
     residual32=('ae', 'photos', RESIDUAL | {'data.size': 32}),
     residual64=('ae', 'photos', RESIDUAL | {'data.size': 64}), text=('text', 'text', {}))
 
@@ -64,7 +66,7 @@ def prepared(model: str, a: argparse.Namespace) -> train.Run:
     config = runpy.run_path(str(file))['get_config'](dataset)
     config.data.dir, config.batch, config.precision = a.data_dir, a.batch, a.precision
     config.data.update(memory_limit=a.memory_limit, cache=not a.decode, workers=a.workers)
-    config.update_from_flattened_dict(changed)
+    train.update(config, changed)
     run = train.prepare(config)
     images = min(a.images, len(run.data.train.x)) // config.batch * config.batch
     data = run.data._replace(train=jax.tree.map(lambda v: v[:images], run.data.train))

@@ -11,34 +11,40 @@ up.  --epochs stops earlier and goes on from there with a larger number; a row s
 and one that got less far than the 50 is no reproduction.  On stacked digits, the default, there is
 no published number.
 """
-from study import WHICH, Study, start
+from study import WHICH, Study, both, start
 
 from gen_jax import data, metrics, record, train, trained
 from gen_jax.types import BadInput
 
 FULL = 50
-DCGAN = {'critic_norm': 'batch', 'rate': 2e-4}
-CENTRED = {'norm': 'batch', 'critic_norm': 'none', 'penalty': 'r1r2', 'weight': 1., 'b1': 0.,
-           'b2': .99, 'rate': 2e-4}
+
+
+def played(norm: str, **keys) -> dict:
+    """The norm of the discriminator's net, and keys of what it is trained by."""
+    return {'discriminator_net.norm': norm} | {f'discriminator.{k}': v for k, v in keys.items()}
+
+
+DCGAN = played('batch') | both(learning_rate=2e-4)
+CENTRED = played('none', penalty='r1r2', weight=1.) | both(learning_rate=2e-4, b1=0., b2=.99)
 # name: what differs from configs/gan.py, and the modes and kl published
 ROWS = dict(
-    dcgan=(DCGAN, 99, ''), packed=(DCGAN | {'pack': 2}, 1000, ''),
-    wasserstein=({'critic_norm': 'layer', 'loss': 'wasserstein', 'penalty': 'gradient',
-                  'every': 5, 'rate': 2e-4, 'b1': .5, 'b2': .9}, 959, ''),
+    dcgan=(DCGAN, 99, ''), packed=(DCGAN | {'discriminator.pack': 2}, 1000, ''),
+    wasserstein=(played('layer', loss='wasserstein', penalty='gradient') | {'model.every': 5}
+                 | both(learning_rate=2e-4, b1=.5, b2=.9), 959, ''),
     gan_r1r2=(CENTRED, 693, ''),
-    relativistic_r1r2=(CENTRED | {'loss': 'relativistic'}, 1000, .078))
+    relativistic_r1r2=(CENTRED | {'discriminator.loss': 'relativistic'}, 1000, .078))
 
 
 def measured(study: Study, name: str) -> dict:
     """The row of a run; it is trained on where it has not come to its end."""
     changed, modes, kl = ROWS[name]
     quick, mnist = study.flags.quick, study.flags.dataset == 'stacked:mnist'
-    config = study.config('gan', **{f'model.{k}': v for k, v in changed.items()})
+    config = study.config('gan', **changed)
     config.seed = study.flags.seed
     config.epochs = min(study.flags.epochs or FULL, 1 if quick else FULL)
     config.eval.every, config.eval.features = 1, 'classifier'
     if quick:
-        config.model.width = (8, 16)
+        config.net.width = config.discriminator_net.width = (8, 16)
     label = f'{name}-{config.seed}'
 
     def measure():

@@ -25,6 +25,12 @@ WHICH = '', 'which, with commas; all where empty'  # of --rows
 REST = 'what is finished is kept, and the same command goes on with the rest'
 
 
+def both(**keys) -> dict:
+    """Keys of both players' optimisers."""
+    return {f'{group}.{k}': v for group in ('optimiser', 'discriminator_optimiser')
+            for k, v in keys.items()}
+
+
 class Study:
     """An experiment's workdir: its runs, its measured points, its table and its figure."""
 
@@ -56,7 +62,7 @@ class Study:
             dataset or self.flags.dataset)
         config.data.dir = self.flags.data_dir
         config.eval.every = 10 ** 9  # only at the end
-        config.update_from_flattened_dict(changed)
+        train.update(config, changed)
         return config
 
     def run(self, label: str, config: ConfigDict) -> tuple[train.Run, train.State]:

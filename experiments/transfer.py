@@ -40,7 +40,7 @@ RATES = dict(frozen=1e-2, tuned=1e-3, scratch=1e-3)
 
 def source(study: Study, name: str) -> ConfigDict:
     """The config of training an encoder without labels."""
-    same = {'model.latent': LATENT, 'model.kind': 'mlp', 'model.width': WIDTH}
+    same = {'model.latent': LATENT, 'net.name': 'mlp', 'net.width': WIDTH}
     loss = {} if name == 'vae' else {'model.loss': 'cross_entropy'}
     config = study.config(name, **same, **loss, **HYPER.get(name, {}))
     config.epochs = 15 if study.flags.dataset != 'digits' else 50 if study.flags.quick else 200
@@ -61,7 +61,7 @@ class Bench:
     def __init__(self, study: Study, name: str, mode: str):
         study.run(name, source(study, name))
         self.config = study.config('classifier', init=str(study.workdir / name), **{
-            'model.encoder': mode, 'model.rate': RATES[mode]})
+            'model.encoder': mode, 'optimiser.learning_rate': RATES[mode]})
         self.run = train.prepare(self.config)
         self.evaluate = train.evaluator(self.run)
         self.example = train.seen(self.run.data, self.run.key)

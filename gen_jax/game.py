@@ -6,7 +6,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from gen_jax.types import Array, BadInput, Batch, Model, Player, State
+from gen_jax.types import Array, BadInput, Batch, Density, Model, Player, State, Tree
 
 
 def game(players: dict[str, Player], *, axis: str | None = None, order: str = 'alternating',
@@ -16,7 +16,8 @@ def game(players: dict[str, Player], *, axis: str | None = None, order: str = 'a
 
     Where there are several, metrics `gradient_NAME` are the norms of their gradients.  `axis` names
     the mapped axis of shard_map or pmap, over which gradients, metrics and buffers are averaged;
-    `maps` are the remaining fields of Model.  This is the only place that differentiates for
+    `maps` are the remaining fields of Model, which see the state averaged over steps where a player
+    keeps an average.  This is the only place that differentiates for
     training and the only one with a collective.  `whole` names what in the losses takes the whole
     batch, which no device sees under such an axis.  Raises BadInput for both, and another order.
     """
@@ -30,24 +31,39 @@ def game(players: dict[str, Player], *, axis: str | None = None, order: str = 'a
         made = {name: player.init(jax.random.fold_in(key, i), batch)
                 for i, (name, player) in enumerate(players.items())}
         params = {name: p for name, (p, _) in made.items()}
-        return State(step=jnp.zeros((), jnp.int32), params=params,
-                     opt={name: player.optimiser.init(params[name])
+        buffers = {name: b for name, (_, b) in made.items()}
+        return State(step=jnp.zeros((), jnp.int32), params=params, buffers=buffers,
+                     opt={name: player.optimiser.init(moving(player, params[name]))
                           for name, player in players.items()},
-                     average={name: jax.tree.map(jnp.copy, params[name])
-                              for name, player in players.items() if player.average},
-                     buffers={name: b for name, (_, b) in made.items()})
+                     average={name: jax.tree.map(jnp.copy, both(params[name], buffers[name]))
+                              for name, player in players.items() if decay(player)})
+
+    def decay(player: Player) -> float:
+        """Of its average; none for an optimiser straight from optax."""
+        return getattr(player.optimiser, 'average', 0.)
+
+    def both(params, buffers):
+        return dict(params=params, buffers=buffers)
+
+    def moving(player: Player, params: Tree) -> Tree:
+        """The parameters that are not frozen."""
+        return {k: v for k, v in params.items() if k not in player.frozen} if player.frozen else (
+            params)
 
     def mean(tree):
         return lax.pmean(tree, axis) if axis else tree
 
     def slope(name: str, state: State, batch: Batch, key: Array):
         """A player's gradient, and (metrics, buffers)."""
+        player, whole = players[name], state.params[name]
+
         def loss(own):
-            moved = state._replace(params=state.params | {name: own})
-            value, *rest = players[name].loss(moved, batch, key)
+            own = whole | own if player.frozen else own
+            value, *rest = player.loss(
+                state._replace(params=state.params | {name: own}), batch, key)
             return value, rest
 
-        return jax.grad(loss, has_aux=True)(state.params[name])
+        return jax.grad(loss, has_aux=True)(moving(player, whole))
 
     def gradients(state: State, batch: Batch, key: Array):
         return {name: slope(name, state, batch, jax.random.fold_in(key, i))[0]
@@ -58,15 +74,18 @@ def game(players: dict[str, Player], *, axis: str | None = None, order: str = 'a
         grads, (metrics, buffers) = mean(slope(name, state, batch, key))
         if len(players) > 1:  # 0 on the steps it only watches: so the mean is that of its moves
             metrics = metrics | {f'gradient_{name}': optax.tree.norm(grads) * player.every}
-        updates, opt = player.optimiser.update(grads, state.opt[name], state.params[name])
-        params = optax.apply_updates(state.params[name], updates)
-        average = state.average
-        if player.average:  # warmed up, so that a short run is not mostly its initialisation
-            decay = jnp.minimum(player.average, (1 + state.step) / (10 + state.step))
-            average = average | {name: optax.incremental_update(params, average[name], 1 - decay)}
-        return state._replace(params=state.params | {name: params}, opt=state.opt | {name: opt},
-                              average=average,
-                              buffers=state.buffers | ({name: buffers} if buffers else {})), metrics
+        own = moving(player, state.params[name])
+        updates, opt = player.optimiser.update(grads, state.opt[name], own)
+        params = optax.apply_updates(own, updates)
+        params = player.project(params) if player.project else params
+        params = state.params[name] | params if player.frozen else params
+        buffers, average = buffers or state.buffers[name], state.average
+        if decay(player):  # less at first, or it would mostly be the initialisation
+            kept = jnp.minimum(decay(player), (1 + state.step) / (10 + state.step))
+            average = average | {name: optax.incremental_update(
+                both(params, buffers), average[name], 1 - kept)}
+        return State(state.step, state.params | {name: params}, state.opt | {name: opt}, average,
+                     state.buffers | {name: buffers}), metrics
 
     def watch(name: str, state: State, batch: Batch, key: Array):
         metrics = mean(players[name].loss(state, batch, key)[1])
@@ -87,4 +106,10 @@ def game(players: dict[str, Player], *, axis: str | None = None, order: str = 'a
             metrics |= said
         return state._replace(step=state.step + 1), metrics
 
+    def averaged(f):
+        return lambda state, *args, **named: f(state.averaged(), *args, **named)
+
+    maps = {name: averaged(f) if callable(f) else f for name, f in maps.items()}
+    if maps.get('density'):
+        maps['density'] = Density(*(f and averaged(f) for f in maps['density']))
     return Model(init=init, step=step, gradients=gradients, whole=whole, **maps)

@@ -17,7 +17,12 @@ LOG_2PI = float(np.log(2 * np.pi))
 
 def wanted(value) -> bool:
     """Whether a number is asked for at all: not 0, or one that a sweep traces."""
-    return isinstance(value, jax.core.Tracer) or bool(value)
+    return traced(value) or bool(value)
+
+
+def traced(value) -> bool:
+    """Whether a value is a number that a program is compiled for any value of."""
+    return isinstance(value, jax.core.Tracer)
 
 
 def flat(x: Array) -> Array:
@@ -167,14 +172,18 @@ def bound(logvar: Array, limit: float = 15.) -> Array:
     return limit * jnp.tanh(logvar / limit)
 
 
-def warm_up(name: str, step: Array, steps: int) -> Array:
-    """The weight of the KL at a step, from 0 to 1: `constant`, 1; `linear` over so many steps
-    (Bowman et al. 2016); `cyclical`, linear over so many and then 1 for as many, again and again
-    (Fu et al. 2019).  Raises BadInput for another name."""
+def require_warm_up(name: str, steps: int) -> None:
+    """Raises BadInput for what warm_up does not know."""
     if name not in ('constant', 'linear', 'cyclical'):
         raise BadInput(f'unknown schedule {name!r}; choose constant, linear or cyclical')
     if name != 'constant' and steps < 1:
-        raise BadInput(f'schedule {name!r} needs a number of steps; give --config.model.warmup')
+        raise BadInput(f'schedule {name!r} needs a number of steps; give --config.latents.warmup')
+
+
+def warm_up(name: str, step: Array, steps: int) -> Array:
+    """The weight of the KL at a step, from 0 to 1: `constant`, 1; `linear` over so many steps
+    (Bowman et al. 2016); `cyclical`, linear over so many and then 1 for as many, again and again
+    (Fu et al. 2019)."""
     if name == 'constant':
         return jnp.ones(())
     return jnp.minimum((step if name == 'linear' else step % (2 * steps)) / steps, 1.)

@@ -38,7 +38,7 @@ from ml_collections import config_flags
 
 from gen_jax import checkpoint, parallel, train, trained
 from gen_jax.data import cache
-from gen_jax.train import faults, stored
+from gen_jax.train import chosen, faults, stored
 from gen_jax.types import BadInput
 
 FLAGS = flags.FLAGS
@@ -86,10 +86,26 @@ def source(argv) -> str:
 
 
 def completed(argv) -> list[str]:
-    """argv, with the config of the workdir's run where it gives none."""
-    if source(argv) or not values(argv, 'workdir'):
+    """argv, with the config of the workdir's run where it gives none, and where it names other
+    parts (--config.net.name=NAME) with a config that has their keys."""
+    if not source(argv) and values(argv, 'workdir'):
+        argv = [argv[0], f'--config={stored.__file__}:{values(argv, "workdir")[-1]}', *argv[1:]]
+    names = {group: given[-1] for group in parts_of(argv)
+             if (given := values(argv, f'config.{group}.name'))}
+    if not names:
         return argv
-    return [argv[0], f'--config={stored.__file__}:{values(argv, "workdir")[-1]}', *argv[1:]]
+    named = ','.join(f'{group}={name}' for group, name in names.items())
+    at = next(i for i, word in enumerate(argv) if re.match('--?config(=|$)', word))
+    after = 1 if '=' in argv[at] else 2
+    return [*argv[:at], f'--config={chosen.__file__}:{named};{source(argv)}', *argv[at + after:]]
+
+
+def parts_of(argv) -> list[str]:
+    """The groups of the config of which another part can be chosen by its name."""
+    if not source(argv) or not any('.name' in word for word in argv):
+        return []
+    return [group for group, keys in get_config(argv).items()
+            if group not in ('model', 'data') and 'name' in getattr(keys, 'keys', dict)()]
 
 
 def get_config(argv):
@@ -126,7 +142,8 @@ def unknown_key(argv, config) -> str | None:
         key = word.lstrip('-').split('=')[0].removeprefix('config.')
         if word.lstrip('-').startswith('config.') and key not in known:
             leaf = [k for k in known if k.split('.')[-1] == key.split('.')[-1]]
-            near = (leaf or difflib.get_close_matches(key, known, 1, cutoff=0))[0]
+            beside = [k for k in known if k.rpartition('.')[0] == key.rpartition('.')[0]]
+            near = (leaf or difflib.get_close_matches(key, beside or known, 1, cutoff=0))[0]
             return f'unknown config key {key!r}; the nearest is {near!r}'
     return None
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gen_jax import densities, loop
+from gen_jax import densities, latents, loop, nets, optimisers
 from gen_jax.game import game
 from gen_jax.models import vae
 from gen_jax.types import Array, BadInput, Batch, Model, Player, State, Tree
@@ -169,9 +169,10 @@ def unmasked(layer: Tree, y: Array) -> Array:
 def twostage(x: np.ndarray, key: Array) -> Callable[[Array, int], Array]:
     """A second VAE, of the codes, as many dimensions, its scale that of its own error (Dai & Wipf
     2019)."""
-    model = vae.make(Batch(jnp.asarray(x[:1024])), latent=x.shape[1], likelihood='gaussian',
-                     scale='optimal', width=(256, 256),
-                     rate=optax.cosine_decay_schedule(3e-3, STEPS))
+    model = vae.make(Batch(jnp.asarray(x[:1024])), latent=x.shape[1],
+                     latents=latents.make(likelihood='gaussian', scale='optimal'),
+                     net=nets.of('mlp', width=(256, 256)), optimiser=optimisers.make(
+                         learning_rate=3e-3, schedule='cosine', steps=STEPS))
     state = trained(model, x, key)
 
     def draw(key, n):

@@ -48,11 +48,12 @@ def classifier(config: ConfigDict) -> metrics.Features:
     view, _, name = config.data.name.rpartition(':')
     if view == 'rows':
         raise BadInput('features classifier are for images and vectors; use eval.features=pixels')
-    ours = train.defaults('classifier', name, encoder='scratch', latent=128, average=.999)
+    ours = train.defaults('classifier', name, encoder='scratch', latent=128,
+                          optimiser=dict(weight_decay=1e-4, average=.999))
     ours.data.update({k: v for k, v in config.data.items() if k not in ('name', 'limit')})
     images = data.holding(data.load(**ours.data).train.x) == data.IMAGES
-    ours.model.update(dict(kind='conv', width=(32, 64)) if images else
-                      dict(kind='mlp', width=(256,)))
+    train.choose(ours, 'net', 'conv' if images else 'mlp')
+    ours.net.width = (32, 64) if images else (256,)
     ours.epochs, ours.eval.every = (60 if name == 'digits' else 10), 10 ** 9
     known = json.dumps(train.leaves(json.loads(ours.to_json()), but=train.HERE), sort_keys=True)
     known = hashlib.sha256(known.encode()).hexdigest()[:8]

@@ -2,7 +2,6 @@
 from typing import Any, Callable, NamedTuple
 
 import jax
-import optax
 
 Array = jax.Array
 Tree = Any  # a pytree of arrays
@@ -28,12 +27,17 @@ class State(NamedTuple):
     step: Array                # int32 scalar
     params: dict[str, Tree]    # by player
     opt: dict[str, Tree]       # by player
-    average: dict[str, Tree]   # by player: moving average of params, where asked for
+    average: dict[str, Tree]   # by player, where asked for: moving averages of both, as a dict
     buffers: dict[str, Tree]   # by player: batch statistics, power-iteration vectors, codebooks
 
-    def smooth(self, name: str) -> Tree:
-        """The parameters to show of a player: their moving average where one is kept."""
-        return self.average.get(name, self.params[name])
+    def averaged(self) -> 'State':
+        """The state that is evaluated and sampled from: the moving averages in the place of what
+        they are kept of, with none of their own."""
+        kept = self.average.items()
+        return self._replace(
+            params=self.params | {name: average['params'] for name, average in kept},
+            buffers=self.buffers | {name: average['buffers'] for name, average in kept},
+            average={})
 
 
 class Player(NamedTuple):
@@ -42,14 +46,17 @@ class Player(NamedTuple):
     init:  (key, batch) -> (params, buffers)
     loss:  (state, batch, key) -> (scalar, metrics, buffers), the last two dicts: what to report,
            and the player's new buffers ({} where nothing changed); sees every player's parameters
+    optimiser: of gen_jax.optimisers, or of optax itself
     every: it moves on the steps divisible by this number
-    average: decay of the moving average of its parameters, 0 = none
+    frozen: names of parameters, of the topmost level, that stay as they are
+    project: parameters -> the nearest that are allowed, after each move
     """
     init: Callable[[Array, Batch], tuple[Tree, Tree]]
     loss: Callable[[State, Batch, Array], tuple[Array, dict[str, Array], Tree]]
-    optimiser: optax.GradientTransformation
+    optimiser: Any
     every: int = 1
-    average: float = 0.
+    frozen: tuple[str, ...] = ()
+    project: Callable[[Tree], Tree] | None = None
 
 
 class Density(NamedTuple):

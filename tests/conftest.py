@@ -2,6 +2,7 @@
 programs, and where MNIST is."""
 import functools
 import gc
+import inspect
 import itertools
 import json
 import os
@@ -42,6 +43,94 @@ def thorough(values, *every_day) -> list:
     return [pytest.param(*(value if isinstance(value, tuple) else (value,)),
                          marks=() if value in every_day else pytest.mark.full)
             for value in values]
+
+
+# what of a part a short name means in tests
+NET = dict(kind='name', width='width', norm='norm', act='act')
+ADAM = dict(rate='learning_rate', b1='b1', b2='b2', eps='eps', average='average')
+GANS = 'gan', 'infogan', 'vaegan', 'bigan'  # whose nets all see examples, and learn at one rate
+OF_GANS = dict(conv='dcgan', residual='sngan')
+
+
+def spread(name: str, **hyper) -> dict:
+    """The keywords of train.defaults for a model and hyper-parameters without their part: those of
+    nets are of every net that sees examples, with the norm, activation and width that it had, those
+    of Adam of every player, and `critic_...` is the discriminator's alone.  Raises KeyError for one
+    that the model has not."""
+    from gen_jax import nets, parts, train
+    make = train.find(name).make
+    known, own = parts.of(make), inspect.signature(make).parameters
+    found = {}
+
+    def give(group, key, value):
+        found.setdefault(group, {})[key] = value
+
+    seeing = [g for g in known if g.endswith('net') and g != 'above_net' and (
+        g != 'discriminator_net' or name in GANS)]
+    for key, value in hyper.items():
+        kind = OF_GANS.get(value, value) if key == 'kind' and name in GANS else value
+        if key in own and key not in known:
+            found[key] = value
+        elif key in known:
+            found[key] = found.get(key, {}) | value
+        elif key.startswith('critic') and 'discriminator_net' in known:
+            key = key.removeprefix('critic_').replace('critic', 'width')
+            group = 'discriminator_optimiser' if key in ADAM else 'discriminator_net'
+            give(group, (NET | ADAM)[key], value)
+        elif key in NET and seeing:
+            for group in seeing:
+                if (group, key) != ('recogniser_net', 'norm') and not (
+                        group == 'discriminator_net' and f'critic_{key}' in hyper):
+                    give(group, NET[key], kind)
+        elif key == 'above' and 'above_net' in known:
+            give('above_net', 'width', value)
+        elif key == 'average' and 'optimiser' in known:
+            give('optimiser', key, value)
+        elif key in ADAM and 'optimiser' in known:
+            for group in known:
+                of_a_critic = group == 'discriminator_optimiser' and (
+                    f'critic_{key}' in hyper or key == 'rate' and name not in GANS)
+                if group.endswith('optimiser') and group != 'prior_optimiser' and not of_a_critic:
+                    give(group, ADAM[key], value)
+        else:
+            group = next((g for g in ('latents', 'discriminator')
+                          if g in known and key in known[g].made.keys), None)
+            if group is None:
+                raise KeyError(key)
+            give(group, key, value)
+    for group in seeing:
+        other = found.get(group, {}).get('name')
+        if other in nets.NAMES and other != known[group].made.keys['name']:
+            has = nets.of(other).made.keys
+            found[group] = {k: v for k, v in (known[group].made.keys | found[group]).items()
+                            if k in has}
+    return found
+
+
+def takes(name: str, key: str, value=None) -> bool:
+    """Whether a model has such a hyper-parameter."""
+    try:
+        spread(name, **{key: value})
+    except KeyError:
+        return False
+    return True
+
+
+def defaults(name: str, dataset: str, **hyper):
+    """train.defaults with hyper-parameters as `spread` takes them."""
+    from gen_jax import train
+    return train.defaults(name, dataset, **spread(name, **hyper))
+
+
+def model(name: str, batch, context=None, **hyper):
+    """A model of gen_jax/models with hyper-parameters as `spread` takes them."""
+    from gen_jax import parts, train
+    from gen_jax.types import ALONE
+    make = train.find(name).make
+    known, given = parts.of(make), spread(name, **hyper)
+    own = {k: v for k, v in given.items() if k not in known}
+    groups = {k: v for k, v in given.items() if k in known}
+    return parts.build(make, batch, context or ALONE, groups=groups, **own)
 
 
 def pytest_addoption(parser):

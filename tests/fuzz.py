@@ -87,7 +87,7 @@ def main(trials: int, seed: int) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         out, whole, workdir = (folder / name for name in ('out', 'whole', 'run'))
-        flags = ['--config=configs/vae.py', '--config.data.limit=150', '--config.model.width=(8,)',
+        flags = ['--config=configs/vae.py', '--config.data.limit=150', '--config.net.width=(8,)',
                  '--config.eval.every=1']
         status = forked([*flags, '--config.epochs=3', f'--workdir={whole}'], out)
         assert status == 0, out.read_text()

@@ -1,7 +1,6 @@
 """The parts of GANs against formulas in NumPy and SciPy, critics known in closed form, and games
 whose moves are known."""
 import functools
-import importlib
 
 import jax
 from jax import lax
@@ -11,10 +10,11 @@ import optax
 import pytest
 from scipy import stats
 
-from conftest import quick, thorough
+from conftest import model as model_of, quick, thorough
 from gen_jax import adversarial, game, nets
 from gen_jax.adversarial import rules
-from gen_jax.adversarial.rules import adversary, augmentation, charge, packed
+from gen_jax.adversarial.rules import adversary, augmentation, packed, penalties
+from gen_jax.optimisers import Optimiser
 from gen_jax.nets import layers, sngan
 from gen_jax.types import BadInput, Batch, Context, Player, State
 
@@ -62,7 +62,9 @@ def plain(f):
 def judge(f, shape=(2,), **options):
     """A critic whose net is the function f, and a state to play it in."""
     state = State(jnp.int32(0), dict(critic={}), {}, {}, dict(critic={}))
-    return adversarial.critic('critic', shape, net=plain(f), **options), state
+    played = {k: options.pop(k) for k in ('condition', 'labels', 'batch') if k in options}
+    return adversarial.critic('critic', shape, adversarial.make(**options), plain(f),
+                              **played), state
 
 
 # Losses
@@ -190,9 +192,14 @@ def test_smoothing_is_cross_entropy_with_another_target_for_the_critic_alone():
 CHARGED = 'gradient', 'onesided', 'dragan', 'r1', 'r2', 'r1r2'
 
 
+def charged(name, critic, real, fake, key=KEY):
+    return sum((penalty(critic, real, fake, key) for penalty in penalties(name, 'wasserstein')),
+               jnp.zeros(len(real)))
+
+
 def due(name, critic, real, fake, key=KEY):
     """What a critic is charged, (n,)."""
-    return np.asarray(charge(name, 'wasserstein', 'none')(critic, real, fake, key))
+    return np.asarray(charged(name, critic, real, fake, key))
 
 
 @pytest.mark.parametrize('norm', [.3, 2.5])
@@ -266,16 +273,16 @@ def test_penalties_are_those_of_finite_differences():
 def test_a_critic_learns_by_the_penaltys_own_slope(name):
     """Through the gradient inside: (|w| - 1)^2 has 2 (|w| - 1) w / |w|, and |w|^2 / 2 has w."""
     w = jnp.array([3., 4.])
-    found = jax.grad(lambda w: charge(name, 'wasserstein', 'none')(
-        lambda x: x @ w, random((6, 2)), random((6, 2), 1), KEY).mean())(w)
+    found = jax.grad(lambda w: charged(
+        name, lambda x: x @ w, random((6, 2)), random((6, 2), 1)).mean())(w)
     truth = dict(r1=1., r2=1., r1r2=2.).get(name, 2 * (5 - 1) / 5)
     np.testing.assert_allclose(found, truth * w, rtol=1e-5)
 
 
 @pytest.mark.parametrize('name', CHARGED)
 def test_a_flat_critic_has_a_finite_penalty_and_slope(name):
-    value, slope = jax.value_and_grad(lambda w: charge(name, 'wasserstein', 'none')(
-        lambda x: x @ w, random((6, 2)), random((6, 2), 1), KEY).mean())(jnp.zeros(2))
+    value, slope = jax.value_and_grad(lambda w: charged(
+        name, lambda x: x @ w, random((6, 2)), random((6, 2), 1)).mean())(jnp.zeros(2))
     assert np.isfinite(value) and np.isfinite(slope).all()
 
 
@@ -298,9 +305,7 @@ def test_the_critic_pays_weight_times_the_penalty(penalty):
 
 
 def test_clipped_parameters_stop_at_the_cut():
-    p, u = dict(a=jnp.array([-.5, .02, .09]), b=jnp.array(.1)), dict(a=jnp.array([0, .03, .05]),
-                                                                    b=jnp.array(-.3))
-    moved = optax.apply_updates(p, rules.clipped(.1).update(u, optax.EmptyState(), p)[0])
+    moved = rules.clipped(.1)(dict(a=jnp.array([-.5, .05, .14]), b=jnp.array(-.2)))
     np.testing.assert_allclose(moved['a'], [-.1, .05, .1], rtol=1e-6)
     assert float(moved['b']) == pytest.approx(-.1)
 
@@ -322,8 +327,7 @@ def make(name, example=None, **hyper):
         kind |= dict(categories=3, continuous=1)
     if name == 'bigan':
         kind |= dict(critic_norm='none')
-    return importlib.import_module(f'gen_jax.models.{name}').make(
-        example or examples(), **kind | sizes | hyper)
+    return model_of(name, example or examples(), **kind | sizes | hyper)
 
 
 def play(model, steps, batch, key=lambda i: jax.random.fold_in(KEY, i), start=None):
@@ -416,7 +420,8 @@ def test_a_sweep_can_trace_rates_and_weights(name):
 
 def test_a_condition_counts_the_labels():
     model = make('gan', examples(label=True), condition='concat')
-    z, label = model.prior(None, KEY, 7)
+    state = quick(model.init)(KEY, examples(label=True))
+    z, label = model.prior(state, KEY, 7)
     assert z.shape == (7, 3) and label.tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
@@ -611,7 +616,9 @@ X = random((5, 6), 9)
 
 def test_projection_is_psi_and_the_product_with_the_labels_embedding():
     """psi(phi(x)) + <e(y), phi(x)> (Miyato & Koyama 2018), the embedding with a bias."""
-    critic = adversarial.critic('critic', (6,), condition='projection', labels=4, width=(7,))
+    net = nets.of('mlp', width=(7,), act='leaky')
+    critic = adversarial.critic('critic', (6,), adversarial.make(), net, condition='projection',
+                                labels=4)
     state, (w, b), (last, bias) = weighted(critic, X)
     phi = leaky(np.asarray(X, float) @ w + b)
     assert last.shape == (7, 5)
@@ -623,7 +630,9 @@ def test_projection_is_psi_and_the_product_with_the_labels_embedding():
 
 
 def test_concat_sees_the_labels_indicator():
-    critic = adversarial.critic('critic', (6,), condition='concat', labels=4, width=(7,))
+    net = nets.of('mlp', width=(7,), act='leaky')
+    critic = adversarial.critic('critic', (6,), adversarial.make(), net, condition='concat',
+                                labels=4)
     state, (w, b), (last, bias) = weighted(critic, X)
     both = np.concatenate([np.asarray(X, float), np.eye(4)[np.asarray(LABEL)]], 1)
     truth = (leaky(both @ w + b) @ last + bias)[:, 0]
@@ -738,7 +747,7 @@ def trio(first, order):
             return ((state.params[name] * others) ** 2).sum(), {}, dict(seen=others)
         start = random((2,), ord(name))
         return Player(lambda key, batch: (start, dict(seen=jnp.zeros(()))), loss,
-                      optax.sgd(.1, momentum=.9), average=.9)
+                      Optimiser(*optax.sgd(.1, momentum=.9), average=.9))
     names = first + 'abc'.replace(first, '')
     return game.game({n: player(n) for n in names}, order=order, evaluate=None, decode=None)
 
@@ -940,7 +949,7 @@ IMAGE = Batch(jnp.float32(np.random.default_rng(0).uniform(size=(4, 8, 8, 1))))
     (dict(critic_norm='huge'), 'unknown norm'),
     (dict(critic_norm='instance'), 'for images'),
     (dict(pack=3), 'divide the batch of 16'),
-    (dict(pack=0), 'pack 0'),
+    (dict(pack=0), 'pack must be at least 1, not 0'),
     (dict(pack=2, condition='concat'), 'no one label'),
     (dict(condition='concat', told='norm'), "norm 'none'"),
     (dict(condition='concat', told='norm', kind='linear', norm='batch'), 'norm'),
@@ -972,11 +981,11 @@ def test_the_family_refuses_alike(name):
 
 
 @pytest.mark.parametrize('dataset, flags, said', [
-    ('digits', ['penalty=clip'], 'wasserstein'),
-    ('ring', ['augment=colour'], 'needs images')])
+    ('digits', ['discriminator.penalty=clip'], 'wasserstein'),
+    ('ring', ['discriminator.augment=colour'], 'needs images')])
 def test_the_command_line_says_so_in_one_line(run_main, tmp_path, dataset, flags, said):
     result = run_main(f'--config=configs/gan.py:{dataset}', f'--workdir={tmp_path}/run',
-                      *(f'--config.model.{flag}' for flag in flags))
+                      *(f'--config.{flag}' for flag in flags))
     assert result.code == 1 and 'Traceback' not in result.err + result.out
     assert len(result.err.splitlines()) == 1 and said in result.err
     assert not (tmp_path / 'run').exists()

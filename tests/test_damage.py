@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conftest import ROOT, snapshot, thorough
+from conftest import ROOT, defaults, snapshot, thorough
 from gen_jax import checkpoint, data, sweep, train, trained
 from gen_jax.data import streams
 from gen_jax.metrics import inception
@@ -129,7 +129,7 @@ def test_a_whole_checkpoint_of_another_config_is_kept(copied):
 
 
 def config_of(**top):
-    config = train.defaults('vae', 'digits', width=(16,), latent=4)
+    config = defaults('vae', 'digits', width=(16,), latent=4)
     config.epochs, config.eval.samples, config.eval.metrics = 2, 4, 'units'
     config.update(top)
     return config
@@ -153,7 +153,7 @@ def damage_arrays(checkpoints: Path, step: str) -> None:
 def test_whatever_reads_a_run_verifies_it(trained_run, tmp_path, capsys, read):
     workdir = shutil.copytree(trained_run, tmp_path / 'run')
     damage_arrays(workdir / 'checkpoints', '22')
-    classifier = train.defaults('classifier', 'digits')
+    classifier = defaults('classifier', 'digits')
     classifier.init = str(workdir)
     dict(resume=lambda: train.train(config_of(), workdir),
          evaluate=lambda: trained.use(config_of(), workdir, 'evaluate'),
@@ -342,7 +342,7 @@ def test_damage_that_a_worker_process_meets_is_named(tiny):
 def test_a_damaged_set_ends_the_command_in_a_line(run_main, tiny, tmp_path):
     cut(record(tiny))
     result = run_main('--config=configs/ae.py:tiny', f'--config.data.dir={tiny}',
-                      '--config.model.kind=mlp', f'--workdir={tmp_path}/run')
+                      '--config.net.name=mlp', f'--workdir={tmp_path}/run')
     assert result.code == 1 and len(result.err.splitlines()) == 1, result
     assert result.err.startswith(f'gen_jax: {record(tiny)} is damaged')
 

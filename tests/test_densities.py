@@ -207,8 +207,8 @@ def test_vamp_mixes_the_posteriors_of_its_inputs():
     (lambda: prior('uniform', 2), 'normal, mixture'), (lambda: prior('vamp', 2, 0), 'components'),
     (lambda: posterior('point', 2), 'diagonal, full'), (lambda: posterior('iaf', 2, 0), 'flows'),
     (lambda: posterior('full', 0), 'latent must be'),
-    (lambda: losses.warm_up('slow', 0, 1), 'linear'),
-    (lambda: losses.warm_up('linear', 0, 0), 'warmup')])
+    (lambda: losses.require_warm_up('slow', 1), 'linear'),
+    (lambda: losses.require_warm_up('linear', 0), 'warmup')])
 def test_what_cannot_be_is_refused(make, said):
     with pytest.raises(BadInput) as error:
         make()

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conftest import ROOT, snapshot, thorough
+from conftest import ROOT, defaults, snapshot, thorough
 from gen_jax import loop, record, train
 from gen_jax.models import vae
 from gen_jax.types import BadInput, Batch, Model, State
@@ -30,14 +30,14 @@ EPOCHS, STEPS = 4, 11
 
 
 def config(**top):
-    made = train.defaults('vae', 'digits', width=(16,), latent=4, norm='batch')
+    made = defaults('vae', 'digits', width=(16,), latent=4, norm='batch')
     made.epochs, made.eval.samples, made.scan, made.eval.every = EPOCHS, 4, 4, 2
     made.update(top)
     return made
 
 
-FLAGS = ('--config=configs/vae.py', '--config.model.width=(16,)', '--config.model.latent=4',
-         '--config.model.norm=batch', '--config.scan=4', '--config.eval.samples=4',
+FLAGS = ('--config=configs/vae.py', '--config.net.width=(16,)', '--config.model.latent=4',
+         '--config.net.norm=batch', '--config.scan=4', '--config.eval.samples=4',
          f'--config.epochs={EPOCHS}', '--config.eval.every=2')  # config(), on the command line
 
 

@@ -3,7 +3,6 @@
 `PYTHONPATH=. python tests/test_game.py` writes golden.json anew: each model's metrics at its third
 step.
 """
-import importlib
 import json
 from pathlib import Path
 
@@ -14,9 +13,10 @@ import numpy as np
 import optax
 import pytest
 
-from conftest import quick
+from conftest import model as model_of, quick
 from gen_jax import data, game
-from gen_jax.types import Batch, Player
+from gen_jax.optimisers import Optimiser
+from gen_jax.types import Batch, Density, Player
 
 GOLDEN = Path(__file__).with_name('golden.json')
 KEY = jax.random.key(0)
@@ -36,13 +36,14 @@ def y_loss(x, y):
     return .5 * (y - x) ** 2
 
 
-def player(name, start, loss, rate=.1, said=None, **options):
+def player(name, start, loss, rate=.1, average=0., **options):
     """A number that moves down loss(x, y) by plain gradient descent."""
     def value(state, batch, key):
         found = loss(state.params['x'], state.params['y'])
         return found, {name: found}, {}
 
-    return Player(lambda key, batch: (jnp.float32(start), {}), value, optax.sgd(rate), **options)
+    return Player(lambda key, batch: (jnp.float32(start), {}), value,
+                  Optimiser(*optax.sgd(rate), average), **options)
 
 
 def pair(order='xy', **options):
@@ -117,18 +118,59 @@ def test_the_moving_average_follows_its_formula(average, every):
     """decay_t = min(average, (1 + t) / (10 + t)), and only where the player moves."""
     states, _ = play(pair(average=average, every=every), 12)
     expected = float(states[0].params['y'])
-    assert states[0].average['y'] == expected and set(states[0].average) == {'y'}
+    assert states[0].average['y']['params'] == expected and set(states[0].average) == {'y'}
     for t, state in enumerate(states[1:]):
         if t % every == 0:
             decay = min(average, (1 + t) / (10 + t))
             expected = decay * expected + (1 - decay) * float(state.params['y'])
-        np.testing.assert_allclose(state.average['y'], expected, rtol=1e-5)
+        np.testing.assert_allclose(state.average['y']['params'], expected, rtol=1e-5)
 
 
-def test_smooth_is_the_average_where_there_is_one():
-    state = play(pair(average=.9), 3)[0][-1]
-    assert state.smooth('y') == state.average['y'] != state.params['y']
-    assert state.smooth('x') == state.params['x']
+def test_what_is_evaluated_and_sampled_are_the_averages_of_parameters_and_buffers():
+    """Of the player that keeps one: weights averaged, with the statistics of the last alone, are
+    neither the one net nor the other."""
+    def loss(state, batch, key):
+        x = state.params['x']['w']
+        return x ** 2, {}, dict(seen=x)
+
+    seen = lambda state, *_: (state.params, state.buffers)
+    x = Player(lambda key, batch: (dict(w=jnp.float32(1)), dict(seen=jnp.float32(1))), loss,
+               Optimiser(*optax.sgd(.1), .5))
+    model = game.game(dict(x=x, y=x._replace(optimiser=optax.sgd(.1))), evaluate=seen, decode=seen,
+                      density=Density(seen, seen, seen, seen))
+    state = play_alone(model, 3)
+    w, buffer, at = 1., 1., 1.
+    for t in range(3):
+        buffer_now, at = at, at - .2 * at
+        decay = min(.5, (1 + t) / (10 + t))
+        w, buffer = decay * w + (1 - decay) * at, decay * buffer + (1 - decay) * buffer_now
+    for f in (model.evaluate, model.decode, model.density.posterior, model.density.observe):
+        params, buffers = f(state, None)
+        np.testing.assert_allclose((params['x']['w'], buffers['x']['seen']), (w, buffer), rtol=1e-5)
+        assert params['y'] == state.params['y'] and buffers['y'] == state.buffers['y']
+    assert state.params['x']['w'] != w
+
+
+def play_alone(model, steps):
+    state = model.init(KEY, BATCH)
+    for i in range(steps):
+        state, _ = model.step(state, BATCH, jax.random.fold_in(KEY, i))
+    return state
+
+
+def test_frozen_parameters_stay_and_projected_ones_are_where_they_may_be():
+    def loss(state, batch, key):
+        own = state.params['x']
+        return -own['free'] * own['held'], {}, {}
+
+    start = dict(free=jnp.float32(.95), held=jnp.float32(2))
+    x = Player(lambda key, batch: (start, {}), loss, optax.adam(.1), frozen=('held',),
+               project=lambda params: jax.tree.map(lambda p: jnp.minimum(p, 1.), params))
+    model = match(dict(x=x))
+    state = play_alone(model, 3)
+    assert state.params['x'] == dict(free=1., held=2.)
+    assert set(model.gradients(state, BATCH, KEY)['x']) == {'free'}
+    assert len(jax.tree.leaves(state.opt)) == 3, 'a frozen parameter has no moments'
 
 
 def test_buffers_are_kept_under_their_players_name():
@@ -185,8 +227,7 @@ def digits(n=32):
 
 def make(name, batch, **hyper):
     """The model by this name, of width 16 and 8 or 16 alone, and otherwise as by default."""
-    module = importlib.import_module(f'gen_jax.models.{name}')
-    return module.make(batch, **dict(width=(16,) if name == 'vae' else (8, 16)) | hyper)
+    return model_of(name, batch, **dict(width=(16,) if name == 'vae' else (8, 16)) | hyper)
 
 
 def three_steps(model, batch):

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from conftest import quick, thorough
+from conftest import model as model_of, quick, thorough
 from gen_jax import record
 from gen_jax.data import points
 from gen_jax.metrics import samples
-from gen_jax.models import aae, bigan, gan, infogan, vaegan
 from gen_jax.types import Batch, Context
 
 CENTRES, SIGMA = points.MIXTURES['ring']
@@ -62,7 +61,7 @@ def same(one, other):
 
 
 def test_a_relativistic_gan_with_centred_gradients_finds_every_mode():
-    model = gan.make(ring(key()), **PLAYED, b2=.9)
+    model = model_of('gan', ring(key()), **PLAYED, b2=.9)
     state, _ = trained(model, ring, 800)
     x = model.decode(state, model.prior(state, key(3), 2500))
     found = samples.modes(x, CENTRES, 10 * SIGMA)  # after so few steps the modes are still wide
@@ -79,7 +78,8 @@ def test_a_relativistic_gan_with_centred_gradients_finds_every_mode():
 def test_a_conditional_gan_makes_what_is_asked_for(condition, told):
     """The label is the mode: its samples lie near that centre, whatever the code."""
     norm = 'layer' if told == 'norm' else 'none'
-    model = gan.make(ring(key()), **PLAYED | dict(norm=norm), b2=.9, condition=condition, told=told)
+    model = model_of('gan', ring(key()), **PLAYED | dict(norm=norm), b2=.9, condition=condition,
+                     told=told)
     state, metrics = trained(model, ring, 300)
     z, label = model.prior(state, key(3), 800)
     assert np.bincount(label).tolist() == [100] * 8
@@ -93,7 +93,7 @@ def test_a_conditional_gan_makes_what_is_asked_for(condition, told):
 
 @pytest.mark.parametrize('every', [1, 3])
 def test_the_generator_moves_on_each_kth_step_only(every):
-    model, draws = gan.make(ring(key()), **SMALL, every=every), []
+    model, draws = model_of('gan', ring(key()), **SMALL, every=every), []
     step, state = quick(model.step), model.init(key(), ring(key()))
     for i in range(5):
         after, _ = step(state, ring(key(i)), key(i))
@@ -107,7 +107,7 @@ def test_a_packed_critic_judges_an_example_with_its_neighbour():
     """In training two and two, in evaluation each with the next, the last with the first."""
     batch, tried = ring(key(), 12), {}
     for pack in 1, 2, 3:
-        model = gan.make(batch, Context(batch=12), **SMALL, pack=pack)
+        model = model_of('gan', batch, Context(batch=12), **SMALL, pack=pack)
         state = model.init(key(), batch)
         seen = state.params['critic']['blocks_1']['Dense_0']['kernel']
         assert seen.shape == (2 * pack, 32)
@@ -128,7 +128,8 @@ def test_a_packed_critic_sees_the_collapse(pack):
     def coins(key, n=120):
         return Batch(-jax.random.bernoulli(key, shape=(n, 1)).astype(jnp.float32))
 
-    model = gan.make(coins(key()), Context(batch=120), **SMALL, rate=5e-3, average=0., pack=pack)
+    model = model_of('gan', coins(key()), Context(batch=120), **SMALL, rate=5e-3, average=0.,
+                     pack=pack)
     _, metrics = trained(model, coins, 150,
                          lambda state: changed(state, 'generator', jnp.zeros_like))
     assert metrics['accuracy_fake'][-50:].mean() == 1
@@ -139,7 +140,7 @@ def test_a_packed_critic_sees_the_collapse(pack):
 
 
 def test_infogans_categories_can_be_read_off_its_samples():
-    model = infogan.make(ring(key()), **PLAYED, categories=8, continuous=1)
+    model = model_of('infogan', ring(key()), **PLAYED, categories=8, continuous=1)
     state, metrics = trained(model, ring, 500)
     found = {k: float(v.mean()) for k, v in
              quick(model.evaluate)(state, ring(key(5), 2000), key(6)).items()}
@@ -155,7 +156,7 @@ def test_infogans_categories_can_be_read_off_its_samples():
 
 def test_infogans_information_is_the_entropy_and_the_density_of_its_codes():
     """A recogniser of zeros holds all categories for equally likely, and every code for N(0, s)."""
-    model = infogan.make(ring(key()), **SMALL, categories=4, continuous=2, sigma=.7)
+    model = model_of('infogan', ring(key()), **SMALL, categories=4, continuous=2, sigma=.7)
     state = changed(model.init(key(), ring(key())), 'recogniser', jnp.zeros_like)
     found = quick(model.evaluate)(state, ring(key(1)), key(2))
     z = model.prior(state, key(2), 128)  # those that evaluation draws
@@ -169,7 +170,7 @@ def test_infogans_information_stays_below_what_is_told_and_comes_near_it():
     """Of a generator that makes the same of categories 2i and 2i + 1, and nothing of the noise,
     half of them are known."""
     small = PLAYED | dict(rate=5e-4)  # so that the last steps do not decide
-    model = infogan.make(ring(key()), **small, categories=8, continuous=0, average=0.)
+    model = model_of('infogan', ring(key()), **small, categories=8, continuous=0, average=0.)
     made = model.init(key(9), ring(key())).params['generator']
     told = 2 * made['blocks_0']['Dense_0']['kernel']
     told = told.at[1:8:2].set(told[:8:2]).at[8:].set(0)
@@ -192,7 +193,7 @@ def leaky(x):
 
 def test_vaegan_compares_by_the_critics_last_features():
     batch = square(key())
-    model = vaegan.make(batch, **SMALL | dict(width=(6,)), average=0.)
+    model = model_of('vaegan', batch, **SMALL | dict(width=(6,)), average=0.)
     state = model.init(key(), batch)
     evaluate = quick(model.evaluate)
     layer = state.params['critic']['first']['blocks_1']
@@ -218,7 +219,7 @@ def test_vaegans_encoder_heeds_features_but_not_the_judgement():
     """The critic's last layer is nothing to the encoder, its features are; both are to the
     generator."""
     batch = square(key())
-    model = vaegan.make(batch, **SMALL)
+    model = model_of('vaegan', batch, **SMALL)
     state, step = model.init(key(), batch), quick(model.step)
     after = {part: step(changed(state, 'critic', lambda a: 1.5 * a + .1, part), batch, key(1))[0]
              for part in ('first', 'second')}
@@ -231,7 +232,7 @@ def test_vaegans_encoder_heeds_features_but_not_the_judgement():
 
 @pytest.mark.full
 def test_vaegan_learns_to_reconstruct():
-    model = vaegan.make(square(key()), **PLAYED | dict(weight=.1), beta=.01)
+    model = model_of('vaegan', square(key()), **PLAYED | dict(weight=.1), beta=.01)
     state, metrics = trained(model, square, 600)
     start = model.init(key(), square(key()))
     before, after = (quick(model.evaluate)(s, square(key(5), 1000), key(6)) for s in (start, state))
@@ -256,7 +257,7 @@ def farthest(z):
 @pytest.mark.full
 def test_aaes_codes_become_normal():
     hyper = dict(kind='mlp', width=(32, 32), critic=(32, 32), latent=2, error='mse')
-    model = aae.make(skewed(key()), **hyper)
+    model = model_of('aae', skewed(key()), **hyper)
     batch, found = skewed(key(5), 2000), {}
     state, _ = trained(model, skewed, 1000)
     for when, s in dict(before=model.init(key(), skewed(key())), after=state).items():
@@ -278,7 +279,7 @@ def test_a_labelled_aae_keeps_in_its_code_what_the_label_leaves():
         batch = ring(key, n)
         return batch._replace(x=jnp.concatenate([batch.x, jax.random.normal(key, (n, 1))], 1))
 
-    model = aae.make(raised(key()), kind='mlp', width=(32,), critic=(32,), latent=1, error='mse',
+    model = model_of('aae', raised(key()), width=(32,), critic=(32,), latent=1, error='mse',
                      labelled=True, rate=3e-3)
     assert model.encode is None
     state, _ = trained(model, raised, 800)
@@ -304,7 +305,8 @@ def test_a_labelled_aae_keeps_in_its_code_what_the_label_leaves():
 
 @pytest.mark.full
 def test_bigans_encoder_inverts_its_generator():
-    model = bigan.make(square(key()), **PLAYED | dict(width=(64, 64), penalty='r1', weight=.1))
+    model = model_of('bigan', square(key()),
+                     **PLAYED | dict(width=(64, 64), penalty='r1', weight=.1))
     state, _ = trained(model, square, 1000)
     start, batch = model.init(key(), square(key())), square(key(5), 1000)
     wrong = []

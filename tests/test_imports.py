@@ -1,16 +1,20 @@
 """Each module imports only those before it in the design, and no pickle comes in anywhere."""
 import ast
+import pkgutil
 
 import pytest
 
 from conftest import ROOT
+from gen_jax import models
 
-ORDER = ('types', 'losses', 'ops', 'nets', 'densities', 'variational', 'adversarial', 'game',
+ORDER = ('types', 'parts', 'losses', 'ops', 'nets', 'optimisers', 'densities', 'latents',
+         'adversarial', 'game',
          'models', 'data', 'loop', 'parallel', 'checkpoint', 'samplers', 'metrics', 'record',
          'train', 'trained', 'sweep', 'main')
 PICKLES = {'pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal'}
 SOURCES = sorted((ROOT / 'gen_jax').rglob('*.py'))
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
+MODELS = sorted(m.name for m in pkgutil.iter_modules(models.__path__))
 
 
 def part(path):
@@ -114,3 +118,12 @@ def test_checker_allows_what_the_design_allows():
 def test_checker_catches_a_planted_pickle(source):
     assert pickles(source)
     assert not pickles('np.load(f, allow_pickle=False)')
+
+
+def test_importing_computes_nothing(python, tmp_path):
+    """Or a process could not choose its devices afterwards, nor join others, nor fork."""
+    (tmp_path / 'see.py').write_text('\n'.join(
+        [*(f'import gen_jax.models.{name}' for name in MODELS), 'import gen_jax.main, jax',
+         "jax.config.update('jax_platforms', 'none_such')", 'jax.devices()']))
+    done = python(tmp_path / 'see.py')
+    assert "Unable to initialize backend 'none_such'" in done.err

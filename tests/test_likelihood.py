@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from conftest import thorough
+from conftest import defaults, model as model_of, thorough
 from gen_jax import loop, metrics, train, trained
 from gen_jax.metrics import latent, likelihood
 from gen_jax.models import iwae, vae
@@ -96,7 +96,7 @@ def test_observed_examples_have_the_models_distribution():
 
 
 def fitted(module, batch, epochs, **hyper):
-    model = module.make(batch, **hyper)
+    model = model_of(module.__name__.rpartition('.')[2], batch, **hyper)
     state = model.init(jax.random.key(0), batch)
     run = jax.jit(loop.training(model, lambda b, key: b, len(batch.x), 500, len(batch.x) // 500))
     for _ in range(epochs):
@@ -133,7 +133,7 @@ def test_doubly_reparameterised_gradient_has_the_mean_of_the_plain_one(k):
     batch, keys = data(8), jax.random.split(jax.random.key(1), 4000)
     found = {}
     for gradient in iwae.GRADIENTS:
-        model = iwae.make(batch, k=k, gradient=gradient, sigma=SIGMA, rate=1., **LINEAR)
+        model = model_of('iwae', batch, k=k, gradient=gradient, sigma=SIGMA, rate=1., **LINEAR)
         state = model.init(jax.random.key(0), batch)._replace(params=linear()[1].params)
 
         @jax.jit
@@ -155,7 +155,7 @@ def test_doubly_reparameterised_gradient_has_the_mean_of_the_plain_one(k):
 
 def test_iwae_of_one_code_is_the_elbo():
     batch = data(8)
-    model = iwae.make(batch, k=1, sigma=SIGMA, **LINEAR)
+    model = model_of('iwae', batch, k=1, sigma=SIGMA, **LINEAR)
     state = model.init(jax.random.key(0), batch)
     found = jax.jit(model.evaluate)(state, batch, jax.random.key(1))
     drawn = jax.vmap(lambda key: model.density.posterior(state, batch, key))(
@@ -218,7 +218,7 @@ FITS = {
 def test_what_a_model_can_be_measured_by(name, dataset):
     fits = FITS[name, dataset]
     flat = dict(kind='mlp') if dataset in ('ring', 'grid', 'spiral', 'breast_cancer') else {}
-    config = train.defaults(name, dataset, width=(4,), **flat)
+    config = defaults(name, dataset, width=(4,), **flat)
     config.eval.best, config.data.size = '', 8 if dataset == 'sprites' else 0
     run = train.prepare(config)
     subject = trained.subject(run, run.state)
@@ -235,7 +235,7 @@ def test_what_a_model_can_be_measured_by(name, dataset):
 
 @pytest.mark.parametrize('label', [None, np.full(1438, -1, np.int32)], ids=['none', 'all -1'])
 def test_codes_of_data_without_labels_are_not_probed(label):
-    run = train.prepare(train.defaults('ae', 'digits', width=(4,)))
+    run = train.prepare(defaults('ae', 'digits', width=(4,)))
     data = run.data._replace(train=run.data.train._replace(label=label))
     subject = trained.subject(run._replace(data=data), run.state)
     assert metrics.chosen([], subject) == ['units']
@@ -248,7 +248,7 @@ def test_codes_of_data_without_labels_are_not_probed(label):
 
 def few(name, dataset='digits', n=3, **changed):
     """A run of which only so many test examples are seen, untrained."""
-    config = train.defaults(name, dataset, width=(4,), **changed)
+    config = defaults(name, dataset, width=(4,), **changed)
     config.eval.best, config.eval.k, config.data.size = '', 2, 8 if dataset == 'sprites' else 0
     run = train.prepare(config)
     test = jax.tree.map(lambda a: a[:n], run.data.test)

@@ -25,9 +25,10 @@ STEPS = 11  # an epoch of digits: 1438 // 128
 SMALL = dict(
     ae=('--config.eval.samples=9', '--config.eval.every=1'),
     vae=('--config.eval.every=1',),
-    gan=('--config.eval.every=1', '--config.model.kind=mlp', '--config.model.width=(16,)',
-         '--config.model.latent=8'),
-    denoising=('--config.eval.every=1', '--config.model.width=(8,4)'),
+    gan=('--config.eval.every=1', '--config.model.latent=8', *(
+        f'--config.{group}.{key}' for group in ('net', 'discriminator_net')
+        for key in ('name=mlp', 'width=(16,)'))),
+    denoising=('--config.eval.every=1', '--config.net.width=(8,4)'),
     classifier=('--config.eval.every=1',))
 METRICS = dict(ae={'loss', 'mse', 'psnr', 'ssim'}, vae={'loss', 'elbo', 'recon', 'kl'},
                gan={'critic_loss', 'generator_loss', 'accuracy_real', 'accuracy_fake'},
@@ -210,7 +211,7 @@ def test_progress_is_rewritten_in_place_on_a_terminal(environment, tmp_path):
 @pytest.mark.full
 def test_workdir_is_by_default_named_after_config_and_data(run_main, tmp_path):
     result = run_main(f'--config={ROOT}/configs/vae.py:breast_cancer', '--config.epochs=1',
-                      '--config.model.likelihood=gaussian', cwd=tmp_path)
+                      '--config.latents.likelihood=gaussian', cwd=tmp_path)
     assert result.code == 0, result
     assert [p.name for p in (tmp_path / 'runs').iterdir()] == ['vae-breast_cancer']
     assert {p.name for p in (tmp_path / 'runs' / 'vae-breast_cancer' / 'images').iterdir()} == {
@@ -220,8 +221,8 @@ def test_workdir_is_by_default_named_after_config_and_data(run_main, tmp_path):
 @pytest.mark.full
 def test_images_row_by_row_are_drawn_and_their_workdir_has_no_colon(run_main, tmp_path):
     result = run_main(f'--config={ROOT}/configs/ae.py:rows:digits', '--config.epochs=1',
-                      '--config.model.kind=recurrent', '--config.model.latent=4',
-                      '--config.model.width=(8,)', cwd=tmp_path)
+                      '--config.net.name=recurrent', '--config.model.latent=4',
+                      '--config.net.width=(8,)', cwd=tmp_path)
     assert (result.code, result.err) == (0, ''), result
     assert [p.name for p in (tmp_path / 'runs').iterdir()] == ['ae-rows-digits']
     grey, _ = picture(tmp_path / 'runs' / 'ae-rows-digits' / 'images' / 'reconstructions.png')
@@ -238,7 +239,7 @@ def picture(file):
 @pytest.mark.full
 def test_colorize_shows_grey_coloured_and_true_in_this_order(run_main, tmp_path):
     flags = ('--config=configs/colorize.py', '--config.data.size=8', '--config.data.limit=512',
-             '--config.model.width=(8,8)', '--config.epochs=4', f'--workdir={tmp_path}')
+             '--config.net.width=(8,8)', '--config.epochs=4', f'--workdir={tmp_path}')
     result = run_main(*flags)
     assert (result.code, result.err) == (0, ''), result
     found = json.loads((tmp_path / 'summary.json').read_text())
@@ -257,7 +258,7 @@ def test_faces_are_shown_as_everyone(run_main, tmp_path):
     """The true swapped pictures have a row of their own."""
     result = run_main('--config=configs/deepfake.py', '--config.data.size=16', '--config.epochs=1',
                       '--config.data.limit=128', '--config.data.identities=(0,1)',
-                      '--config.model.width=(8,8)', f'--workdir={tmp_path}')
+                      '--config.net.width=(8,8)', f'--workdir={tmp_path}')
     assert (result.code, result.err) == (0, ''), result
     metrics = json.loads((tmp_path / 'summary.json').read_text())['metrics']
     assert np.isfinite([metrics[f'test/{k}'] for k in ('error', 'swap_psnr', 'copy_psnr')]).all()
@@ -305,7 +306,8 @@ def test_run_that_lacks_a_newer_key_goes_on_with_its_default(run_main, copied, t
     """A run's config.json from before a key of the config existed, as itself and as a start."""
     workdir = copied('ae')
     stored = json.loads((workdir / 'config.json').read_text())
-    del stored['init'], stored['data']['limit'], stored['model']['decay'], stored['eval']['text']
+    del stored['init'], stored['data']['limit'], stored['eval']['text']
+    del stored['optimiser']['clip_norm']
     (workdir / 'config.json').write_text(json.dumps(stored))
     result = run_main(*config('ae', f'--config.epochs={EPOCHS}'), f'--workdir={workdir}')
     assert 'finished' in result.out and not result.err, result
@@ -317,7 +319,7 @@ def test_run_that_lacks_a_newer_key_goes_on_with_its_default(run_main, copied, t
 @pytest.mark.full
 def test_text_given_is_written_beside_its_reconstruction(run_main, tmp_path):
     flags = ('--config=configs/text.py', '--config.data.size=8', '--config.data.limit=128',
-             '--config.model.width=8', '--config.model.latent=4', f'--workdir={tmp_path}/run')
+             '--config.net.width=8', '--config.model.latent=4', f'--workdir={tmp_path}/run')
     assert run_main(*flags, '--config.epochs=1').code == 0
     result = run_main(*flags, '--mode=reconstruct', '--config.eval.text=a cat.')
     file = tmp_path / 'run' / 'reconstructions.txt'
@@ -441,8 +443,8 @@ def test_evaluate_compares_samples_in_pixels_and_by_a_classifier_trained_once(
 
 @pytest.mark.full
 def test_evaluate_counts_the_modes_of_points(run_main, tmp_path):
-    flags = ('--config=configs/gan.py:ring', '--config.model.width=(32,32)', '--config.epochs=1',
-             f'--workdir={tmp_path}')
+    flags = ('--config=configs/gan.py:ring', '--config.net.width=(32,32)', '--config.epochs=1',
+             '--config.discriminator_net.width=(32,32)', f'--workdir={tmp_path}')
     result = run_main(*flags)
     assert (result.code, result.err) == (0, ''), result
     grey, _ = picture(tmp_path / 'images' / 'samples.png')
@@ -458,8 +460,8 @@ def test_evaluate_counts_the_modes_of_points(run_main, tmp_path):
 
 @pytest.mark.full
 def test_evaluate_counts_the_classes_of_stacked_digits(run_main, tmp_path, cache):
-    flags = ('--config=configs/gan.py:stacked:digits', '--config.model.width=(8,8)',
-             '--config.epochs=1', f'--workdir={tmp_path}')
+    flags = ('--config=configs/gan.py:stacked:digits', '--config.net.width=(8,8)',
+             '--config.discriminator_net.width=(8,8)', '--config.epochs=1', f'--workdir={tmp_path}')
     result = run_main(*flags)
     assert (result.code, result.err) == (0, ''), result
     result = run_main(*flags, '--mode=evaluate', '--config.eval.metrics=stacked',
@@ -472,10 +474,11 @@ def test_evaluate_counts_the_classes_of_stacked_digits(run_main, tmp_path, cache
 
 @pytest.mark.full
 def test_a_game_that_goes_wrong_is_said_on_the_progress_line(run_main, tmp_path):
-    result = run_main(*config('gan', '--config.epochs=2', '--config.model.rate=1e-9',
-                              '--config.model.critic_rate=.01', '--config.model.kind=conv',
-                              '--config.model.width=(8,16)', '--config.model.penalty=none'),
-                      f'--workdir={tmp_path}')
+    result = run_main('--config=configs/gan.py', '--config.eval.every=1', '--config.epochs=2',
+                      '--config.optimiser.learning_rate=1e-9', '--config.net.width=(8,16)',
+                      '--config.discriminator_optimiser.learning_rate=.01',
+                      '--config.discriminator_net.width=(8,16)', '--config.model.latent=8',
+                      '--config.discriminator.penalty=none', f'--workdir={tmp_path}')
     assert (result.code, result.err) == (0, ''), result
     assert result.out.splitlines()[3] == (
         'epoch 2/2  ! the critic wins outright  ! samples are nearly all alike')
@@ -484,7 +487,7 @@ def test_a_game_that_goes_wrong_is_said_on_the_progress_line(run_main, tmp_path)
 def test_levels_that_the_data_has_not_are_refused(run_main, tmp_path):
     for dataset, said in ('breast_cancer', 'data in [0, 1]'), ('digits', '30 values'):
         one_line(run_main(f'--config=configs/vae.py:{dataset}', f'--workdir={tmp_path}/run',
-                          '--config.model.likelihood=categorical', '--config.model.levels=30'),
+                          '--config.latents.likelihood=categorical', '--config.latents.levels=30'),
                  'categorical', said)
     assert not (tmp_path / 'run').exists()
 
@@ -613,7 +616,7 @@ def test_refusal_names_only_the_keys_that_differ(run_main, copied):
     (['--help'], ['--config.epochs=3', '--mode=sample', '--patience', 'seconds of silence',
                   'vaegan       VAE and GAN in one', 'breast_cancer, digits', 'TFDS']),
     (['-h', '--config=configs/gan.py:mnist'],
-     ['--mode=sample', 'model.critic_norm=spectral', 'data.name=mnist', 'epochs=5',
+     ['--mode=sample', 'discriminator_net.norm=spectral', 'data.name=mnist', 'epochs=5',
       'Critic, then generator', 'losses of logits'])], ids=['without a config', 'with a config'])
 def test_help_says_what_there_is_at_80_columns(run_main, flags, said):
     result = run_main(*flags)
@@ -633,7 +636,7 @@ def test_every_config_is_in_the_help(run_main):
 def test_help_with_a_workdir_shows_the_keys_of_its_run(run_main, runs):
     result = run_main('--help', f'--workdir={runs("gan")[0]}')
     assert (result.code, result.err) == (0, ''), result
-    assert 'model.width=(16,)' in result.out
+    assert 'net.width=(16,)' in result.out
 
 
 # Bad input
@@ -686,22 +689,28 @@ BAD = dict(
     binarize=([VAE, '--config.data.binarize=yes'], ['yes', 'none, dynamic, static']),
     likelihood_of_range=(['--config=configs/vae.py:breast_cancer'],
                          ['bernoulli', '[0, 1]', 'gaussian']),
-    loss_of_range=(['--config=configs/ae.py:breast_cancer', '--config.model.kind=mlp',
+    loss_of_range=(['--config=configs/ae.py:breast_cancer', '--config.net.name=mlp',
                     '--config.model.latent=5',
                     '--config.model.loss=cross_entropy'], ['cross_entropy', '[0, 1]', 'mse']),
-    unknown_likelihood=([VAE, '--config.model.likelihood=poisson'],
+    unknown_likelihood=([VAE, '--config.latents.likelihood=poisson'],
                         ['poisson', 'bernoulli', 'gaussian']),
-    unknown_norm=([VAE, '--config.model.norm=weight'],
+    unknown_net=([VAE, '--config.net.name=cnn'], ["unknown net 'cnn'", 'conv', 'residual']),
+    key_of_another_net=([VAE, '--config.net.name=linear', '--config.net.width=(3,)'],
+                        ["'net.width'", "'net.norm'"]),
+    unknown_optimiser=([VAE, '--config.optimiser.name=adamw'], ["'adamw'", 'adam']),
+    latents_that_do_not_fit=(['--config=configs/tcvae.py', '--config.latents.prior=mixture'],
+                             ['latents.prior', 'mixture', 'each dimension', 'use normal']),
+    unknown_norm=([VAE, '--config.net.norm=weight'],
                   ['weight', 'none, batch, group, layer, instance, spectral']),
     condition_without_labels=(['--config=configs/gan.py:stacked:digits',
                                '--config.model.condition=concat'],
                               ['at least two labels', 'condition none']),
-    pack=(['--config=configs/gan.py', '--config.model.pack=3'], ['pack 3', 'batch of 128']),
-    penalty_of_norm=(['--config=configs/infogan.py', '--config.model.critic_norm=batch'],
-                     ['penalty r1', 'batch normalisation', 'critic_norm']),
-    penalty_of_loss=(['--config=configs/aae.py', '--config.model.penalty=clip'],
+    pack=(['--config=configs/gan.py', '--config.discriminator.pack=3'], ['pack 3', 'batch of 128']),
+    penalty_of_norm=(['--config=configs/infogan.py', '--config.discriminator_net.norm=batch'],
+                     ['penalty r1', 'batch normalisation', 'discriminator_net.norm']),
+    penalty_of_loss=(['--config=configs/aae.py', '--config.discriminator.penalty=clip'],
                      ['clip', 'wasserstein', 'nonsaturating']),
-    loss_of_game=(['--config=configs/bigan.py', '--config.model.loss=mse'],
+    loss_of_game=(['--config=configs/bigan.py', '--config.discriminator.loss=mse'],
                   ["'mse'", 'nonsaturating', 'relativistic']),
     conv_on_vectors=(['--config=configs/ae.py:breast_cancer'], ['conv', 'mlp']),
     colour_of_grey=(['--config=configs/colorize.py:digits'],
@@ -713,7 +722,7 @@ BAD = dict(
     limit=([VAE, '--config.data.limit=9999'], ['data.limit', '1438', '9999']),
     size=([VAE, '--config.data.size=16'], ['digits', 'data.size']),
     rows_of_vectors=(['--config=configs/ae.py:rows:breast_cancer'], ['rows:', 'images']),
-    empty_width=([VAE, '--config.model.width=()'], ['width', 'at least one']),
+    empty_width=([VAE, '--config.net.width=()'], ['width', 'at least one']),
     flag=([VAE, '--worksdir=x'], ['no flag --worksdir, did you mean --workdir=x?', '--help']),
     flag_of_a_key=([VAE, '--epochs=3'], ['no flag --epochs, did you mean --config.epochs=3?']),
     flag_of_a_models_key=([VAE, '--latent', '3'], ['did you mean --config.model.latent=3?']),
@@ -778,7 +787,7 @@ def test_set_that_is_not_prepared_names_the_remedy_at_once(run_main, tmp_path):
 
 
 def test_default_batch_falls_to_what_the_data_give(tmp_path, capsys):
-    made = train.defaults('vae', 'digits', width=(8,), latent=2)
+    made = train.defaults('vae', 'digits', net=dict(width=(8,)), latent=2)
     made.data.limit, made.epochs, made.eval.samples = 50, 1, 4
     run = train.prepare(made)
     assert (run.config.batch, run.per_epoch) == (50, 1)
@@ -814,7 +823,7 @@ def test_pictures_and_samples_are_of_the_labels_there_are_by_name(monkeypatch):
     grey = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 1)).astype(np.uint8)
     examples = Batch(grey, label)
     monkeypatch.setitem(embedded.SETS, 'mine', lambda: (examples, examples))
-    run = train.prepare(train.defaults('cvae', 'mine', width=(8,), latent=2))
+    run = train.prepare(train.defaults('cvae', 'mine', net=dict(width=(8,)), latent=2))
     parts = train.shown(run, run.state, train.tested(run.data, 4, run.key))
     assert list(parts) == ['test data', 'reconstructions', 'as 2', 'as 5', 'as 40']
     assert run.model.prior(run.state, run.key, 6)[1].tolist() == [0, 1, 2, 0, 1, 2]
@@ -885,7 +894,8 @@ def test_loss_that_is_still_nan_on_going_on_says_the_same(fallen, run_main):
 
 
 def test_loss_that_is_nan_from_the_start_says_that_nothing_was_saved(run_main, tmp_path):
-    result = run_main(*config('vae', '--config.model.rate=1e30'), f'--workdir={tmp_path}/run')
+    result = run_main(*config('vae', '--config.optimiser.learning_rate=1e30'),
+                      f'--workdir={tmp_path}/run')
     one_line(result, 'not finite at step 1', 'nothing was saved')
 
 

@@ -2,7 +2,6 @@
 file compares.  `python test_parallel.py FOLDER` is that child."""
 import contextlib
 import functools
-import inspect
 import json
 import os
 from pathlib import Path
@@ -15,7 +14,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from conftest import quick, thorough, virtual_devices
+from conftest import defaults, quick, takes, thorough, virtual_devices
 import test_streams
 
 DEVICES, STEPS, BATCH = 8, 3, 64
@@ -50,14 +49,12 @@ EVERY_DAY = ('vae-default', 'vae-noise', 'vae-fsdp', 'born', 'share',
 
 def config_of(name, mode='jit', **hyper):
     """A small model of that name; hyper-parameters that its `make` has not are left out."""
-    from gen_jax import train
-    known = inspect.signature(train.find(name).make).parameters
     few = {} if name in CONVOLUTIONS else dict(kind='mlp', width=(8,))
     few |= {} if mode in ('jit', 'fsdp') else dict(match=0.)  # deepfake's takes the whole batch
     hyper = dict(width=(4, 6), latent=5, encoder='scratch') | few | hyper
     if name == 'text':
         hyper['width'] = hyper['width'][0]
-    config = train.defaults(name, 'digits', **{k: v for k, v in hyper.items() if k in known})
+    config = defaults(name, 'digits', **{k: v for k, v in hyper.items() if takes(name, k, v)})
     config.data.update(dict(limit=STEPS * BATCH) | DATA.get(name, {}))
     config.batch, config.parallel, config.eval.batch, config.eval.best = BATCH, mode, 100, ''
     return config
@@ -74,8 +71,7 @@ def alone(run, steps):
     import jax
     from gen_jax import loop, train
     config, size, first = run.config, len(run.data.train.x), jax.devices()[:1]
-    model = train.find(config.model.name).make(
-        train.seen(run.data, run.key), **{k: v for k, v in config.model.items() if k != 'name'})
+    model = train.maker(config, run.data, run.layout, run.key)[0](axis=None)
     state, data, test = jax.device_put(jax.tree.map(np.array, (run.state, run.data.train,
                                                                run.data.test)), first[0])
     chunk = loop.training(model, run.data.prepare, size, config.batch, steps)
@@ -406,7 +402,7 @@ def test_batch_that_devices_cannot_share_is_refused(run_main, tmp_path, mode):
 
 @pytest.mark.full
 def test_default_batch_is_what_devices_can_share(run_main, tmp_path):
-    flags = ('--config=configs/vae.py', '--config.epochs=1', '--config.model.width=(8,)',
+    flags = ('--config=configs/vae.py', '--config.epochs=1', '--config.net.width=(8,)',
              f'--workdir={tmp_path}/run')
     result = run_main(*flags, '--config.data.limit=100', env=EIGHT)
     assert result.code == 0 and 'batch 96 rather than 128' in result.out, result
@@ -481,7 +477,7 @@ def test_undeclared_loss_of_the_whole_batch_is_refused(monkeypatch, mode):
                     evaluate=evaluate)
 
     monkeypatch.setattr(ae, 'make', make)
-    config = train.defaults('ae', 'digits')
+    config = defaults('ae', 'digits')
     train.prepare(config)
     config.parallel = mode
     for late in False, True:
@@ -494,7 +490,8 @@ def test_undeclared_loss_of_the_whole_batch_is_refused(monkeypatch, mode):
 
 @pytest.mark.full
 def test_command_line_trains_and_goes_on_over_eight_devices(run_main, tmp_path):
-    flags = ('--config=configs/gan.py', '--config.parallel=pmap', '--config.model.width=(4,)',
+    flags = ('--config=configs/gan.py', '--config.parallel=pmap', '--config.net.width=(4,)',
+             '--config.discriminator_net.width=(4,)',
              '--config.eval.every=1', f'--workdir={tmp_path}')
     assert run_main(*flags, '--config.epochs=1', env=EIGHT).code == 0
     result = run_main(*flags, '--config.epochs=2', env=EIGHT)
@@ -504,7 +501,7 @@ def test_command_line_trains_and_goes_on_over_eight_devices(run_main, tmp_path):
 
 @pytest.mark.full
 def test_classifier_starts_from_a_run_of_one_device_on_eight(run_main, tmp_path):
-    small = '--config.model.width=(4,)', '--config.epochs=1'
+    small = '--config.net.width=(4,)', '--config.epochs=1'
     assert run_main('--config=configs/ae.py', *small, f'--workdir={tmp_path}/ae').code == 0
     result = run_main('--config=configs/classifier.py', f'--config.init={tmp_path}/ae', small[1],
                       '--config.parallel=shard_map', f'--workdir={tmp_path}/run', env=EIGHT)

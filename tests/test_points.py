@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from conftest import defaults
 from gen_jax import data, train
 from gen_jax.types import BadInput, Batch
 
@@ -107,7 +108,7 @@ def test_points_are_no_images(name, options, said):
                                          ('stacked:digits', (8, 8, 3))])
 def test_training_is_prepared_on_them(name, shape):
     """Where a model sees them first: points with labels, stacked images without."""
-    config = train.defaults('gan', name, kind='mlp', width=(4,), norm='none', latent=2)
+    config = defaults('gan', name, kind='mlp', width=(4,), norm='none', latent=2)
     config.eval.best = ''
     run = train.prepare(config)
     seen = train.seen(run.data, run.key)

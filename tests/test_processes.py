@@ -16,8 +16,8 @@ from gen_jax import parallel, record, train, trained
 from gen_jax.types import BadInput
 
 TWO = virtual_devices(2)
-SMALL = ('--config.data.limit=256', '--config.batch=32', '--config.model.width=(32,)',
-         '--config.model.latent=4', '--config.model.kind=mlp', '--config.eval.samples=4',
+SMALL = ('--config.data.limit=256', '--config.batch=32', '--config.net.width=(32,)',
+         '--config.model.latent=4', '--config.net.name=mlp', '--config.eval.samples=4',
          '--config.eval.batch=40', '--config.eval.every=1', '--config.epochs=2')
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from conftest import ROOT
+from gen_jax import optimisers
 from gen_jax.types import Batch
 
 
@@ -19,7 +20,7 @@ def test_the_variant_in_readme_learns():
     compile(config, 'config', 'exec')
     assert not names and f"defaults('{module.__name__}'" in config
     batch = Batch(jnp.float32(np.random.default_rng(0).uniform(size=(16, 4, 4, 1))))
-    made = module.make(batch, latent=16, rate=1e-2)
+    made = module.make(batch, latent=16, optimiser=optimisers.make(learning_rate=1e-2))
     state, step = jax.jit(made.init)(jax.random.key(0), batch), jax.jit(made.step)
     before = made.evaluate(state, batch, None)['loss']
     for i in range(200):

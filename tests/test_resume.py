@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from conftest import ROOT, thorough
+from conftest import ROOT, defaults, thorough
 from gen_jax import checkpoint, train
 from gen_jax.types import State
 
@@ -49,7 +49,7 @@ def config_of(case, whole=None, **top):
     changed = dict(CASES[case])
     name, binarize = changed.pop('name'), changed.pop('binarize', 'none')
     identities, init = changed.pop('identities', ()), changed.pop('init', '')
-    config = train.defaults(name, 'digits', **changed)
+    config = defaults(name, 'digits', **changed)
     config.data.binarize, config.epochs, config.eval.samples = binarize, EPOCHS, 4
     config.data.identities, config.init = identities, str(whole(init)) if init else ''
     config.batch = 64 if identities else 128
@@ -151,7 +151,7 @@ def test_a_run_is_loaded_by_its_folder_alone(whole, tmp_path):
     theirs['data']['dir'] = str(tmp_path)
     file.write_text(json.dumps(theirs))
     run, state = train.load(str(tmp_path / 'run'))
-    assert run.config.model.width == (16,) and run.config.data.dir == str(tmp_path)
+    assert run.config.net.width == (16,) and run.config.data.dir == str(tmp_path)
     assert int(state.step) == 33
     given = config_of('vae_batch_dynamic')
     assert train.load(tmp_path / 'run', given)[0].config.data.dir == str(tmp_path)
@@ -200,7 +200,7 @@ def test_state_changes_in_every_part_from_epoch_to_epoch(whole):
 @pytest.mark.full
 def test_run_that_is_killed_goes_on_as_if_it_had_not_been(environment, run_main, tmp_path):
     flags = ('--config=configs/vae.py', '--config.epochs=60', '--config.eval.every=1',
-             '--config.model.norm=batch', '--config.model.width=(32,)')
+             '--config.net.norm=batch', '--config.net.width=(32,)')
     one, other = tmp_path / 'one', tmp_path / 'other'
     command = [sys.executable, '-m', 'gen_jax.main', *flags, f'--workdir={other}']
     child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
@@ -248,7 +248,7 @@ def test_resume_with_one_step_a_call_is_exact(tmp_path):
 
 def test_what_is_saved_is_the_state_of_its_step_though_training_goes_on(tmp_path):
     """Saving is asynchronous and the next call may overwrite the state's memory."""
-    run = train.prepare(config_of('vae', model=dict(width=(1500,))))
+    run = train.prepare(config_of('vae', net=dict(width=(1500,))))
     trainer, state, seen = train.Trainer(run), run.state, {}
     with checkpoint.manager(tmp_path, keep=8) as saves:
         for _ in range(6):

@@ -216,8 +216,8 @@ def test_sampler_that_does_not_fit_the_model_is_refused(model, sampler, said):
 @pytest.fixture(scope='module')
 def trained(run_main, tmp_path_factory):
     workdir = tmp_path_factory.mktemp('runs') / 'ae'
-    flags = ('--config=configs/ae.py', '--config.model.kind=mlp', '--config.model.latent=4',
-             '--config.model.width=(16,)', '--config.epochs=2', '--config.eval.samples=9',
+    flags = ('--config=configs/ae.py', '--config.net.name=mlp', '--config.model.latent=4',
+             '--config.net.width=(16,)', '--config.epochs=2', '--config.eval.samples=9',
              f'--workdir={workdir}')
     result = run_main(*flags)
     assert (result.code, result.err) == (0, ''), result

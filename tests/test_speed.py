@@ -105,6 +105,6 @@ def test_a_convolutional_autoencoder_is_much_faster_than_a_plain_one_on_a_cpu():
         y = double(nn.relu(convolve(double(nn.relu(convolve(z, c))), d)))
         return ((nn.sigmoid(convolve(y, e)) - x) ** 2).mean()
 
-    found = ratio(ours(lambda x: ae.make(x, kind='conv', width=(30, 15))), plain(loss, params),
+    found = ratio(ours(lambda x: ae.make(x)), plain(loss, params),
                   rounds=3)
     assert found < .5, f'an epoch takes {found:.2f} times that of a plain program'

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conftest import thorough
+from conftest import defaults, thorough
 from gen_jax import checkpoint, data, loop, sweep, train, trained
 from gen_jax.data import prepared, stored, streams, values
 from gen_jax.train import streamed
@@ -84,7 +84,7 @@ def store(folder, shape=SHAPE, counts=(TRAIN, TEST), encoded=None, dtype='uint8'
 
 
 def config_of(folder, name='ae', **changed):
-    config = train.defaults(name, 'tiny', kind='mlp', width=(16,), latent=4)
+    config = defaults(name, 'tiny', kind='mlp', width=(16,), latent=4)
     config.data.update(dict(dir=str(folder), memory_limit=LIMIT) | changed)
     config.batch = config.eval.batch = BATCH
     config.epochs, config.eval.samples = 2, 4

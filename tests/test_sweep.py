@@ -1,7 +1,5 @@
 """Sweeps: many points in one program are the same trainings one by one."""
 import csv
-import importlib
-import inspect
 import json
 import os
 import pkgutil
@@ -15,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conftest import ROOT, quick, thorough, virtual_devices
-from gen_jax import models, sweep, train
+from conftest import ROOT, quick, spread, thorough, virtual_devices
+from gen_jax import models, parts, sweep, train
 from gen_jax.types import BadInput
 
 GB = 1e9
@@ -25,9 +23,10 @@ GB = 1e9
 def config(model='vae', dataset='digits', **changed):
     made = runpy.run_path(str(ROOT / 'configs' / f'{model}.py'))['get_config'](dataset)
     made.epochs, made.eval.every, made.eval.best = 2, 1, ''
-    small = dict(width=(16,), kind='mlp')
-    made.update_from_flattened_dict({f'model.{k}': v for k, v in small.items() if k in made.model}
-                                    | changed)
+    small = {f'{group}.{k}': v for group, keys in spread(model, kind='mlp', width=(16,)).items()
+             for k, v in dict(name='mlp', width=(16,), norm=made[group].norm,
+                              act=made[group].act).items()}
+    train.update(made, small | changed)
     return made
 
 
@@ -113,13 +112,14 @@ def test_points_that_differ_in_shapes_have_programs_of_their_own(tmp_path):
     made = config()
     groups = sweep.plan(made, sweep.grid({'batch': [64, 128], 'seed': [0, 1]}))
     assert [(g.run.config.batch, len(g.points)) for g in groups] == [(64, 2), (128, 2)]
-    flow = config(**{'model.posterior': 'iaf'})
+    flow = config(**{'latents.posterior': 'iaf'})
     groups = sweep.plan(flow, sweep.grid({'model.latent': [2, 4], 'model.beta': [1., 2.]}))
     assert [g.run.config.model.latent for g in groups] == [2, 4]
     assert all(g.extents is None and len(g.points) == 2 for g in groups)
     # bits that are free count for dimensions beyond the size too: only with 0 is it the same
-    groups = sweep.plan(config(), sweep.grid({'model.latent': [2, 4], 'model.free_bits': [0., .5]}))
-    assert [g.traced for g in groups] == [('model.free_bits',)] * 2
+    points = sweep.grid({'model.latent': [2, 4], 'latents.free_bits': [0., .5]})
+    groups = sweep.plan(config(), points)
+    assert [g.traced for g in groups] == [('latents.free_bits',)] * 2
 
 
 @pytest.mark.full
@@ -129,16 +129,17 @@ def test_default_batch_of_each_point_is_what_its_data_give():
 
 
 def test_points_have_names_of_their_own():
-    points = sweep.grid({'seed': [10 ** 6, 10 ** 6 + 1], 'model.rate': [.1, .1000001]})
+    points = sweep.grid({'seed': [10 ** 6, 10 ** 6 + 1], 'optimiser.learning_rate': [.1, .1000001]})
     assert len(set(map(sweep.name, points))) == 4
     assert sweep.numbers(config(), 'seed', '0,1,0') == [0, 1]
 
 
 def test_numbers_that_cannot_be_traced_together_are_not():
     """noise_steps alone can be, where there is no noise."""
-    made = config('gan', **{'model.norm': 'none', 'model.critic_norm': 'none'})
-    groups = sweep.plan(made, sweep.grid({'model.noise': [.1, .2], 'model.noise_steps': [9, 10]}))
-    assert [g.traced for g in groups] == [('model.noise',)] * 2
+    made = config('gan', **{'net.norm': 'none', 'discriminator_net.norm': 'none'})
+    groups = sweep.plan(made, sweep.grid({'discriminator.noise': [.1, .2],
+                                          'discriminator.noise_steps': [9, 10]}))
+    assert [g.traced for g in groups] == [('discriminator.noise',)] * 2
 
 
 NAMES = sorted(m.name for m in pkgutil.iter_modules(models.__path__))
@@ -153,13 +154,12 @@ def test_a_traced_number_trains_as_a_written_one(name):
     made.model.latent = made.model.latent or 5
     run = train.prepare(made)
     make, example = train.maker(run.config, run.data, run.layout, run.key)
-    kinds = inspect.signature(importlib.import_module(f'gen_jax.models.{name}').make).parameters
-    numbers = {}
-    for k, v in made.model.items():
-        if kinds.get(k) and type(v) in (int, float) and k != 'latent' and sweep.traceable(
-                run, numbers | {k: v}):
+    groups, numbers = ('model', *parts.of(train.find(name).make)), {}
+    for k, v in train.leaves(made.to_dict()).items():
+        if k.partition('.')[0] in groups and type(v) in (int, float) and k != sweep.LATENT and (
+                sweep.traceable(run, numbers | {k: v})):
             numbers[k] = v
-    assert 'rate' in numbers
+    assert 'optimiser.learning_rate' in numbers
     example = jax.tree.map(lambda a: a[:16], example)
 
     def once(values):
@@ -175,19 +175,19 @@ def test_a_traced_number_trains_as_a_written_one(name):
 
 @pytest.mark.full
 def test_the_numbers_of_a_penalty_share_a_program(tmp_path):
-    made = config('gan', **{'model.norm': 'none', 'model.critic_norm': 'none', 'epochs': 1})
-    points = sweep.grid({'model.weight': [.1, 1.], 'model.latent': [4, 8]})
+    made = config('gan', **{'net.norm': 'none', 'discriminator_net.norm': 'none', 'epochs': 1})
+    points = sweep.grid({'discriminator.weight': [.1, 1.], 'model.latent': [4, 8]})
     found = trained(made, points, tmp_path)
     rows, _ = alone(made, points[2])
     g, ours, _ = found[sweep.name(points[2])]
-    assert set(g.traced) == {'model.weight', 'model.latent'}
+    assert set(g.traced) == {'discriminator.weight', 'model.latent'}
     same(ours, [{k: v for k, v in r.items() if 'gradient_' not in k} for r in rows], rtol=1e-4,
          atol=1e-5)
 
 
 @pytest.mark.full
 def test_a_loss_that_is_not_finite_stops_its_point_alone(tmp_path):
-    made, points = config(), sweep.grid({'model.rate': [1e-3, 1e30]})
+    made, points = config(), sweep.grid({'optimiser.learning_rate': [1e-3, 1e30]})
     found = trained(made, points, tmp_path)
     (_, good, state), (_, bad, none) = found.values()
     assert none is None and [r['epoch'] for r in bad] == [1] and bad[0]['stopped'] < 11
@@ -247,8 +247,8 @@ def test_a_grid_too_large_is_trained_in_parts(tmp_path, swept):
 
 @pytest.mark.parametrize('key, words, said', [
     ('model.bata', '1', "unknown key 'model.bata'.*'model.beta'"),
-    ('model.kind', '1', "model.kind cannot be swept: it is no number but 'mlp'"),
-    ('model.width', '1', 'model.width cannot be swept'),
+    ('net.name', '1', "net.name cannot be swept: it is no number but 'mlp'"),
+    ('net.width', '1', 'net.width cannot be swept'),
     ('model', '1', "unknown key 'model'"),
     ('model.beta', '', 'give values to sweep model.beta over'),
     ('model.beta', '1,x', "'1,x' are not values of model.beta, which is a number"),
@@ -263,8 +263,8 @@ def test_points_that_no_model_takes_are_refused_before_any_is_trained():
     with pytest.raises(BadInput, match='latent must be at least 1, not 0'):
         sweep.plan(config(), sweep.grid({'model.latent': [0, 2]}))
     with pytest.raises(BadInput, match='smooth'):
-        sweep.plan(config('gan', **{'model.loss': 'hinge'}),
-                   sweep.grid({'model.smooth': [0., .1]}))
+        sweep.plan(config('gan', **{'discriminator.loss': 'hinge'}),
+                   sweep.grid({'discriminator.smooth': [0., .1]}))
 
 
 @pytest.mark.parametrize('key, value', [('nan', 'skip'), ('nan', 'rollback'),
@@ -327,7 +327,7 @@ def ablate(python):
 
 
 COMMAND = ('--config=configs/vae.py', '--config.epochs=2', '--config.eval.k=10',
-           '--config.model.width=(16,)')
+           '--config.net.width=(16,)')
 
 
 @pytest.fixture(scope='module')
@@ -388,7 +388,7 @@ def test_dry_prints_the_plan_and_trains_nothing(ablate, tmp_path):
 
 @pytest.mark.parametrize('flags, said', [
     (['--sweep.model.bata=1'], "ablate: unknown key 'model.bata' to sweep, did you mean"),
-    (['--sweep.model.kind=1'], 'ablate: model.kind cannot be swept'),
+    (['--sweep.net.name=1'], 'ablate: net.name cannot be swept'),
     (['--sweep.model.beta='], 'ablate: give values to sweep model.beta over'),
     ([], 'ablate: give a number to sweep'),
     ([f'--sweep.seed={",".join(map(str, range(10_001)))}'],
@@ -408,8 +408,9 @@ def test_bad_input_is_one_line(ablate, flags, said, tmp_path):
 @pytest.mark.full
 def test_a_search_of_which_no_loss_is_finite_says_so(ablate, tmp_path):
     pytest.importorskip('optuna')
-    done = ablate(*COMMAND, '--sweep.model.rate=1e30,1e31', '--search=optuna', '--trials=2',
-                  '--objective=test/loss', '--config.eval.metrics=units', f'--workdir={tmp_path}')
+    done = ablate(*COMMAND, '--sweep.optimiser.learning_rate=1e30,1e31', '--search=optuna',
+                  '--trials=2', '--objective=test/loss', '--config.eval.metrics=units',
+                  f'--workdir={tmp_path}')
     assert done.code == 0, done.err
     assert '2 of 2 trials: none with a finite loss' in done.out
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from conftest import defaults
 from gen_jax import checkpoint, record, train
 from gen_jax.types import BadInput
 
@@ -27,10 +28,10 @@ def loaded(tmp_path_factory):
     def get(name, dataset='digits', size=0):
         if (name, dataset) not in made:
             workdir = tmp_path_factory.mktemp('loaded')
-            config = train.defaults(name, dataset, **SMALL[name])
+            config = defaults(name, dataset, **SMALL[name])
             config.data.size, config.eval.best = size, ''
-            if dataset in ('breast_cancer', 'ring') and 'likelihood' in config.model:
-                config.model.likelihood = 'gaussian'
+            if dataset in ('breast_cancer', 'ring') and 'latents' in config:
+                config.latents.likelihood = 'gaussian'
             run = train.prepare(config)
             record.write_json(workdir / 'config.json', json.loads(run.config.to_json()))
             with checkpoint.manager(workdir / 'checkpoints') as saves:

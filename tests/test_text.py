@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import quick
+from gen_jax import optimisers
 from gen_jax.data import text as data
 from gen_jax.models import text as model
 from gen_jax.nets import sequences
@@ -255,7 +256,8 @@ def learned():
     """A model of eight texts after 300 steps, its first loss, and the texts."""
     texts = ('A cat sat.', 'No, it ran.', 'Why?', 'Here we go!', 'One two', 'x = y', 'Stop', 'end.')
     batch = Batch(jnp.asarray(rows(*texts)))
-    m = model.make(batch, latent=16, width=32, embed=8, rate=1e-2)
+    m = model.make(batch, latent=16, width=32, embed=8,
+                   optimiser=optimisers.make(learning_rate=1e-2, clip_norm=1.))
     m = m._replace(evaluate=quick(m.evaluate), encode=quick(m.encode), decode=quick(m.decode))
 
     @quick

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from conftest import quick, thorough
-from gen_jax.models import factor, ladder, mmd, tcvae, vq
+from conftest import model as model_of, quick, thorough
+from gen_jax.models import factor, mmd, tcvae, vq
 from gen_jax.types import BadInput, Batch, Context
 
 N = 6
@@ -61,7 +61,7 @@ def gaussian(code):
 
 @functools.cache
 def two_layers(k=5, **hyper):
-    model = ladder.make(data(), latent=2, below=3, width=(4, 3), above=(4, 3), k=k, **hyper)
+    model = model_of('ladder', data(), latent=2, below=3, width=(4, 3), above=(4, 3), k=k, **hyper)
     return model, wilder(started(model, data()), 'vae', 2.)
 
 
@@ -151,7 +151,7 @@ def test_ladder_bound_rises_with_k_to_the_evidence():
 @pytest.mark.parametrize('bad', [dict(k=0), dict(latent=0), dict(below=-1)])
 def test_ladder_refuses_what_is_not_positive(bad):
     with pytest.raises(BadInput, match=f'{list(bad)[0]} must be at least 1'):
-        ladder.make(data(), **bad)
+        model_of('ladder', data(), **bad)
 
 
 # The KL in parts
@@ -224,7 +224,7 @@ def test_aggregate_finds_the_total_correlation_of_a_gaussian():
 
 @functools.cache
 def parts(**hyper):
-    model = tcvae.make(data(), Context(size=50), latent=3, width=(4,), **hyper)
+    model = model_of('tcvae', data(), Context(size=50), latent=3, width=(4,), **hyper)
     return model, wilder(started(model, data()), 'vae')
 
 
@@ -257,7 +257,7 @@ def test_tcvae_parts_add_up_to_the_kl_of_the_codes_drawn(weights):
 
 
 def test_tcvae_size_is_that_of_the_examples_where_none_is_given():
-    found = [quick(tcvae.make(data(), Context(size=size), latent=3, width=(4,)).evaluate)(
+    found = [quick(model_of('tcvae', data(), Context(size=size), latent=3, width=(4,)).evaluate)(
         parts()[1], data(), keys(1)[0])['mi'] for size in (0, N, 50)]
     assert equal(found[0], found[1]) and not np.allclose(found[0], found[2])
 
@@ -275,7 +275,7 @@ def pairs(key, n, rho=.8):
 def test_factor_critic_finds_the_log_ratio_and_the_total_correlation():
     """The encoder is the identity with hardly a noise, and stays where it is."""
     batch = Batch(pairs(jax.random.key(3), 512))
-    model = factor.make(batch, latent=2, kind='linear', likelihood='gaussian', rate=0.,
+    model = model_of('factor', batch, latent=2, kind='linear', likelihood='gaussian', rate=0.,
                         critic=(64, 64), critic_rate=3e-3)
     state = started(model, batch)
     encoder = jax.tree.map(lambda a: jnp.eye(2, 4) if a.ndim == 2 else jnp.array([0., 0, -10, -10]),
@@ -313,7 +313,7 @@ def test_permuted_keeps_the_marginals_and_breaks_the_ties():
 
 def test_factor_players_move_themselves_alone():
     def moved(**hyper):
-        model = factor.make(data(), latent=2, width=(4,), critic=(5,), **hyper)
+        model = model_of('factor', data(), latent=2, width=(4,), critic=(5,), **hyper)
         start = started(model, data())
         after = quick(model.step)(start, data(), keys(1)[0])[0].params
         return after, {p: not equal(start.params[p], after[p]) for p in after}
@@ -326,7 +326,7 @@ def test_factor_players_move_themselves_alone():
 
 
 def test_factor_loss_is_the_vaes_and_gamma_times_the_logit():
-    model = factor.make(data(), latent=2, width=(4,), critic=(5,), gamma=7.)
+    model = model_of('factor', data(), latent=2, width=(4,), critic=(5,), gamma=7.)
     state = started(model, data())
     for m in (quick(model.step)(state, data(), keys(1)[0])[1],
               quick(model.evaluate)(state, data(), keys(1)[0])):
@@ -384,7 +384,7 @@ def test_mmd_is_the_mean_over_all_pairs_of_others(kernel):
 
 @pytest.mark.parametrize('alpha, weight', [(1., 10.), (0., 1.), (.3, 20.)])
 def test_mmd_loss_is_zhao_and_others(alpha, weight):
-    model = mmd.make(data(), latent=2, width=(4,), alpha=alpha, weight=weight)
+    model = model_of('mmd', data(), latent=2, width=(4,), alpha=alpha, weight=weight)
     state = wilder(started(model, data()), 'vae')
     m = quick(model.evaluate)(state, data(), keys(1)[0])
     truth = m['recon'] + (1 - alpha) * m['kl'] + (alpha + weight - 1) * m['mmd']
@@ -394,7 +394,7 @@ def test_mmd_loss_is_zhao_and_others(alpha, weight):
 
 
 def test_the_wasserstein_autoencoder_has_no_noise():
-    model = mmd.make(data(), latent=2, width=(4,), deterministic=True, weight=10.,
+    model = model_of('mmd', data(), latent=2, width=(4,), deterministic=True, weight=10.,
                      likelihood='gaussian')
     state = wilder(started(model, data()), 'vae')
     one, other = (quick(model.evaluate)(state, data(), key) for key in keys(2))
@@ -408,7 +408,7 @@ def test_the_wasserstein_autoencoder_has_no_noise():
 
 def test_mmd_refuses_an_unknown_kernel():
     with pytest.raises(BadInput, match="unknown kernel 'laplace'; choose one of rbf, imq"):
-        mmd.make(data(), kernel='laplace')
+        model_of('mmd', data(), kernel='laplace')
 
 
 # Discrete codes
@@ -417,7 +417,7 @@ def test_mmd_refuses_an_unknown_kernel():
 @functools.cache
 def tiny(**hyper):
     """Three places of three codes, and a prior far from uniform."""
-    model = vq.make(data(), **dict(dict(latent=2, codes=3, slots=3, kind='mlp', width=(4,),
+    model = model_of('vq', data(), **dict(dict(latent=2, codes=3, slots=3, kind='mlp', width=(4,),
                                         units=5), **hyper))
     return model, wilder(started(model, data()), 'prior', 4.)
 
@@ -550,7 +550,7 @@ def test_vq_samples_are_of_the_kinds_it_has_seen():
     """Four patterns: after training, the prior knows which codes go together."""
     x = jnp.float32(np.kron(np.eye(4), np.ones(4)))
     batch = Batch(jnp.tile(x, (9, 1)))
-    model = vq.make(batch, latent=2, codes=8, slots=2, kind='mlp', width=(32,), units=16,
+    model = model_of('vq', batch, latent=2, codes=8, slots=2, kind='mlp', width=(32,), units=16,
                     rate=3e-3, prior_rate=1e-2, dead=0.)  # codes that come anew would move about
     state, metrics = jax.jit(lambda s, k: jax.lax.scan(lambda s, k: model.step(s, batch, k), s, k))(
         started(model, batch), keys(600))
@@ -563,7 +563,7 @@ def test_vq_samples_are_of_the_kinds_it_has_seen():
 
 def test_vq_of_images_has_a_grid_of_codes():
     batch = Batch(data(N, 7 * 9 * 3).x.reshape(N, 7, 9, 3))
-    model = vq.make(batch, latent=2, codes=4, kind='conv', width=(3, 4), units=5)
+    model = model_of('vq', batch, latent=2, codes=4, kind='conv', width=(3, 4), units=5)
     state = started(model, batch)
     index = quick(model.encode)(state, batch.x)
     assert index.shape == (N, 2 * 3) and index.dtype == jnp.int32 and index.max() < 4
@@ -572,8 +572,8 @@ def test_vq_of_images_has_a_grid_of_codes():
 
 @pytest.mark.parametrize('bad, said', [
     (dict(codes=0), 'codes must be at least 1'), (dict(slots=0), 'slots must be at least 1'),
-    (dict(likelihood='categorical'), 'choose one of bernoulli, gaussian'),
+    (dict(likelihood='categorical'), 'use bernoulli or gaussian'),
     (dict(units=0), 'width must be at least 1')])
 def test_vq_refuses_what_does_not_fit(bad, said):
     with pytest.raises(BadInput, match=said):
-        vq.make(data(), **dict(dict(kind='mlp'), **bad))
+        model_of('vq', data(), **dict(dict(kind='mlp'), **bad))

@@ -18,8 +18,8 @@ import time
 sys.path.insert(0, str(Path(__file__).parent))
 from test_resume import same_runs  # noqa: E402
 
-FLAGS = ['--config=configs/vae.py', '--config.epochs=40', '--config.model.width=(64,)',
-         '--config.model.norm=batch', '--config.scan=4']
+FLAGS = ['--config=configs/vae.py', '--config.epochs=40', '--config.net.width=(64,)',
+         '--config.net.norm=batch', '--config.scan=4']
 
 
 def started(flags: list[str], workdir: Path) -> subprocess.Popen:

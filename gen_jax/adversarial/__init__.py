@@ -6,41 +6,63 @@ import jax.numpy as jnp
 import optax
 
 from gen_jax import losses, nets
-from gen_jax.adversarial.rules import (Loss, adversary, augmentation, charge, clipped, packed,
-                                       spread)
+from gen_jax.adversarial.rules import (LOSSES, Loss, Round, Term, adversary, augmentation, clipped,
+                                       packed, penalties, spread)
+from gen_jax.parts import Made, part
 from gen_jax.types import SHARE, Array, BadInput, Batch, State, Tree
 
-GANS = dict(conv='dcgan', residual='sngan')  # what these kinds are in a GAN
 CONDITIONS = 'none', 'concat', 'projection', 'auxiliary'
 BOUNDS = dict.fromkeys(('accuracy_real', 'accuracy_fake', 'label_real', 'label_fake'), SHARE)
+
+
+class Discriminator(NamedTuple):
+    """What a discriminator's loss is, and what it sees of an example, see `make`."""
+    loss: str
+    smooth: float
+    penalty: str
+    weight: float
+    cut: float
+    augment: str
+    noise: float
+    noise_steps: int
+    pack: int
+    made: Made | None = None
+
+
+@part
+def make(loss: str = 'nonsaturating', smooth: float = 0., penalty: str = 'none',
+         weight: float = 10., cut: float = .01, augment: str = '', noise: float = 0.,
+         noise_steps: int = 0, pack: int = 1) -> Discriminator:
+    """loss, smooth: see `adversary`; penalty, with commas between several, and cut: see
+    `penalties`, times weight.  augment: names of `augmentation`, with commas; noise: standard
+    deviation of the normal noise on whatever it sees (Sonderby et al. 2017), falling to 0 over
+    noise_steps where these are given.  pack: so many examples are judged together.  Raises BadInput
+    for what does not fit together."""
+    adversary(loss, smooth)
+    penalties(penalty, loss, cut)
+    if pack < 1:
+        raise BadInput(f'pack must be at least 1, not {pack}')
+    return Discriminator(loss, smooth, penalty, weight, cut, augment, noise, noise_steps, pack)
 
 
 class Critic(NamedTuple):
     """The player who tells real from generated examples: its net, and how it is played against.
 
-    penalty, weight: what its loss is charged, where it is charged at all; view: (x, key, step) -> x
-    as the net sees it; pack: so many examples are judged at once; condition: see `critic`; cut: its
-    parameters' bound, or None.
+    terms: the summands of its loss; view: (x, key, step) -> x as the net sees it; pack: so many
+    examples are judged at once; condition: see `critic`; project: see Player.
     """
     player: str
     net: nets.Net
     loss: Loss
-    penalty: Callable
-    charged: bool
-    weight: float
+    terms: tuple[Term, ...]
     view: Callable[[Array, Array, Array], Array]
     pack: int
     condition: str
-    cut: float | None
+    project: Callable[[Tree], Tree] | None
 
     def init(self, key: Array, x: Array, label: Array | None) -> tuple[Tree, Tree]:
         x = jnp.concatenate([x] * self.pack, -1)
         return self.net.init(key, self._told(x, label))
-
-    def adam(self, rate: float, b1: float, b2: float = .999) -> optax.GradientTransformation:
-        """Its optimiser, which keeps its parameters within -cut and cut where these are given."""
-        found = optax.adam(rate, b1=b1, b2=b2)
-        return found if self.cut is None else optax.chain(found, clipped(self.cut))
 
     def move(self, state: State, real: Batch, fake: Batch, key: Array):
         """What Player.loss returns, of examples (n, ...) real and generated, which stand still."""
@@ -49,20 +71,23 @@ class Critic(NamedTuple):
         seen = self._seen(state, losses.stop(fake), keys[0]), self._seen(state, real, keys[1])
         y_fake, buffers = self._judge(state, buffers, seen[0])
         y_real, buffers = self._judge(state, buffers, seen[1])
+
+        def judge(x):
+            y = self._judge(state, buffers, seen[1]._replace(x=x))[0]
+            return self.logits(y, real.label)
+
         logits = self.logits(y_real, real.label), self.logits(y_fake, fake.label)
-        value = self.loss.critic(*logits).mean()
-        metrics = dict(critic_loss=value) | self._shares(*logits)
-        if self.charged:
-            def alone(x):
-                y = self._judge(state, buffers, seen[1]._replace(x=x))[0]
-                return self.logits(y, real.label)
-            due = self.penalty(alone, seen[1].x, seen[0].x, keys[2]).mean()
-            value, metrics = value + self.weight * due, metrics | dict(penalty=due)
-        told = self._told_apart(y_real, real.label) + self._told_apart(y_fake, fake.label)
+        found = Round(seen[1].x, seen[0].x, *logits, self._label_loss(y_real, real.label),
+                      self._label_loss(y_fake, fake.label), judge, keys[2])
+        value, metrics = 0., self._shares(*logits)
+        for term in self.terms:
+            mean = term.of(found).mean()
+            value += term.weight * mean
+            metrics[term.name] = metrics.get(term.name, 0.) + mean
         if self.condition == 'auxiliary':
             metrics |= dict(label_real=losses.accuracy(y_real[:, 1:], real.label).mean(),
                             label_fake=losses.accuracy(y_fake[:, 1:], fake.label).mean())
-        return value + told, metrics, buffers
+        return value, metrics, buffers
 
     def against(self, state: State, real: Batch, fake: Batch, key: Array) -> Array:
         """What the generated examples are to lose; the critic stands still."""
@@ -71,7 +96,7 @@ class Critic(NamedTuple):
         y_real = self._judge(state, buffers, self._seen(state, real, keys[1]))[0]
         value = self.loss.generator(self.logits(y_real, real.label),
                                     self.logits(y_fake, fake.label)).mean()
-        return value + self._told_apart(y_fake, fake.label)
+        return value + self._label_loss(y_fake, fake.label).mean()
 
     def exchanged(self, state: State, real: Batch, fake: Batch, key: Array) -> Array:
         """What one who makes both sides is to lose: the critic's loss with the sides exchanged."""
@@ -113,68 +138,66 @@ class Critic(NamedTuple):
     def _told(self, x, label):
         return (x, label[:len(x)]) if self.condition == 'concat' else x
 
-    def _told_apart(self, y, label):
-        """Cross-entropy of the labels (Odena et al. 2017)."""
+    def _label_loss(self, y, label):
+        """Cross-entropy of the labels (n,) (Odena et al. 2017)."""
         if self.condition != 'auxiliary':
-            return 0.
-        return optax.softmax_cross_entropy_with_integer_labels(y[:, 1:], label).mean()
+            return jnp.zeros(len(y))
+        return optax.softmax_cross_entropy_with_integer_labels(y[:, 1:], label)
 
     def _shares(self, real, fake):
         middle = self.loss.middle(real, fake)
         return dict(accuracy_real=jnp.mean(real > middle), accuracy_fake=jnp.mean(fake < middle))
 
 
-def architecture(kind: str, **hyper) -> nets.Nets:
-    """The nets of a GAN, see nets.of, where `conv` are DCGAN's and `residual` SNGAN's."""
-    return nets.of(GANS.get(kind, kind), **hyper)
+def critic(player: str, shape: Sequence[int], rules: Discriminator, net: nets.Nets | nets.Net, *,
+           condition: str = 'none', labels: int = 0, batch: int = 0) -> Critic:
+    """The critic of examples (n, *shape), trained by these rules.
 
-
-def critic(player: str, shape: Sequence[int], *, loss: str = 'nonsaturating', smooth: float = 0.,
-           penalty: str = 'none', weight: float = 10., cut: float = .01, kind: str = 'mlp',
-           width: Sequence[int] = (256,), norm: str = 'none', condition: str = 'none',
-           labels: int = 0, act: str = 'leaky', augment: str = '', noise: float = 0.,
-           noise_steps: int = 0, pack: int = 1, batch: int = 0,
-           net: nets.Net | None = None) -> Critic:
-    """The critic of examples (n, *shape).
-
-    loss, smooth: see `adversary`; penalty, cut: see `charge`, times weight; kind, width, norm, act:
-    of its net, see `architecture`, or `net` itself.
-    condition: how it is told labels: concat, as indicators behind the last axis (Mirza & Osindero
-    2014); projection (Miyato & Koyama 2018); auxiliary: it has to name them (Odena et al. 2017).
-    augment: names of `augmentation`, with commas; noise: standard deviation of the normal noise on
-    whatever it sees (Sonderby et al. 2017), falling to 0 over noise_steps where these are given.
-    pack: so many examples are judged together; of a step's batch, whose size is `batch`.
+    net: its encoder, or the Net itself.  condition: how it is told labels: concat, as indicators
+    behind the last axis (Mirza & Osindero 2014); projection (Miyato & Koyama 2018); auxiliary: it
+    has to name them (Odena et al. 2017).  batch: examples of a step, in whole packs.
     Raises BadInput for what does not fit.
     """
-    names = [n.strip() for n in augment.split(',') if n.strip()]
-    change = augmentation(names, shape)
+    change = augmentation([n.strip() for n in rules.augment.split(',') if n.strip()], shape)
+    played, pack = adversary(rules.loss, rules.smooth), rules.pack
+    charged = penalties(rules.penalty, rules.loss, rules.cut)
     if condition not in CONDITIONS:
         raise BadInput(f'unknown condition {condition!r}; choose one of {", ".join(CONDITIONS)}')
-    if pack < 1 or batch % pack:
+    if batch % pack:
         raise BadInput(f'pack {pack} does not divide the batch of {batch}; '
                        'use a batch that is a multiple of it')
     if pack > 1 and condition != 'none':
         raise BadInput(f'a pack of {pack} examples has no one label; use condition none or pack 1')
-    if net is None:
+    if isinstance(net, nets.Nets):
+        if charged and net.made and net.made.keys.get('norm') == 'batch':
+            raise BadInput(f'penalty {rules.penalty} needs a gradient of each example alone, which '
+                           'batch normalisation mixes; use --config.discriminator_net.norm=layer, '
+                           'group, spectral or none')
         seen = *shape[:-1], shape[-1] * pack + (labels if condition == 'concat' else 0)
         out = 1 + labels if condition in ('projection', 'auxiliary') else 1
-        net = architecture(kind, width=width, norm=norm, act=act).encoder(seen, out)
+        net = net.encoder(seen, out)
         net = nets.conditioned(net, labels) if condition == 'concat' else net
 
     def view(x, key, step):
         keys = jax.random.split(key)
         x = change(x, keys[0])
-        if not losses.wanted(noise):
+        if not losses.wanted(rules.noise):
             return x
-        left = jnp.maximum(1 - step / noise_steps, 0) if noise_steps else 1.
-        return x + noise * left * jax.random.normal(keys[1], x.shape)
+        left = jnp.maximum(1 - step / rules.noise_steps, 0) if rules.noise_steps else 1.
+        return x + rules.noise * left * jax.random.normal(keys[1], x.shape)
 
-    played = adversary(loss, smooth)
-    if penalty == 'dragan':
+    def of(penalty, i):
+        return lambda r: penalty(r.judge, r.real, r.fake,
+                                 jax.random.fold_in(r.key, i) if i else r.key)
+
+    terms = [Term('critic_loss', 1., lambda r: played.critic(r.real_logit, r.fake_logit)),
+             *(Term('penalty', rules.weight, of(penalty, i)) for i, penalty in enumerate(charged))]
+    if condition == 'auxiliary':
+        terms.append(Term('label_loss', 1., lambda r: r.real_label_loss + r.fake_label_loss))
+    if 'dragan' in rules.penalty:
         played = played._replace(whole="the data's deviation in penalty dragan")
-    return Critic(player, net, played, charge(
-        penalty, loss, norm, cut), penalty not in ('none', 'clip'), weight, view, pack,
-        condition, cut if penalty == 'clip' else None)
+    return Critic(player, net, played, tuple(terms), view, pack, condition,
+                  clipped(rules.cut) if 'clip' in rules.penalty else None)
 
 
 class Generator(NamedTuple):
@@ -196,12 +219,12 @@ class Generator(NamedTuple):
         return Batch(self.link(y), label), buffers
 
     def decode(self, state: State, z: Tree) -> Array:
-        return self.link(self.net.apply(state.smooth(self.player), state.buffers[self.player], z))
+        return self.link(self.net.apply(state.params[self.player], state.buffers[self.player], z))
 
 
-def generator(player: str, example: Array, latent: int, *, kind: str, width: Sequence[int],
-              norm: str, told: str = 'concat', labels: int = 0) -> Generator:
-    """The generator of examples such as these; `width` is the critic's, and reversed.
+def generator(player: str, example: Array, latent: int, net: nets.Nets, *, told: str = 'concat',
+              labels: int = 0) -> Generator:
+    """The generator of examples such as these, the decoder of a net.
 
     told: how the labels reach it, where there are any: concat, as indicators behind the code, or
     norm, as the gains and biases of its normalisations.  Raises BadInput for what does not fit.
@@ -211,8 +234,7 @@ def generator(player: str, example: Array, latent: int, *, kind: str, width: Seq
     if latent < 1:
         raise BadInput(f'latent must be at least 1, not {latent}')
     by_norm = labels if told == 'norm' else 0
-    made = architecture(kind, width=width, norm=norm)
-    link = nets.link(example, made)
-    net = made.decoder(example, latent, link, by_norm)
-    net = nets.conditioned(net, labels) if labels and not by_norm else net
-    return Generator(player, net, link, latent, bool(labels))
+    link = nets.link(example, net)
+    made = net.decoder(example, latent, link, by_norm)
+    made = nets.conditioned(made, labels) if labels and not by_norm else made
+    return Generator(player, made, link, latent, bool(labels))

@@ -6,10 +6,9 @@ from typing import Callable, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from gen_jax import losses
-from gen_jax.types import Array, BadInput
+from gen_jax.types import Array, BadInput, Tree
 
 PENALTIES = ('none', 'gradient', 'onesided', 'dragan', 'r1', 'r2', 'r1r2', 'clip')
 AUGMENTS = 'colour', 'translation', 'cutout'
@@ -83,29 +82,48 @@ def slope(critic: Callable[[Array], Array], x: Array) -> Array:
     return losses.per_example(jax.grad(lambda x: critic(x).sum())(x) ** 2)
 
 
-def charge(name: str, loss: str, norm: str, cut: float = .01) -> Callable:
-    """(critic, real, fake, key) -> (n,), what a critic, x (n, ...) -> logits (n,), is to be
-    charged, times a weight.
+class Round(NamedTuple):
+    """What the terms of a discriminator's loss are made of: real and generated examples (n, ...) as
+    it sees them, their logits (n,), the cross-entropies of their labels (n,), 0 where it names
+    none; judge: x -> logits of examples x with the labels of the real ones; and a key."""
+    real: Array
+    fake: Array
+    real_logit: Array
+    fake_logit: Array
+    real_label_loss: Array
+    fake_label_loss: Array
+    judge: Callable[[Array], Array]
+    key: Array
+
+
+class Term(NamedTuple):
+    """A summand of a discriminator's loss: weight times the mean of of(round), which is reported by
+    its name; several of one name are reported as their sum."""
+    name: str
+    weight: float
+    of: Callable[[Round], Array]
+
+
+def penalties(names: str, loss: str, cut: float = .01) -> list[Callable]:
+    """The penalties called so, with commas between: each (critic, real, fake, key) -> (n,), of a
+    critic x (n, ...) -> logits (n,).
 
     gradient: (|slope| - 1)^2 on straight lines between real and generated examples (Gulrajani et
     al. 2017); onesided: of slopes above 1 alone (Petzka et al. 2018); dragan: at real examples
     with noise of half their standard deviation (Kodali et al. 2017); r1, r2: slope^2 / 2 at real
     or at generated examples (Mescheder et al. 2018), r1r2: both.  none and clip, where the
-    critic's weights are cut off at -cut and cut after each move (Arjovsky et al. 2017), charge
-    nothing.  Raises BadInput for another name, for clip with a loss other than wasserstein, and
-    where batch normalisation makes an example's slope that of the whole batch.
+    critic's weights are cut off at -cut and cut after each move (Arjovsky et al. 2017), are no
+    penalties.  Raises BadInput for another name, and for clip with a loss other than wasserstein.
     """
-    if name not in PENALTIES:
-        raise BadInput(f'unknown penalty {name!r}; choose one of {", ".join(PENALTIES)}')
-    if name == 'clip' and loss != 'wasserstein':
+    names = [name.strip() for name in names.split(',')]
+    for name in names:
+        if name not in PENALTIES:
+            raise BadInput(f'unknown penalty {name!r}; choose of {", ".join(PENALTIES)}')
+    if 'clip' in names and loss != 'wasserstein':
         raise BadInput(f'penalty clip is defined for loss wasserstein, not for {loss}; '
                        'use penalty r1')
-    if name == 'clip' and not cut > 0:
+    if 'clip' in names and not cut > 0:
         raise BadInput(f'penalty clip cuts weights off at a positive number, not {cut}')
-    if name not in ('none', 'clip') and norm == 'batch':
-        raise BadInput(f'penalty {name} needs a gradient of each example alone, which batch '
-                       "normalisation mixes; use critic_norm 'layer', 'group', 'spectral' or "
-                       "'none'")
 
     def distance(critic, x):  # the root has no slope of its own at 0
         return jnp.sqrt(slope(critic, x) + 1e-12)
@@ -123,13 +141,12 @@ def charge(name: str, loss: str, norm: str, cut: float = .01) -> Callable:
     known = dict(gradient=lambda *args: gradient(*args) ** 2,
                  onesided=lambda *args: relu(gradient(*args)) ** 2, dragan=dragan, r1=r1, r2=r2,
                  r1r2=lambda *args: r1(*args) + r2(*args))
-    return known.get(name, lambda critic, real, fake, key: jnp.zeros(len(real)))
+    return [known[name] for name in names if name in known]
 
 
-def clipped(cut: float) -> optax.GradientTransformation:
-    """Parameters stay within -cut and cut."""
-    return optax.stateless(lambda updates, params: jax.tree.map(
-        lambda u, p: jnp.clip(p + u, -cut, cut) - p, updates, params))
+def clipped(cut: float) -> Callable[[Tree], Tree]:
+    """Parameters -> these, cut off at -cut and cut."""
+    return lambda params: jax.tree.map(lambda p: jnp.clip(p, -cut, cut), params)
 
 
 def augmentation(names: Sequence[str], shape: Sequence[int]) -> Callable[[Array, Array], Array]:

@@ -62,7 +62,7 @@ def likelihood(name: str, x: Array, link: Callable, *, scale: str = 'fixed', sig
     if levels < 2 or np.abs(index - index.round()).max() > 1e-2:
         raise BadInput(f'likelihood {name} needs data of {levels} values equally spaced in [0, 1], '
                        'but this data set has others; give their number in '
-                       '--config.model.levels, or use likelihood bernoulli or gaussian')
+                       '--config.latents.levels, or use likelihood bernoulli or gaussian')
     return (_categorical if name == 'categorical' else _logistic)(x, levels, components)
 
 

@@ -1,39 +1,38 @@
 """The adversarial autoencoder: a critic makes the codes normal (Makhzani et al. 2016)."""
-from typing import Sequence
-
 import jax
 import jax.numpy as jnp
-import optax
 
-from gen_jax import adversarial, losses, nets
+from gen_jax import adversarial, losses, nets, optimisers
+from gen_jax.adversarial import Discriminator
 from gen_jax.game import game
+from gen_jax.nets import Nets
+from gen_jax.optimisers import Optimiser
 from gen_jax.types import ALONE, Batch, Context, Model, Player
 
 
 def make(example: Batch, context: Context = ALONE, *, latent: int = 10, adversary: float = 1.,
-         labelled: bool = False, error: str = 'cross_entropy', loss: str = 'nonsaturating',
-         penalty: str = 'none', weight: float = 10., critic: Sequence[int] = (256, 256),
-         kind: str = 'mlp', width: Sequence[int] = (400,), norm: str = 'none', rate: float = 1e-3,
-         critic_rate: float = 1e-3, b1: float = .5) -> Model:
+         labelled: bool = False, error: str = 'cross_entropy',
+         discriminator: Discriminator = adversarial.make(), net: Nets = nets.of('mlp'),
+         discriminator_net: Nets = nets.of('mlp', width=(256, 256), act='leaky'),
+         optimiser: Optimiser = optimisers.make(b1=.5),
+         discriminator_optimiser: Optimiser = optimisers.make(b1=.5)) -> Model:
     """The autoencoder minimises its error, nats per example, + adversary * the generator's loss of
     its codes; the critic tells them from draws of N(0, I).
 
     labelled: the decoder is told the label, so that the code keeps what is not in it.  error: see
-    losses.reconstruction; critic: widths of its dense layers; loss, penalty, weight: as of the GAN
-    in gan; kind, width, norm: of encoder and decoder, see nets.
+    losses.reconstruction.
     Metrics: loss, the error; critic_loss, generator_loss, accuracy_real (of draws), accuracy_fake
     (of codes); in evaluation also mse, psnr, ssim, spread_real and spread_fake of draws and codes.
     Raises BadInput for what does not fit.
     """
     labels = losses.require_labels(example.label, 'use labelled=False') if labelled else 0
-    coder = nets.coder('ae', example.x, latent, kind=kind, width=width, norm=norm,
-                       logits=error == 'cross_entropy')
+    coder = nets.coder('ae', example.x, latent, net, error == 'cross_entropy')
     if labels:
         coder = coder._replace(decoder=nets.conditioned(coder.decoder, labels))
     apart = losses.reconstruction(error, example.x, coder.link)
     fidelity = losses.fidelity(example.x)
-    judge = adversarial.critic('critic', (latent,), loss=loss, penalty=penalty, weight=weight,
-                               width=critic, batch=context.batch)
+    judge = adversarial.critic('critic', (latent,), discriminator, discriminator_net,
+                               batch=context.batch)
 
     def told(z, batch):
         return (z, batch.label) if labels else z
@@ -84,9 +83,9 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 10, adversar
                 'reconstructions': coder.decode(state, told(z, batch)), **every}
 
     players = dict(
-        ae=Player(init, ae_move, optax.adam(rate, b1=b1)),
+        ae=Player(init, ae_move, optimiser),
         critic=Player(lambda key, batch: judge.init(key, draws(key, batch).x, None), critic_move,
-                      judge.adam(critic_rate, b1)))
+                      discriminator_optimiser, project=judge.project))
     return game(players, axis=context.axis, whole=judge.loss.whole, evaluate=evaluate,
                 encode=None if labels else coder.encode, decode=coder.decode, prior=prior,
                 show=show if labels else None, bounds=adversarial.BOUNDS)

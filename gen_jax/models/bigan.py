@@ -1,42 +1,39 @@
 """BiGAN, or adversarially learned inference: the critic sees examples with their codes (Donahue et
 al. 2017, Dumoulin et al. 2017)."""
 import math
-from typing import Sequence
-
 import jax
 import jax.numpy as jnp
-import optax
 
-from gen_jax import adversarial, losses, nets
+from gen_jax import adversarial, losses, nets, optimisers
+from gen_jax.adversarial import Discriminator
 from gen_jax.game import game
+from gen_jax.nets import Nets
+from gen_jax.optimisers import Optimiser
 from gen_jax.types import ALONE, Array, Batch, Context, Model, Player
 
 
 def make(example: Batch, context: Context = ALONE, *, latent: int = 32,
-         loss: str = 'nonsaturating', penalty: str = 'none', weight: float = 10.,
-         kind: str = 'conv', width: Sequence[int] = (64, 128), norm: str = 'batch',
-         critic_norm: str | None = 'spectral', rate: float = 2e-4, critic_rate: float | None = None,
-         b1: float = .5, average: float = .999) -> Model:
+         discriminator: Discriminator = adversarial.make(),
+         net: Nets = nets.of('dcgan', norm='batch'),
+         encoder_net: Nets = nets.of('dcgan', norm='batch', act='leaky'),
+         discriminator_net: Nets = nets.of('dcgan', norm='spectral', act='leaky'),
+         optimiser: Optimiser = optimisers.make(learning_rate=2e-4, b1=.5, average=.999),
+         discriminator_optimiser: Optimiser = optimisers.make(learning_rate=2e-4, b1=.5)) -> Model:
     """The critic tells pairs (x, E(x)) of the data from pairs (G(z), z) of the prior; encoder and
     generator, one player, play its game with the sides exchanged.
 
-    The pair reaches the critic's net as one array: the code behind x as a vector, or for kinds conv
-    and residual behind the last axis of x, at every place.  At the optimum E inverts G.
-    Hyper-parameters: as of the GAN in gan.
+    The pair reaches the critic's net as one array: the code behind x as a vector, or for a net for
+    images behind the last axis of x, at every place.  At the optimum E inverts G.  net: G's.
     Metrics: those of the GAN, its losses and accuracies of pairs; coder_loss in the place of
     generator_loss; mse, psnr and ssim of reconstructions.  Raises BadInput for what does not fit.
     """
     shape = example.x.shape[1:]
-    made = adversarial.architecture(kind, width=width, norm=norm, act='leaky')
-    encoder = made.encoder(shape, latent)
-    seen = shape if made.images else (math.prod(shape),)
-    critic = adversarial.critic(
-        'critic', (*seen[:-1], seen[-1] + latent), loss=loss, penalty=penalty, weight=weight,
-        kind=kind, width=width, norm=norm if critic_norm is None else critic_norm,
-        batch=context.batch)
-    link = nets.link(example.x, made)
-    generator = adversarial.architecture(kind, width=width, norm=norm).decoder(
-        example.x, latent, link)
+    encoder = encoder_net.encoder(shape, latent)
+    seen = shape if discriminator_net.images else (math.prod(shape),)
+    critic = adversarial.critic('critic', (*seen[:-1], seen[-1] + latent), discriminator,
+                                discriminator_net, batch=context.batch)
+    link = nets.link(example.x, net)
+    generator = net.decoder(example.x, latent, link, 0)
     fidelity = losses.fidelity(example.x)
 
     def pair(x: Array, z: Array) -> Batch:
@@ -71,10 +68,10 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 32,
         return value, dict(coder_loss=value), buffers
 
     def encode(state, x):
-        return encoder.apply(state.smooth('coder')['encoder'], state.buffers['coder']['encoder'], x)
+        return encoder.apply(state.params['coder']['encoder'], state.buffers['coder']['encoder'], x)
 
     def decode(state, z):
-        return link(generator.apply(state.smooth('coder')['generator'],
+        return link(generator.apply(state.params['coder']['generator'],
                                     state.buffers['coder']['generator'], z))
 
     def evaluate(state, batch, key):
@@ -90,8 +87,8 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 32,
     def first(key, batch):
         return critic.init(key, pair(batch.x[:1], jnp.zeros((1, latent))).x, None)
 
-    players = dict(critic=Player(first, critic_move,
-                                 critic.adam(rate if critic_rate is None else critic_rate, b1)),
-                   coder=Player(init, coder_move, optax.adam(rate, b1=b1), average=average))
+    players = dict(
+        critic=Player(first, critic_move, discriminator_optimiser, project=critic.project),
+        coder=Player(init, coder_move, optimiser))
     return game(players, axis=context.axis, whole=critic.loss.whole, evaluate=evaluate,
                 encode=encode, decode=decode, prior=prior, bounds=adversarial.BOUNDS)

@@ -5,24 +5,24 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gen_jax import losses, nets
+from gen_jax import losses, nets, optimisers
 from gen_jax.game import game
+from gen_jax.nets import Nets
+from gen_jax.optimisers import Optimiser
 from gen_jax.types import ABOVE_0, ALONE, SHARE, BadInput, Batch, Context, Model, Player, State
 
 ENCODERS = 'frozen', 'tuned', 'scratch'
 
 
 def make(example: Batch, context: Context = ALONE, *, encoder: str = 'frozen',
-         head: Sequence[int] = (), latent: int | None = None, kind: str = 'conv',
-         width: Sequence[int] = (30, 15), norm: str = 'none', rate: float = 1e-3,
-         weight_decay: float = 1e-4, average: float = 0.) -> Model:
-    """Minimises the cross-entropy -log p(label | encode(x)), nats, by AdamW.
+         head: Sequence[int] = (), latent: int | None = None, net: Nets = nets.of('conv'),
+         optimiser: Optimiser = optimisers.make(weight_decay=1e-4)) -> Model:
+    """Minimises the cross-entropy -log p(label | encode(x)), nats.
 
     encoder: `frozen`, that of context.source, and only the head learns; `tuned`, it learns on from
     where it stands; `scratch`, it starts from chance, for comparison.  head: widths of the dense
-    layers between code and labels.  latent, kind, width, norm: of the encoder where there is no
-    source, which then starts from chance.  A source's batch statistics stay as they are.  average:
-    decay of the moving average of the parameters that is evaluated, 0 for none.
+    layers between code and labels.  latent, net: of the encoder where there is no source,
+    which then starts from chance.  A source's batch statistics stay as they are.
     Metrics: loss, accuracy.  Raises BadInput for an unknown encoder, for data without at least two
     labels, or where a frozen or tuned encoder would have no source.
     """
@@ -33,10 +33,10 @@ def make(example: Batch, context: Context = ALONE, *, encoder: str = 'frozen',
         if encoder != 'scratch':
             raise BadInput(f'a {encoder} encoder comes from a trained run; give its workdir by '
                            '--config.init=DIR, or --config.model.encoder=scratch')
-        net = nets.of(kind, width=width, norm=norm).encoder(example.x.shape[1:], latent)
+        body = net.encoder(example.x.shape[1:], latent)
     else:
-        net = trained(*context.source, fresh=encoder == 'scratch')
-    code = jax.eval_shape(lambda key, x: net.apply(*net.init(key, x), x), jax.random.key(0),
+        body = trained(*context.source, fresh=encoder == 'scratch')
+    code = jax.eval_shape(lambda key, x: body.apply(*body.init(key, x), x), jax.random.key(0),
                           example.x[:1])
     size = sum(leaf.size for leaf in jax.tree.leaves(code))
     top = nets.of('mlp', width=head) if head else nets.of('linear')
@@ -47,7 +47,7 @@ def make(example: Batch, context: Context = ALONE, *, encoder: str = 'frozen',
 
     def init(key, batch):
         keys = jax.random.split(key)
-        made = dict(encoder=net.init(keys[0], batch.x),
+        made = dict(encoder=body.init(keys[0], batch.x),
                     head=top.init(keys[1], jnp.zeros((1, size))))
         return {n: p for n, (p, _) in made.items()}, {n: b for n, (_, b) in made.items()}
 
@@ -57,27 +57,24 @@ def make(example: Batch, context: Context = ALONE, *, encoder: str = 'frozen',
 
     def objective(state, batch, key):
         params, buffers = state.params['classifier'], state.buffers['classifier']
-        z, seen = net.train(params['encoder'], buffers['encoder'], batch.x)
+        z, seen = body.train(params['encoder'], buffers['encoder'], batch.x)
         logits, made = top.train(params['head'], buffers['head'], flat(z))
         metrics = {k: v.mean() for k, v in terms(logits, batch.label).items()}
         return metrics['loss'], metrics, dict(encoder=seen, head=made)
 
     def encode(state, x):
-        return net.apply(state.smooth('classifier')['encoder'],
-                         state.buffers['classifier']['encoder'], x)
+        return body.apply(state.params['classifier']['encoder'],
+                          state.buffers['classifier']['encoder'], x)
 
     def classify(state, x):
-        return top.apply(state.smooth('classifier')['head'], state.buffers['classifier']['head'],
+        return top.apply(state.params['classifier']['head'], state.buffers['classifier']['head'],
                          flat(encode(state, x)))
 
     def evaluate(state, batch, key):
         return terms(classify(state, batch.x), batch.label)
 
-    optimiser = optax.adamw(rate, weight_decay=weight_decay)
-    if encoder == 'frozen':
-        optimiser = optax.multi_transform(dict(head=optimiser, encoder=optax.set_to_zero()),
-                                          dict(head='head', encoder='encoder'))
-    return game({'classifier': Player(init, objective, optimiser, average=average)},
+    frozen = ('encoder',) if encoder == 'frozen' else ()
+    return game({'classifier': Player(init, objective, optimiser, frozen=frozen)},
                 axis=context.axis, evaluate=evaluate, encode=encode, classify=classify,
                 bounds=dict(loss=ABOVE_0, accuracy=SHARE), started=context.source is not None)
 
@@ -86,7 +83,8 @@ def trained(model: Model, state: State, fresh: bool) -> nets.Net:
     """The encoder of a model as a net: from its trained parameters, or `fresh` ones."""
     def init(key, x):
         start = model.init(key, Batch(x)) if fresh else state
-        return {name: start.smooth(name) for name in start.params}, start.buffers
+        start = start.averaged()
+        return start.params, start.buffers
 
     def apply(params, buffers, x):
         return model.encode(state._replace(params=params, average={}, buffers=buffers), x)

@@ -1,13 +1,12 @@
 """Colour for grey pictures: an autoencoder that sees lightness and must find the rest (Zhang et
 al. 2016)."""
-from typing import Sequence
-
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from gen_jax import losses, nets
+from gen_jax import losses, nets, optimisers
 from gen_jax.game import game
+from gen_jax.nets import Nets
+from gen_jax.optimisers import Optimiser
 from gen_jax.types import ALONE, Array, BadInput, Batch, Context, Model, Player
 
 LUMA = np.float32([.299, .587, .114])  # ITU-R BT.601
@@ -27,13 +26,13 @@ def colour(luma: Array, chroma: Array) -> Array:
 
 
 def make(example: Batch, context: Context = ALONE, *, latent: int | None = None,
-         kind: str = 'conv', width: Sequence[int] = (32, 64, 64), norm: str = 'none',
-         rate: float = 1e-3) -> Model:
+         net: Nets = nets.of('conv', width=(32, 64, 64)),
+         optimiser: Optimiser = optimisers.make()) -> Model:
     """Minimises the squared error of the colour differences Cb, Cr found from the grey image.
 
     A code is dict(luma, features): the lightness passes by, so that nothing but colour is made up.
-    latent, kind, width, norm: as of the autoencoder in ae.  Metrics: loss, the squared error of the
-    two chroma channels summed over an image; in evaluation chroma_psnr, in dB, and gain, by how
+    latent: as of the autoencoder in ae.  Metrics: loss, the squared error of the two chroma
+    channels summed over an image; in evaluation chroma_psnr, in dB, and gain, by how
     much it is above that of the grey image itself, grey_chroma_psnr (and grey_loss); and those of
     losses.fidelity, of the whole image.  Raises BadInput for data without three channels in [0, 1].
     """
@@ -42,9 +41,8 @@ def make(example: Batch, context: Context = ALONE, *, latent: int | None = None,
         raise BadInput(f'colorize needs colour images (h, w, 3), but an example here has shape '
                        f'{tuple(shape)}; use --config=configs/colorize.py:photos')
     losses.require_unit(example.x, 'colorize')
-    made = nets.of(kind, width=width, norm=norm)
-    coder = nets.Coder('ae', made.encoder((*shape[:2], 1), latent),
-                       made.decoder(chroma(example.x), latent, nets.identity), nets.identity)
+    coder = nets.Coder('ae', net.encoder((*shape[:2], 1), latent),
+                       net.decoder(chroma(example.x), latent, nets.identity, 0), nets.identity)
     fidelity = losses.fidelity(example.x)
 
     def grey(x):
@@ -76,5 +74,5 @@ def make(example: Batch, context: Context = ALONE, *, latent: int | None = None,
         return {'grey': jnp.broadcast_to(grey(batch.x), batch.x.shape),
                 'coloured': decode(state, encode(state, batch.x)), 'test data': batch.x}
 
-    return game({'ae': Player(init, objective, optax.adam(rate))}, axis=context.axis,
+    return game({'ae': Player(init, objective, optimiser)}, axis=context.axis,
                 evaluate=evaluate, encode=encode, decode=decode, show=show)

@@ -1,12 +1,11 @@
 """Face swapping: one encoder for all, a decoder for each identity; encode A, decode with B."""
-from typing import Sequence
-
 import jax
 import jax.numpy as jnp
-import optax
 
-from gen_jax import losses, nets
+from gen_jax import losses, nets, optimisers
 from gen_jax.game import game
+from gen_jax.nets import Nets
+from gen_jax.optimisers import Optimiser
 from gen_jax.types import ALONE, Array, Batch, Context, Model, Player
 
 
@@ -36,9 +35,9 @@ def spread(z: Array, label: Array, labels: int) -> Array:
 
 
 def make(example: Batch, context: Context = ALONE, *, latent: int | None = 32,
-         kind: str = 'conv', width: Sequence[int] = (16, 32, 64), norm: str = 'none',
          loss: str = 'mse', jitter: float = .5, match: float = 30., shared: bool = True,
-         rate: float = 1e-3) -> Model:
+         net: Nets = nets.of('conv', width=(16, 32, 64)),
+         optimiser: Optimiser = optimisers.make()) -> Model:
     """Minimises the error between x and decoder[label](encoder(x)); unpaired examples do.
 
     An identity is a label.  What all identities have in common, expression and pose, the encoder
@@ -46,8 +45,8 @@ def make(example: Batch, context: Context = ALONE, *, latent: int | None = 32,
     of the code: in training the encoder sees every channel scaled and shifted at random, by up to
     `jitter`; and `match` weighs the squared distance between the mean, and the standard deviation,
     of the codes of each identity and of all, for all have the same expressions.  shared: False for
-    the control that must fail, an encoder of its own for each identity.  latent, kind, width, norm,
-    loss: as of the autoencoder in ae; a decoder's batch statistics are those of all identities.
+    the control that must fail, an encoder of its own for each identity.  latent, loss: as of
+    the autoencoder in ae; a decoder's batch statistics are those of all identities.
     encode(state, x, label) needs the label (n,) where the encoder is not shared; decode(state, z,
     label) draws with that label's decoder.  Both take label 0 where none is given.
     Metrics, per example: error; in training loss = error + match * apart, and apart; in evaluation
@@ -57,13 +56,12 @@ def make(example: Batch, context: Context = ALONE, *, latent: int | None = 32,
     """
     labels = losses.require_labels(example.label, 'name more identities in '
                                    '--config.data.identities, or leave it empty')
-    made = nets.of(kind, width=width, norm=norm)
-    link = nets.link(example.x, made, loss == 'cross_entropy')
+    link = nets.link(example.x, net, loss == 'cross_entropy')
     error = losses.reconstruction(loss, example.x, link)
     fidelity = losses.fidelity(example.x)
-    encoder = made.encoder(example.x.shape[1:], latent)
+    encoder = net.encoder(example.x.shape[1:], latent)
     encoder = nets.shared(encoder) if shared else nets.each(encoder, labels)
-    decoder = nets.each(made.decoder(example.x, latent, link), labels)
+    decoder = nets.each(net.decoder(example.x, latent, link, 0), labels)
 
     def own(state):
         return state.params['ae'], state.buffers['ae']
@@ -125,6 +123,6 @@ def make(example: Batch, context: Context = ALONE, *, latent: int | None = 32,
         true = {f'true {i}': batch.swapped[:, i] for i in range(labels)}
         return {'test data': batch.x, **made, '': None, **true}
 
-    return game({'ae': Player(init, objective, optax.adam(rate))}, axis=context.axis,
+    return game({'ae': Player(init, objective, optimiser)}, axis=context.axis,
                 whole='the spread of the codes' if losses.wanted(match) else '',
                 evaluate=evaluate, encode=encode, decode=decode, show=show)

@@ -1,12 +1,11 @@
 """The denoising autoencoder: undo damage, and learn what the data is like (Vincent et al. 2010)."""
-from typing import Sequence
-
 import jax
 import jax.numpy as jnp
-import optax
 
-from gen_jax import losses, nets
+from gen_jax import losses, nets, optimisers
 from gen_jax.game import game
+from gen_jax.nets import Nets
+from gen_jax.optimisers import Optimiser
 from gen_jax.types import ALONE, BadInput, Batch, Context, Model, Player
 
 NOISES = 'gaussian', 'masking', 'salt_pepper'
@@ -25,13 +24,12 @@ def damage(key, x, noise, level):
 
 
 def make(example: Batch, context: Context = ALONE, *, noise: str = 'gaussian',
-         level: float = .3, latent: int | None = None, kind: str = 'conv',
-         width: Sequence[int] = (30, 15), norm: str = 'none', loss: str = 'mse',
-         rate: float = 1e-3) -> Model:
+         level: float = .3, latent: int | None = None, loss: str = 'mse',
+         net: Nets = nets.of('conv'), optimiser: Optimiser = optimisers.make()) -> Model:
     """Minimises the error between x and decode(encode(x with noise)).
 
-    noise, level: see damage; the noise is drawn anew at every step.  latent, kind, width, norm,
-    loss: as of the autoencoder in ae.  Metrics: loss; in evaluation also those of losses.fidelity,
+    noise, level: see damage; the noise is drawn anew at every step.  latent, loss: as
+    of the autoencoder in ae.  Metrics: loss; in evaluation also those of losses.fidelity,
     of the restored example (mse, ..) and of the noisy one (noisy_mse, ..).
     Raises BadInput for an unknown noise, or what does not fit the data.
     """
@@ -42,8 +40,7 @@ def make(example: Batch, context: Context = ALONE, *, noise: str = 'gaussian',
                        'gaussian, and a share between 0 and 1 for the others')
     if noise == 'salt_pepper':
         losses.require_unit(example.x, 'noise salt_pepper')
-    coder = nets.coder('ae', example.x, latent, kind=kind, width=width, norm=norm,
-                       logits=loss == 'cross_entropy')
+    coder = nets.coder('ae', example.x, latent, net, loss == 'cross_entropy')
     error = losses.reconstruction(loss, example.x, coder.link)
     fidelity = losses.fidelity(example.x)
     unit = losses.in_unit(example.x)
@@ -69,5 +66,5 @@ def make(example: Batch, context: Context = ALONE, *, noise: str = 'gaussian',
         return {'test data': batch.x, 'noisy': x,
                 'restored': coder.decode(state, coder.encode(state, x))}
 
-    return game({'ae': Player(coder.init, objective, optax.adam(rate))}, axis=context.axis,
+    return game({'ae': Player(coder.init, objective, optimiser)}, axis=context.axis,
                 evaluate=evaluate, encode=coder.encode, decode=coder.decode, show=show)

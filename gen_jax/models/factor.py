@@ -1,35 +1,34 @@
 """FactorVAE: a critic tells codes from codes of independent dimensions (Kim & Mnih 2018)."""
-from typing import Sequence
-
 import jax
 import jax.numpy as jnp
-import optax
 
-from gen_jax import losses, nets
+from gen_jax import losses, nets, optimisers
 from gen_jax.game import game
+from gen_jax.latents import LATENTS, Latents, variational
+from gen_jax.nets import Nets
+from gen_jax.optimisers import Optimiser
 from gen_jax.types import ABOVE_0, ALONE, SHARE, Array, Batch, Context, Model, Player
-from gen_jax.variational import variational
 
 
 def make(example: Batch, context: Context = ALONE, *, latent: int = 10, gamma: float = 10.,
-         critic: Sequence[int] = (256, 256, 256), critic_rate: float = 1e-4,
-         likelihood: str = 'bernoulli', scale: str = 'fixed', sigma: float = 1., levels: int = 256,
-         kind: str = 'mlp', width: Sequence[int] = (400,), act: str = 'relu',
-         rate: float = 1e-3) -> Model:
+         latents: Latents = LATENTS, net: Nets = nets.of('mlp'),
+         discriminator_net: Nets = nets.of('mlp', width=(256, 256, 256), act='leaky'),
+         optimiser: Optimiser = optimisers.make(),
+         discriminator_optimiser: Optimiser = optimisers.make(
+             learning_rate=1e-4, b1=.5, b2=.9)) -> Model:
     """The VAE minimises recon + kl + gamma * tc, nats per example, the critic its cross-entropy.
 
     The critic's logit is of a code z being drawn from q(z) rather than from the product of its
     marginals, which a batch whose dimensions are permuted one by one stands for; at its best the
-    logit is log q(z) / prod_d q(z_d), whose mean is the total correlation tc.  critic: widths of
-    its dense layers, leaky (the paper: six of 1000); critic_rate: of its Adam, b1 = .5 and b2 = .9.
-    Other hyper-parameters: as of the VAE in vae.
+    logit is log q(z) / prod_d q(z_d), whose mean is the total correlation tc.  The paper's
+    critic has six dense layers of 1000.
     Metrics: loss; elbo = -(recon + kl); recon, kl; tc, the critic's estimate; critic_loss; and
     accuracy, the share of codes, drawn and permuted in equal number, that it judges rightly; in
     evaluation also kl_unit.  Raises BadInput for what does not fit the data.
     """
-    model = variational('vae', example, latent, likelihood=likelihood, scale=scale, sigma=sigma,
-                        levels=levels, kind=kind, width=width, act=act)
-    judge = nets.of('mlp', width=critic, act='leaky').encoder((latent,), 1)
+    model = variational('vae', example, latent, latents, net)
+    nets.require_no_statistics(discriminator_net, 'discriminator_net')
+    judge = discriminator_net.encoder((latent,), 1)
 
     def logit(state, z):
         return judge.apply(state.params['critic'], {}, z)[:, 0]
@@ -40,14 +39,14 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 10, gamma: f
         real, other = (model.draw(state, code, key)[0] for key in keys[:2])
         return logit(state, real), logit(state, permuted(keys[2], other))
 
-    def weighed(found, tc):
-        return dict(loss=found['recon'] + found['kl'] + gamma * tc, tc=tc) | found
+    def weighed(found, tc, cost):
+        return dict(loss=found['recon'] + cost + gamma * tc, tc=tc) | found
 
     def vae_move(state, batch, key):
         drawn = model.train(state, batch, key)
         recon, kl = drawn.nll.mean(), drawn.divergence().mean()
         metrics = weighed(dict(elbo=-(recon + kl), recon=recon, kl=kl),
-                          logit(state, drawn.z).mean())
+                          logit(state, drawn.z).mean(), model.cost(drawn, state))
         return metrics['loss'], metrics, drawn.buffers
 
     def critic_move(state, batch, key):
@@ -57,13 +56,14 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 10, gamma: f
 
     def evaluate(state, batch, key):
         real, fake = rounds(state, batch, key)
-        return dict(weighed(model.evaluate(state, batch, key), real),
+        found = model.evaluate(state, batch, key)
+        return dict(weighed(found, real, found['kl']),
                     critic_loss=losses.critic_loss(real, fake), accuracy=right(real, fake))
 
     players = dict(
-        vae=Player(model.init, vae_move, optax.adam(rate)),
+        vae=Player(model.init, vae_move, optimiser),
         critic=Player(lambda key, batch: judge.init(key, jnp.zeros((1, latent))), critic_move,
-                      optax.adam(critic_rate, b1=.5, b2=.9)))
+                      discriminator_optimiser))
     bounds = model.bounds() | dict(critic_loss=ABOVE_0, accuracy=SHARE)
     return game(players, axis=context.axis, whole='the permutation of codes', evaluate=evaluate,
                 **model.maps() | dict(bounds=bounds))

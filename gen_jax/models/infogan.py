@@ -1,28 +1,32 @@
 """InfoGAN: a GAN some of whose codes can be read off its samples (Chen et al. 2016)."""
 import math
-from typing import Sequence
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from gen_jax import adversarial, losses
+from gen_jax import adversarial, losses, nets, optimisers
+from gen_jax.adversarial import Discriminator
 from gen_jax.game import game
+from gen_jax.nets import Nets
+from gen_jax.optimisers import Optimiser
 from gen_jax.types import ALONE, SHARE, Array, BadInput, Batch, Context, Model, Player, State
 
 
 def make(example: Batch, context: Context = ALONE, *, categories: int = 10, continuous: int = 2,
-         latent: int = 62, sigma: float = .5, information: float = 1., loss: str = 'nonsaturating',
-         penalty: str = 'none', weight: float = 10., kind: str = 'conv',
-         width: Sequence[int] = (64, 128), norm: str = 'batch', critic_norm: str | None = None,
-         rate: float = 2e-4, critic_rate: float | None = None, b1: float = .5,
-         average: float = .999) -> Model:
+         latent: int = 62, sigma: float = .5, information: float = 1.,
+         discriminator: Discriminator = adversarial.make(),
+         net: Nets = nets.of('dcgan', norm='batch'),
+         discriminator_net: Nets = nets.of('dcgan', norm='batch', act='leaky'),
+         recogniser_net: Nets = nets.of('dcgan', act='leaky'),
+         optimiser: Optimiser = optimisers.make(learning_rate=2e-4, b1=.5, average=.999),
+         recogniser_optimiser: Optimiser = optimisers.make(learning_rate=2e-4, b1=.5),
+         discriminator_optimiser: Optimiser = optimisers.make(learning_rate=2e-4, b1=.5)) -> Model:
     """A GAN of codes z = (category, continuous, noise), whose generator gains, and a third player,
     the recogniser q, learns, `information` times E log q(category, continuous | x).
 
     categories: of the discrete code, as an indicator; continuous: so many codes, uniform on
     (-1, 1), of which q is Gaussian with standard deviation sigma; latent: dimensions of the normal
-    noise.  Other hyper-parameters: as of the GAN in gan.  The recogniser has a net of its own.
+    noise.
     Metrics: those of the GAN, and information, the lower bound entropy + E log q of I(codes; x) in
     nats; and category, the share of categories that the recogniser reads rightly.
     Raises BadInput for what does not fit.
@@ -31,15 +35,13 @@ def make(example: Batch, context: Context = ALONE, *, categories: int = 10, cont
         raise BadInput('infogan needs categories >= 2, continuous >= 0 and latent >= 0, not '
                        f'{categories}, {continuous} and {latent}')
     shape = example.x.shape[1:]
-    critic = adversarial.critic(
-        'critic', shape, loss=loss, penalty=penalty, weight=weight, kind=kind, width=width,
-        norm=norm if critic_norm is None else critic_norm, batch=context.batch)
+    critic = adversarial.critic('critic', shape, discriminator, discriminator_net,
+                                batch=context.batch)
     size = categories + continuous + latent
-    generator = adversarial.generator('generator', example.x, size, kind=kind, width=width,
-                                      norm=norm)
+    generator = adversarial.generator('generator', example.x, size, net)
     # no statistics of a batch: of samples by category there are none to share
-    q = adversarial.architecture(kind, width=width, norm='none', act='leaky').encoder(
-        shape, categories + continuous)
+    nets.require_no_statistics(recogniser_net, 'recogniser_net')
+    q = recogniser_net.encoder(shape, categories + continuous)
     entropy = math.log(categories) + continuous * math.log(2)
 
     def prior(state, key, n):
@@ -99,10 +101,10 @@ def make(example: Batch, context: Context = ALONE, *, categories: int = 10, cont
 
     players = dict(
         critic=Player(lambda key, batch: critic.init(key, batch.x, None), critic_move,
-                      critic.adam(rate if critic_rate is None else critic_rate, b1)),
-        generator=Player(generator.init, generator_move, optax.adam(rate, b1=b1), average=average),
+                      discriminator_optimiser, project=critic.project),
+        generator=Player(generator.init, generator_move, optimiser),
         recogniser=Player(lambda key, batch: q.init(key, batch.x), recogniser_move,
-                          optax.adam(rate, b1=b1)))
+                          recogniser_optimiser))
     return game(players, axis=context.axis, whole=critic.loss.whole, evaluate=evaluate,
                 decode=generator.decode, prior=prior, show=show,
                 bounds=adversarial.BOUNDS | dict(category=SHARE))

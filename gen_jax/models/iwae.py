@@ -1,28 +1,24 @@
 """The importance weighted autoencoder: a tighter bound from k codes (Burda et al. 2015)."""
-from typing import Sequence
-
 import jax
 import jax.numpy as jnp
-import optax
 
-from gen_jax import densities, losses
+from gen_jax import densities, losses, nets, optimisers
 from gen_jax.game import game
+from gen_jax.latents import LATENTS, Latents, variational
+from gen_jax.nets import Nets
+from gen_jax.optimisers import Optimiser
 from gen_jax.types import ALONE, BadInput, Batch, Context, Model, Player
-from gen_jax.variational import variational
 
 GRADIENTS = 'plain', 'doubly'
 
 
 def make(example: Batch, context: Context = ALONE, *, latent: int = 20, k: int = 5,
-         gradient: str = 'plain', likelihood: str = 'bernoulli', scale: str = 'fixed',
-         sigma: float = 1., levels: int = 256, prior: str = 'normal', components: int = 500,
-         kind: str = 'mlp', width: Sequence[int] = (400,), act: str = 'relu', rate: float = 1e-3,
-         stage: int = 0) -> Model:
+         gradient: str = 'plain', latents: Latents = LATENTS, net: Nets = nets.of('mlp'),
+         optimiser: Optimiser = optimisers.make()) -> Model:
     """Maximises log 1/k sum_i p(x, z_i) / q(z_i | x), z_i drawn from q, nats per example.
 
     gradient: `plain`, that of the bound; or `doubly`, the doubly reparameterised one of the encoder
     (Tucker et al. 2019), of the same mean and less variance, at twice the cost of the decoder.
-    Other hyper-parameters: as of the VAE in vae.
     Metrics: loss = -iwae; iwae, the bound of k codes; in evaluation also elbo, recon, kl and
     kl_unit, as of the VAE.  Raises BadInput for k below 1, an unknown gradient, or what does not
     fit the data.
@@ -31,9 +27,12 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 20, k: int =
         raise BadInput(f'k must be at least 1, not {k}')
     if gradient not in GRADIENTS:
         raise BadInput(f'unknown gradient {gradient!r}; choose one of {", ".join(GRADIENTS)}')
-    model = variational('vae', example, latent, likelihood=likelihood, scale=scale, sigma=sigma,
-                        levels=levels, prior=prior, components=components, kind=kind, width=width,
-                        act=act)
+    latents.require('a bound of several codes has no KL of its own to weigh',
+                    schedule=('constant',), free_bits=(0.,))
+    if gradient == 'doubly':
+        latents.require('the doubly reparameterised gradient is of a Gaussian q in closed form',
+                        posterior=('diagonal',))
+    model = variational('vae', example, latent, latents, net)
 
     def objective(state, batch, key):
         drawn = model.train(state, batch, key, k)
@@ -62,6 +61,5 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 20, k: int =
     def evaluate(state, batch, key):
         return model.weighted(state, batch, key, k)
 
-    adam = optax.adam(losses.staged(rate, stage), eps=1e-4 if stage else 1e-8)
-    return game({'vae': Player(model.init, objective, adam)}, axis=context.axis, evaluate=evaluate,
-                **model.maps())
+    return game({'vae': Player(model.init, objective, optimiser)}, axis=context.axis,
+                evaluate=evaluate, **model.maps())

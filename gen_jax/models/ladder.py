@@ -1,28 +1,26 @@
 """The importance weighted autoencoder of two stochastic layers (Burda et al. 2015)."""
-from typing import Sequence
-
 import jax
 import jax.numpy as jnp
-import optax
 
-from gen_jax import densities, losses, nets
+from gen_jax import densities, losses, nets, optimisers
 from gen_jax.densities import Posterior, Prior
 from gen_jax.game import game
+from gen_jax.latents import LATENTS, Latents, variational
+from gen_jax.nets import Nets
+from gen_jax.optimisers import Optimiser
 from gen_jax.types import ALONE, BadInput, Batch, Context, Model, Player
-from gen_jax.variational import variational
 
 
 def make(example: Batch, context: Context = ALONE, *, latent: int = 50, below: int = 100,
-         k: int = 5, likelihood: str = 'bernoulli', scale: str = 'fixed', sigma: float = 1.,
-         levels: int = 256, kind: str = 'mlp', width: Sequence[int] = (200, 200),
-         above: Sequence[int] = (100, 100), act: str = 'tanh', rate: float = 1e-3,
-         stage: int = 0) -> Model:
+         k: int = 5, latents: Latents = LATENTS,
+         net: Nets = nets.of('mlp', width=(200, 200), act='tanh'),
+         above_net: Nets = nets.of('mlp', width=(100, 100), act='tanh'),
+         optimiser: Optimiser = optimisers.make()) -> Model:
     """Maximises log 1/k sum_i p(x, z_i) / q(z_i | x), nats per example, of codes z = dict(z1, z2).
 
     q draws z1 given x, and z2 given z1; p draws z2 from N(0, I), z1 given z2, and x given z1; all
-    Gaussians diagonal.  latent: size of z2; below: of z1.  width: of the nets between x and z1,
-    which are of `kind`; above: of the dense ones between z1 and z2.  The defaults are Burda's.
-    Other hyper-parameters: as of the VAE in vae.
+    Gaussians diagonal.  latent: size of z2; below: of z1.  net: between x and z1; above_net: its
+    encoder, once from z1 to z2 and once back.  The defaults are Burda's.
     Metrics: loss = -iwae; iwae, the bound of k codes; in evaluation also elbo, recon = -log p(x|z1)
     and kl = log q(z|x) - log p(z), of one code.  Raises BadInput for k below 1, or what does not
     fit the data.
@@ -30,10 +28,14 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 50, below: i
     for name, value in dict(k=k, latent=latent, below=below).items():
         if value < 1:
             raise BadInput(f'{name} must be at least 1, not {value}')
-    up = nets.of('mlp', width=above, act=act).encoder((below,), 2 * latent)
-    down = nets.of('mlp', width=above[::-1], act=act).encoder((latent,), 2 * below)
-    model = variational('vae', example, below, likelihood=likelihood, scale=scale, sigma=sigma,
-                        levels=levels, kind=kind, width=width, act=act)
+    latents.require('its prior and posterior are those of two layers', posterior=('diagonal',),
+                    prior=('normal',))
+    latents.require('a bound of several codes has no KL of its own to weigh',
+                    schedule=('constant',), free_bits=(0.,))
+    nets.require_no_statistics(above_net, 'above_net')
+    up = above_net.encoder((below,), 2 * latent)
+    down = above_net.encoder((latent,), 2 * below)
+    model = variational('vae', example, below, latents, net)
     first = model.posterior
 
     def moments(net, params, z):
@@ -79,6 +81,5 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 50, below: i
     def evaluate(state, batch, key):
         return model.weighted(state, batch, key, k)
 
-    adam = optax.adam(losses.staged(rate, stage), eps=1e-4 if stage else 1e-8)
-    return game({'vae': Player(model.init, objective, adam)}, axis=context.axis, evaluate=evaluate,
-                **model.maps())
+    return game({'vae': Player(model.init, objective, optimiser)}, axis=context.axis,
+                evaluate=evaluate, **model.maps())

@@ -1,28 +1,26 @@
 """InfoVAE and the Wasserstein autoencoder: q(z) and p(z) by their maximum mean discrepancy (Zhao et
 al. 2017, Tolstikhin et al. 2018)."""
-from typing import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from gen_jax import losses
+from gen_jax import nets, optimisers
 from gen_jax.game import game
+from gen_jax.latents import LATENTS, Latents, variational
+from gen_jax.nets import Nets
+from gen_jax.optimisers import Optimiser
 from gen_jax.types import ALONE, Array, BadInput, Batch, Context, Model, Player
-from gen_jax.variational import variational
 
 KERNELS = 'rbf', 'imq'
 
 
 def make(example: Batch, context: Context = ALONE, *, latent: int = 10, alpha: float = 1.,
          weight: float = 1000., kernel: str = 'imq', deterministic: bool = False,
-         likelihood: str = 'bernoulli', scale: str = 'fixed', sigma: float = 1., levels: int = 256,
-         kind: str = 'mlp', width: Sequence[int] = (400,), act: str = 'relu',
-         rate: float = 1e-3) -> Model:
+         latents: Latents = LATENTS, net: Nets = nets.of('mlp'),
+         optimiser: Optimiser = optimisers.make()) -> Model:
     """Minimises recon + (1 - alpha) KL(q(z|x) || p(z)) + (alpha + weight - 1) MMD^2(q(z), p(z)).
 
-    Nats per example; p = N(0, I); weight: Zhao's lambda.  kernel: see gram.  deterministic: the
+    Nats per example; weight: Zhao's lambda.  kernel: see gram.  deterministic: the
     code is the encoder's mean, without a KL: the Wasserstein autoencoder, whose cost is recon, half
     the squared error with likelihood gaussian.  Other hyper-parameters: as of the VAE in vae.
     Metrics: loss, recon, mmd, the estimate of the batch without bias, see discrepancy; and where
@@ -31,36 +29,37 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 10, alpha: f
     """
     if kernel not in KERNELS:
         raise BadInput(f'unknown kernel {kernel!r}; choose one of {", ".join(KERNELS)}')
-    model = variational('vae', example, latent, likelihood=likelihood, scale=scale, sigma=sigma,
-                        levels=levels, kind=kind, width=width, act=act)
+    model = variational('vae', example, latent, latents, net)
     maps, q = model.maps(), model.posterior
     if deterministic:
         maps |= dict(density=None)
         model = model._replace(posterior=q._replace(
             sample=lambda params, code, key: (q.centre(params, code), jnp.zeros(len(code)))))
 
-    def terms(drawn, key):
-        """Each (n,)."""
-        mmd = discrepancy(kernel, drawn.z, losses.normal(key, *drawn.z.shape))
-        loss = drawn.nll + (alpha + weight - 1) * mmd
+    def terms(state, drawn, key, cost=None):
+        """Each (n,); cost: of the KL, where that is not the KL itself."""
+        mmd = discrepancy(kernel, drawn.z, model.draw_prior(state, key, len(drawn.z)))
+        found = dict(loss=drawn.nll + (alpha + weight - 1) * mmd, recon=drawn.nll, mmd=mmd)
         if deterministic:
-            return dict(loss=loss, recon=drawn.nll, mmd=mmd)
+            return found
         kl = drawn.divergence()
-        return dict(loss=loss + (1 - alpha) * kl, elbo=-(drawn.nll + kl), recon=drawn.nll, kl=kl,
-                    mmd=mmd)
+        loss = found['loss'] + (1 - alpha) * (kl if cost is None else cost)
+        return found | dict(loss=loss, elbo=-(drawn.nll + kl), kl=kl)
 
     def objective(state, batch, key):
         keys = jax.random.split(key)
         drawn = model.train(state, batch, keys[0])
-        metrics = {k: v.mean() for k, v in terms(drawn, keys[1]).items()}
+        found = terms(state, drawn, keys[1], model.cost(drawn, state))
+        metrics = {k: v.mean() for k, v in found.items()}
         return metrics['loss'], metrics, drawn.buffers
 
     def evaluate(state, batch, key):
         keys = jax.random.split(key)
         drawn = model.test(state, batch, keys[0])
-        return terms(drawn, keys[1]) | ({} if deterministic else dict(kl_unit=drawn.kl))
+        found = terms(state, drawn, keys[1])
+        return found if deterministic or drawn.kl is None else found | dict(kl_unit=drawn.kl)
 
-    return game({'vae': Player(model.init, objective, optax.adam(rate))}, axis=context.axis,
+    return game({'vae': Player(model.init, objective, optimiser)}, axis=context.axis,
                 whole='the distance of codes from the prior', evaluate=evaluate, **maps)
 
 

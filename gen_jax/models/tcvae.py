@@ -1,23 +1,21 @@
 """The beta-TCVAE: the KL in three parts, weighed one by one (Chen et al. 2018)."""
-from typing import Sequence
-
 import jax
 import numpy as np
-import optax
 
-from gen_jax import densities
+from gen_jax import densities, nets, optimisers
 from gen_jax.game import game
+from gen_jax.latents import LATENTS, Latents, variational
+from gen_jax.nets import Nets
+from gen_jax.optimisers import Optimiser
 from gen_jax.types import ALONE, Array, BadInput, Batch, Context, Model, Player
-from gen_jax.variational import variational
 
 ESTIMATORS = 'stratified', 'weighted'
 
 
 def make(example: Batch, context: Context = ALONE, *, latent: int = 10, alpha: float = 1.,
          beta: float = 6., gamma: float = 1., estimator: str = 'stratified',
-         likelihood: str = 'bernoulli', scale: str = 'fixed', sigma: float = 1., levels: int = 256,
-         kind: str = 'mlp', width: Sequence[int] = (400,), act: str = 'relu',
-         rate: float = 1e-3) -> Model:
+         latents: Latents = LATENTS, net: Nets = nets.of('mlp'),
+         optimiser: Optimiser = optimisers.make()) -> Model:
     """Minimises recon + alpha * mi + beta * tc + gamma * dimwise, nats per example.
 
     The three add up to log q(z|x) - log p(z), p = N(0, I): the mutual information of example and
@@ -34,16 +32,17 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 10, alpha: f
     """
     if estimator not in ESTIMATORS:
         raise BadInput(f'unknown estimator {estimator!r}; choose one of {", ".join(ESTIMATORS)}')
-    model = variational('vae', example, latent, likelihood=likelihood, scale=scale, sigma=sigma,
-                        levels=levels, kind=kind, width=width, act=act)
+    latents.require('the total correlation needs the density of each dimension of the code by '
+                    'itself', posterior=('diagonal',), prior=('normal',), free_bits=(0.,))
+    model = variational('vae', example, latent, latents, net)
     count = context.size or len(example.x)
 
     maps = model.maps()
 
-    def terms(recon, z, log_q, moments):
+    def terms(recon, z, log_q, moments, weight=1.):
         log_z, log_each = aggregate(z, *moments, count, estimator)
         mi, tc, dimwise = log_q - log_z, log_z - log_each, log_each - densities.normal(z)
-        kl, loss = mi + tc + dimwise, recon + alpha * mi + beta * tc + gamma * dimwise
+        kl, loss = mi + tc + dimwise, recon + weight * (alpha * mi + beta * tc + gamma * dimwise)
         return dict(loss=loss, elbo=-(recon + kl), recon=recon, kl=kl, mi=mi, tc=tc,
                     dimwise=dimwise)
 
@@ -51,7 +50,7 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 10, alpha: f
         code, seen = model.read(state, batch)
         z, log_q = model.draw(state, code, key)
         recon, made = model.write(state, z, batch)
-        found = terms(recon, z, log_q, model.posterior.moments(code))
+        found = terms(recon, z, log_q, model.posterior.moments(code), model.warmth(state))
         metrics = {k: v.mean() for k, v in found.items()}
         return metrics['loss'], metrics, state.buffers['vae'] | made | dict(encoder=seen)
 
@@ -60,7 +59,7 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 10, alpha: f
         moments = maps['density'].moments(state, batch)
         return terms(drawn.nll, drawn.z, drawn.log_q, moments) | dict(kl_unit=drawn.kl)
 
-    return game({'vae': Player(model.init, objective, optax.adam(rate))}, axis=context.axis,
+    return game({'vae': Player(model.init, objective, optimiser)}, axis=context.axis,
                 whole='the total correlation of codes', evaluate=evaluate,
                 **maps | dict(bounds=model.bounds(exact=False)))
 

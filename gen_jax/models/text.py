@@ -3,24 +3,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gen_jax import losses
+from gen_jax import losses, optimisers
 from gen_jax.game import game
 from gen_jax.nets import sequences
+from gen_jax.optimisers import Optimiser
 from gen_jax.types import ABOVE_0, ALONE, SHARE, BadInput, Batch, Context, Model, Player
 
-CLIP = 1.  # of the gradient's norm
-
-
 def make(example: Batch, context: Context = ALONE, *, symbols: int = 96, latent: int = 64,
-         width: int = 128, embed: int = 16, drop: float = .2, rate: float = 4e-3,
-         decay: int = 0) -> Model:
+         width: int = 128, embed: int = 16, drop: float = .2,
+         optimiser: Optimiser = optimisers.make(learning_rate=4e-3, clip_norm=1.)) -> Model:
     """Minimises the cross-entropy of integers x (n, t) below `symbols`, of which 0 is padding.
 
     In training the decoder sees the true characters before each (teacher forcing), but for a share
     `drop` of them, so that it heeds the code (Bowman et al. 2016); `decode` gives it those that it
     has chosen itself, each the likeliest.  The padding counts as far as its first character, which
-    ends the text.  width: of the recurrent units.  decay: number of steps in which the rate falls
-    to zero along a cosine, 0 for a constant rate.
+    ends the text.  width: of the recurrent units.
     Metrics: loss, in nats per example; nats_per_character; accuracy_forced, the share of
     characters that are the likeliest given the true ones before them; in evaluation also accuracy,
     the share that decode(encode(x)) has right, the padding left out.
@@ -65,8 +62,6 @@ def make(example: Batch, context: Context = ALONE, *, symbols: int = 96, latent:
         right = losses.per_example(text & (decode(state, encode(state, x)) == x))
         return terms(state, x, x) | dict(accuracy=right / jnp.maximum(text.sum(1), 1))
 
-    schedule = optax.cosine_decay_schedule(rate, decay) if decay else rate
-    optimiser = optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(schedule))
     return game({'ae': Player(init, objective, optimiser)}, axis=context.axis, evaluate=evaluate,
                 encode=encode, decode=decode,
                 bounds=dict(loss=ABOVE_0, accuracy_forced=SHARE, accuracy=SHARE))

@@ -1,41 +1,42 @@
 """VAE and GAN in one: the critic's features say how alike two examples are (Larsen et al. 2016)."""
-from typing import Sequence
-
 import jax
 import jax.numpy as jnp
-import optax
 
-from gen_jax import adversarial, losses, nets
+from gen_jax import adversarial, losses, nets, optimisers
+from gen_jax.adversarial import Discriminator
 from gen_jax.game import game
+from gen_jax.nets import Nets
+from gen_jax.optimisers import Optimiser
 from gen_jax.types import ABOVE_0, ALONE, BadInput, Batch, Context, Model, Player
 
 
 def make(example: Batch, context: Context = ALONE, *, latent: int = 32, beta: float = 1.,
-         gamma: float = 1., loss: str = 'nonsaturating', penalty: str = 'none', weight: float = 10.,
-         kind: str = 'conv', width: Sequence[int] = (64, 128), norm: str = 'batch',
-         critic_norm: str | None = None, rate: float = 2e-4, critic_rate: float | None = None,
-         b1: float = .5, average: float = .999) -> Model:
+         gamma: float = 1., discriminator: Discriminator = adversarial.make(),
+         net: Nets = nets.of('dcgan', norm='batch'),
+         encoder_net: Nets = nets.of('dcgan', norm='batch', act='leaky'),
+         discriminator_net: Nets = nets.of('dcgan', norm='batch', act='leaky'),
+         optimiser: Optimiser = optimisers.make(learning_rate=2e-4, b1=.5, average=.999),
+         encoder_optimiser: Optimiser = optimisers.make(learning_rate=2e-4, b1=.5),
+         discriminator_optimiser: Optimiser = optimisers.make(learning_rate=2e-4, b1=.5)) -> Model:
     """Three players: the encoder minimises features + beta * kl, the generator gamma * features +
     its loss in the game, the critic its own loss, of data against samples and reconstructions.
 
     features: -log N(f(x); f(G(z)), I) up to a constant, nats per example, f the critic's last
-    features, which stand still.  Other hyper-parameters: as of the GAN in gan.
+    features, which stand still.  net: the generator's.
     Metrics: those of the GAN, of which generator_loss is the mean over samples and
     reconstructions; features; kl, and in evaluation kl_unit; mse, psnr and ssim of
     reconstructions.  Raises BadInput for what does not fit.
     """
     if latent < 1:
         raise BadInput(f'latent must be at least 1, not {latent}')
-    shape, norms = example.x.shape[1:], norm if critic_norm is None else critic_norm
-    hyper = dict(kind=kind, width=width, act='leaky')
-    body = adversarial.architecture(norm=norms, **hyper).encoder(shape, None)
-    plain = 'spectral' if norms == 'spectral' else 'none'
+    shape = example.x.shape[1:]
+    body = discriminator_net.encoder(shape, None)
+    last = nets.of('linear', norm=nets.spectral(discriminator_net)).encoder((1,), 1)
     critic = adversarial.critic(
-        'critic', shape, loss=loss, penalty=penalty, weight=weight, norm=norms, batch=context.batch,
-        net=nets.chain(body, nets.of('linear', norm=plain).encoder((1,), 1)))
-    encoder = adversarial.architecture(norm=norm, **hyper).encoder(shape, 2 * latent)
-    generator = adversarial.generator('generator', example.x, latent, kind=kind, width=width,
-                                      norm=norm)
+        'critic', shape, discriminator, discriminator_net._replace(
+            encoder=lambda shape, out: nets.chain(body, last)), batch=context.batch)
+    encoder = encoder_net.encoder(shape, 2 * latent)
+    generator = adversarial.generator('generator', example.x, latent, net)
     fidelity = losses.fidelity(example.x)
 
     def moments(y):
@@ -98,10 +99,10 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 32, beta: fl
 
     players = dict(
         encoder=Player(lambda key, batch: encoder.init(key, batch.x), encoder_move,
-                       optax.adam(rate, b1=b1)),
-        generator=Player(generator.init, generator_move, optax.adam(rate, b1=b1), average=average),
+                       encoder_optimiser),
+        generator=Player(generator.init, generator_move, optimiser),
         critic=Player(lambda key, batch: critic.init(key, batch.x, None), critic_move,
-                      critic.adam(rate if critic_rate is None else critic_rate, b1)))
+                      discriminator_optimiser, project=critic.project))
     return game(players, axis=context.axis, whole=critic.loss.whole, evaluate=evaluate,
                 encode=encode, decode=generator.decode, prior=prior,
                 bounds=adversarial.BOUNDS | dict(kl=ABOVE_0, kl_unit=ABOVE_0))

@@ -1,13 +1,13 @@
 """The VQ-VAE: a grid of discrete codes, and a prior over them (van den Oord et al. 2017)."""
-from typing import Sequence
-
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from gen_jax import densities, losses, nets
+from gen_jax import densities, losses, nets, optimisers
+from gen_jax.latents import LATENTS, Latents
+from gen_jax.optimisers import Optimiser
+from gen_jax.nets import Nets
 from gen_jax.game import game
 from gen_jax.nets import sequences
 from gen_jax.types import (ABOVE_0, ALONE, SHARE, Array, BadInput, Batch, Context, Density, Model,
@@ -16,18 +16,18 @@ from gen_jax.types import (ABOVE_0, ALONE, SHARE, Array, BadInput, Batch, Contex
 
 def make(example: Batch, context: Context = ALONE, *, latent: int = 16, codes: int = 64,
          slots: int = 8, commitment: float = .25, decay: float = .99, dead: float = .1,
-         likelihood: str = 'bernoulli', sigma: float = 1., kind: str = 'conv',
-         width: Sequence[int] = (64, 64), units: int = 128, rate: float = 1e-3,
-         prior_rate: float = 1e-3) -> Model:
+         units: int = 128, latents: Latents = LATENTS,
+         net: Nets = nets.of('conv', width=(64, 64)), optimiser: Optimiser = optimisers.make(),
+         prior_optimiser: Optimiser = optimisers.make()) -> Model:
     """`vq` minimises recon + commitment * |z - sg(e)|^2, nats per example, e the nearest of `codes`
     vectors to each of the encoder's z, through which the gradient goes straight; `prior` minimises
     the nll of the codes' indices, by so many gated recurrent `units`.
 
-    latent: size of a vector.  They lie on the grid to which the nets of kind conv and residual, see
-    nets, bring an image, and are `slots` for other kinds.  The codebook is the moving average of
+    latent: size of a vector.  They lie on the grid to which a net for images brings one, and are
+    `slots` for other nets.  The codebook is the moving average of
     the vectors it replaces, with `decay`, see renewed: it needs no rate or weight of its own, and
     is linear in the batch, so that many devices do what one does.  dead: a code used less than so
-    much of an equal share begins anew.  likelihood: bernoulli, or gaussian with sigma.
+    much of an equal share begins anew.
     Metrics: loss, recon; prior_nll, and elbo = -(recon + prior_nll), as q is certain of its codes;
     of the batch perplexity, the exponential of the entropy of its codes' shares, and used, the part
     of the codebook it uses.  A code z is the indices (n, places), int32.
@@ -37,17 +37,19 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 16, codes: i
     for name, value in dict(latent=latent, codes=codes, slots=slots).items():
         if value < 1:
             raise BadInput(f'{name} must be at least 1, not {value}')
-    if likelihood not in ('bernoulli', 'gaussian'):
-        raise BadInput(f'unknown likelihood {likelihood!r}; choose one of bernoulli, gaussian')
-    made = nets.of(kind, width=width)
-    link = nets.link(x, made, likelihood == 'bernoulli')
-    seen = densities.likelihood(likelihood, x, link, sigma=sigma)
-    encoder = made.encoder(x.shape[1:], None)
+    latents.require('its codes are those of a codebook, and its decoder gives a number for each '
+                    'dimension', likelihood=('bernoulli', 'gaussian'), scale=('fixed',),
+                    posterior=('diagonal',), prior=('normal',), schedule=('constant',),
+                    free_bits=(0.,))
+    nets.require_no_statistics(net, 'net')
+    link = nets.link(x, net, latents.likelihood == 'bernoulli')
+    seen = densities.likelihood(latents.likelihood, x, link, sigma=latents.sigma)
+    encoder = net.encoder(x.shape[1:], None)
     features = jax.eval_shape(lambda x: encoder.apply(*encoder.init(jax.random.key(0), x), x), x)
     grid = features.shape[1:-1]
     places, size = (int(np.prod(grid)), latent) if grid else (slots, slots * latent)
     project = nets.of('linear').encoder((features.shape[-1],), size)
-    decoder = made.decoder(x, None if grid else size, link)
+    decoder = net.decoder(x, None if grid else size, link, 0)
     speller = sequences.decoder(codes, places, width=units, embed=latent)
 
     def infer(params, x):
@@ -120,9 +122,9 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 16, codes: i
         return lax.fori_loop(0, places, place, jnp.zeros((n, places), jnp.int32))
 
     players = dict(
-        vq=Player(init, vq_move, optax.adam(rate)),
+        vq=Player(init, vq_move, optimiser),
         prior=Player(lambda key, batch: (speller.init(key, jnp.zeros((1, 1))), {}), prior_move,
-                     optax.adam(prior_rate)))
+                     prior_optimiser))
     density = Density(
         posterior=lambda state, batch, key: (encode(state, batch.x), jnp.zeros(len(batch.x))),
         prior=lambda state, batch, key: prior(state, key, len(batch.x)), joint=joint,

@@ -1,12 +1,12 @@
 """Networks that build themselves from an example's shape; the only folder that imports Flax.
 
 A Net is three pure functions, Nets an architecture: a file here, whose `make` gives encoder and
-decoder as values.  A Coder is both as one player's.
+decoder as values, with the keys in its signature.  A Coder is both as one player's.
 """
 import importlib
 import inspect
 import pkgutil
-from typing import Callable, NamedTuple, Sequence
+from typing import Callable, NamedTuple
 
 from flax import linen as nn
 import jax
@@ -16,45 +16,48 @@ import jax.numpy as jnp
 from gen_jax import losses
 from gen_jax.nets import layers
 from gen_jax.nets.layers import Net, Nets, identity
+from gen_jax.parts import Made
 from gen_jax.types import Array, BadInput, Batch, State, Tree
 
 NORMS = 'none', 'batch', 'group', 'layer', 'instance', 'spectral'
-KINDS = tuple(sorted({m.name for m in pkgutil.iter_modules(__path__)} - {'layers', 'sequences'}))
+NAMES = tuple(sorted({m.name for m in pkgutil.iter_modules(__path__)} - {'layers', 'sequences'}))
 
 
-def of(kind: str, **hyper) -> Nets:
-    """The architecture called so, of what its `make` takes of `hyper`: see its file.
+def of(name: str, **keys) -> Nets:
+    """The architecture of a file here, with the keys that its `make` has.
 
     norm: one of NORMS; act: one of layers.ACTS, of which `gated` and `maxout` are for mlp alone.
-    Raises BadInput for an unknown kind or norm, an empty code, or a kind that the examples are not
-    for.
+    Raises BadInput for an unknown name, key or norm, an empty code, or examples that the
+    architecture is not for.
     """
-    norm, width = hyper.get('norm', 'none'), hyper.get('width', (1,))
-    for what, value, known in ('kind', kind, KINDS), ('norm', norm, NORMS):
-        if value not in known:
-            raise BadInput(f'unknown {what} {value!r}; choose one of {", ".join(known)}')
-    if not width or min(width) < 1:
+    if name not in NAMES:
+        raise BadInput(f'unknown net {name!r}; choose one of {", ".join(NAMES)}')
+    make = importlib.import_module(f'{__name__}.{name}').make
+    known = {k: p.default for k, p in inspect.signature(make).parameters.items()}
+    if unknown := keys.keys() - known.keys():
+        raise BadInput(f'net {name!r} has no {min(unknown)}; it has {", ".join(known)}')
+    keys = known | keys
+    norm, width = keys.get('norm', 'none'), keys.get('width', (1,))
+    if norm not in NORMS:
+        raise BadInput(f'unknown norm {norm!r}; choose one of {", ".join(NORMS)}')
+    if isinstance(width, (tuple, list)) and (not width or min(width) < 1):
         raise BadInput('width must hold at least one number, all of them positive')
-    make = importlib.import_module(f'{__name__}.{kind}').make
-    known = inspect.signature(make).parameters
-    if 'act' not in known:
-        layers.activation(hyper.get('act', 'relu'), kind)
-    made = make(**{k: v for k, v in hyper.items() if k in known})
+    made = make(**keys)
     if norm == 'instance' and not made.images:
-        raise BadInput(f"norm 'instance' is for images, not for kind {kind!r}; use norm 'layer'")
+        raise BadInput(f"norm 'instance' is for images, not for net {name!r}; use norm 'layer'")
 
     def check(shape, code):
         if code is not None and code < 1:
             raise BadInput(f'latent must be at least 1, not {code}')
         if made.images and len(shape) != 3:
-            raise BadInput(f'kind {kind!r} needs images (h, w, c), but an example here has shape '
-                           f"{tuple(shape)}; use kind='mlp'")
+            raise BadInput(f'net {name!r} needs images (h, w, c), but an example here has shape '
+                           f'{tuple(shape)}; use --config.net.name=mlp')
 
     def encoder(shape, out):
         check(shape, out)
         return made.encoder(tuple(shape), out)
 
-    def decoder(example, latent, output, labels=0):
+    def decoder(example, latent, output, labels):
         if not jnp.issubdtype(example.dtype, jnp.floating):
             raise BadInput(f'this model is for images and vectors, but the data set holds '
                            f'{example.dtype} of shape {tuple(example.shape[1:])}, which are text; '
@@ -62,12 +65,12 @@ def of(kind: str, **hyper) -> Nets:
                            '--config.data.range=real')
         check(example.shape[1:], latent)
         if labels and (norm in ('none', 'spectral') or not made.norms):
-            raise BadInput(f'labels are told to normalisations, of which kind {kind!r} with norm '
+            raise BadInput(f'labels are told to normalisations, of which net {name!r} with norm '
                            f"{norm!r} has none; use norm 'batch', 'group' or 'layer', or told "
                            "'concat'")
         return made.decoder(example, latent, output, labels)
 
-    return made._replace(encoder=encoder, decoder=decoder)
+    return made._replace(encoder=encoder, decoder=decoder, made=Made(of, dict(name=name) | keys))
 
 
 def after(net: Net, act: Callable[[Array], Array]) -> Net:
@@ -155,10 +158,23 @@ def conditioned(net: Net, labels: int) -> Net:
                lambda params, buffers, pair: net.train(params, buffers, join(pair)))
 
 
-def link(example: Array, made: Nets, logits: bool = False) -> Callable[[Array], Array]:
+def link(example: Array, net: Nets, logits: bool = False) -> Callable[[Array], Array]:
     """The output's link function: a sigmoid for data in [0, 1], none elsewhere; and none for nets
     without one unless the loss wants logits."""
-    return nn.sigmoid if logits or losses.in_unit(example) and made.linked else identity
+    return nn.sigmoid if logits or losses.in_unit(example) and net.linked else identity
+
+
+def spectral(net: Nets) -> str:
+    """The norm of a layer that follows the net: `spectral` where that is its own, else none."""
+    return 'spectral' if net.made and net.made.keys.get('norm') == 'spectral' else 'none'
+
+
+def require_no_statistics(net: Nets, group: str) -> None:
+    """Raises BadInput where the net's normalisation keeps statistics, for which a model has no
+    place."""
+    if net.made and net.made.keys.get('norm') in ('batch', 'spectral'):
+        raise BadInput(f'{group}.norm cannot be {net.made.keys["norm"]!r} here, as nothing keeps '
+                       'its statistics; use layer, group or none')
 
 
 class Coder(NamedTuple):
@@ -195,16 +211,16 @@ class Coder(NamedTuple):
         return self.link(self.logits(state, z))
 
 
-def coder(player: str, example: Array, latent: int | None, *, kind: str, width: Sequence[int],
-          norm: str = 'none', logits: bool = False) -> Coder:
-    """The encoder of `kind` for examples such as these, and the decoder the other way round.
+def coder(player: str, example: Array, latent: int | None, net: Nets,
+          logits: bool = False) -> Coder:
+    """The net's encoder for examples such as these, and its decoder the other way round.
 
-    latent: size of the code; None for the bare features, of kinds for images.  logits: whether the
+    latent: size of the code; None for the bare features, of nets for images.  logits: whether the
     loss wants them.
     """
-    made = of(kind, width=width, norm=norm)
-    if latent is None and not made.images:
-        raise BadInput(f'kind {kind!r} needs a size of the code; give --config.model.latent')
-    output = link(example, made, logits)
-    return Coder(player, made.encoder(example.shape[1:], latent),
-                 made.decoder(example, latent, output), output)
+    if latent is None and not net.images:
+        raise BadInput('a net that is not for images needs a size of the code; give '
+                       '--config.model.latent')
+    output = link(example, net, logits)
+    return Coder(player, net.encoder(example.shape[1:], latent),
+                 net.decoder(example, latent, output, 0), output)

@@ -6,6 +6,7 @@ from flax import linen as nn
 import jax
 
 from gen_jax import losses, ops
+from gen_jax.parts import Made
 from gen_jax.types import Array, BadInput, Tree
 
 
@@ -13,12 +14,16 @@ def leaky(x: Array) -> Array:
     return nn.leaky_relu(x, .2)
 
 
+def leaky01(x: Array) -> Array:
+    return nn.leaky_relu(x, .1)
+
+
 def maxout(x: Array) -> Array:
     """The largest of every five outputs (Goodfellow et al. 2013)."""
     return x.reshape(*x.shape[:-1], -1, 5).max(-1)
 
 
-ACTS = dict(relu=nn.relu, tanh=nn.tanh, leaky=leaky, maxout=maxout,
+ACTS = dict(relu=nn.relu, tanh=nn.tanh, leaky=leaky, leaky01=leaky01, maxout=maxout,
             gated=nn.glu)  # half of the outputs gates the rest
 OUTPUTS = {nn.glu: 2, maxout: 5}  # of a layer for each of its activations
 
@@ -46,6 +51,7 @@ class Nets(NamedTuple):
     images: bool = False
     norms: bool = True
     linked: bool = True
+    made: Made | None = None
 
 
 def net(module: nn.Module) -> Net:
@@ -185,11 +191,11 @@ def halved(example: Array, width: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def activation(name: str, kind: str = '') -> Callable[[Array], Array]:
-    """The activation called so; for a kind of net that is named, one of a single output."""
+    """The activation called so; for a net that is named, one of a single output."""
     if name not in ACTS:
         raise BadInput(f'unknown act {name!r}; choose one of {", ".join(ACTS)}')
     if kind and ACTS[name] in OUTPUTS:
-        raise BadInput(f"act {name!r} is for kind 'mlp', not {kind!r}; use act='relu'")
+        raise BadInput(f"act {name!r} is for net 'mlp', not {kind!r}; use act relu")
     return ACTS[name]
 
 

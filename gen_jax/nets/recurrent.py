@@ -36,10 +36,10 @@ class Write(nn.Module):
 def make(*, width: Sequence[int] = (400,), norm: str = 'none') -> Nets:
     def rows(shape):
         if len(shape) < 2:
-            raise BadInput(f"kind 'recurrent' needs sequences (t, f) or images, but an example "
-                           f"here has shape {tuple(shape)}; use kind='mlp'")
+            raise BadInput(f"net 'recurrent' needs sequences (t, f) or images, but an example "
+                           f"here has shape {tuple(shape)}; use --config.net.name=mlp")
         if norm != 'none':
-            raise BadInput(f"kind 'recurrent' has no norm {norm!r}; use norm='none'")
+            raise BadInput(f"net 'recurrent' has no norm {norm!r}; use norm none")
         return shape[0], math.prod(shape[1:])
 
     def encoder(shape, out):

@@ -32,7 +32,8 @@ def plan(config: ConfigDict, points: list[dict[str, Any]]) -> list[Group]:
                        f'data.memory_limit={config.data.memory_limit:g}; raise that')
     traced = [k for k in points[0] if k == SEED]
     for key in (k for k in points[0] if k not in (SEED, LATENT)):
-        if key.startswith('model.') and traceable(run, numbered(points[0], (*traced, key))):
+        of_a_part = '.' in key and key.partition('.')[0] not in ('data', 'eval')
+        if of_a_part and traceable(run, numbered(points[0], (*traced, key))):
             traced.append(key)
     if LATENT in points[0]:
         sizes = sorted({point[LATENT] for point in points})
@@ -49,8 +50,8 @@ def plan(config: ConfigDict, points: list[dict[str, Any]]) -> list[Group]:
 
 
 def numbered(point: dict[str, Any], traced) -> dict[str, Any]:
-    """A point's hyper-parameters among the traced keys, by the names that `make` has for them."""
-    return {k.removeprefix('model.'): point[k] for k in traced if k not in (SEED, LATENT)}
+    """A point's hyper-parameters among the traced keys."""
+    return {k: point[k] for k in traced if k not in (SEED, LATENT)}
 
 
 def group(config: ConfigDict, points: list[dict[str, Any]], traced: tuple[str, ...]) -> Group:
@@ -59,7 +60,7 @@ def group(config: ConfigDict, points: list[dict[str, Any]], traced: tuple[str, .
     run = train.prepare(config)
     make, _ = train.maker(run.config, run.data, run.layout, run.key)
     for point in points:  # which says what is wrong with a number, as a traced one cannot
-        make(**numbered(point, traced), **{'latent': point[LATENT]} if LATENT in traced else {})
+        make(**numbered(point, traced), **{LATENT: point[LATENT]} if LATENT in traced else {})
     sizes = extents(make, run, config.model.latent) if LATENT in traced else None
     return Group(run._replace(model=swept(make, make(), sizes, config.model.get('latent'))), make,
                  points, traced, sizes)

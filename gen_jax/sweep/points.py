@@ -43,7 +43,7 @@ def numbers(config: ConfigDict, key: str, words: str) -> list:
 
 def changed(config: ConfigDict, values: dict[str, Any]) -> ConfigDict:
     config = copy.deepcopy(config)
-    config.update_from_flattened_dict(values)
+    train.update(config, values)
     return config
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import train
+from gen_jax.sweep.points import LATENT
 from gen_jax.types import Array, Density, Model, State
 
 POINT = 'point'
@@ -47,7 +48,7 @@ def extents(make: Callable[..., Model], run: train.Run, latent: int) -> list | N
     """For each leaf of a state, {axis: b} of the axes that hold b blocks of `latent` numbers; None
     where the latent size has shaped one otherwise."""
     example = train.seen(run.data, run.key)
-    ours, more = (jax.tree.flatten(jax.eval_shape(make(latent=n).init, run.key, example))
+    ours, more = (jax.tree.flatten(jax.eval_shape(make(**{LATENT: n}).init, run.key, example))
                   for n in (latent, latent + 1))
     if ours[1] != more[1]:
         return None
@@ -96,14 +97,14 @@ def alike(run: train.Run, used: int, latent: int, others: list[dict[str, Any]]) 
     @functools.partial(jax.jit, static_argnums=0,
                        compiler_options={'xla_backend_optimization_level': 0})
     def measured(inside, values, key):
-        model = make(latent=used, **values)
+        model = make(**{LATENT: used}, **values)
         state = model.init(key, example)
         if inside:
             state = embedded(state, sizes, used, latent)
             state = state._replace(buffers=state.buffers | {
                 POINT: dict(values=values, latent=jnp.int32(used))})
-            model = swept(functools.partial(make, latent=latent), make(latent=latent, **values),
-                          sizes, latent)
+            model = swept(functools.partial(make, **{LATENT: latent}),
+                          make(**{LATENT: latent}, **values), sizes, latent)
         found = []
         for i in range(2):
             state, metrics_of = model.step(state, example, jax.random.fold_in(key, i))

@@ -26,7 +26,7 @@ def born(g: Group, points: list[dict[str, Any]]) -> tuple[State, Array]:
     size = np.array([p[LATENT] if g.extents else 0 for p in points])
 
     def one(values, key, used):
-        size = dict(latent=used) if g.extents else {}
+        size = {LATENT: used} if g.extents else {}
         state = g.make(**values, **size).init(key, train.seen(g.run.data, key))
         state = embedded(state, g.extents, used, latent) if g.extents else state
         point = dict(values=values) | ({'latent': jnp.int32(used)} if g.extents else {})

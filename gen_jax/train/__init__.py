@@ -15,7 +15,7 @@ from gen_jax.train.run import (
     PRECISIONS, Run, announce, batched, collector, described, evaluator, load, maker, over, prepare,
     seen, tested)
 from gen_jax.train.settings import (
-    BATCH, HERE, claim, defaults, find, leaves, match, near, stored_config)
+    BATCH, HERE, choose, claim, defaults, find, leaves, match, near, stored_config, update)
 from gen_jax.train.streamed import feed
 from gen_jax.types import BadInput, State
 
@@ -174,7 +174,7 @@ def follow(run: Run, trainer: Trainer, evaluate, state: State | None, saves, wor
                 print(f'{e}; back to step {kept}, from there with other random numbers')
                 return False
             kept = 'nothing was saved' if kept is None else f'the checkpoint of step {kept} is kept'
-            raise BadInput(f'{e}; {kept}; try a lower --config.model.rate, or '
+            raise BadInput(f'{e}; {kept}; try a lower --config.optimiser.learning_rate, or '
                            '--config.precision=float32 where that is not so already') from None
         if named:
             epoch += 1

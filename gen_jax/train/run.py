@@ -1,5 +1,4 @@
 """What a config means: data, model, layout and state; and what is computed over all examples."""
-import functools
 import inspect
 import json
 from pathlib import Path
@@ -11,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from gen_jax import checkpoint, data, loop, parallel, record, samplers
+from gen_jax import checkpoint, data, loop, parallel, parts, record, samplers
 from gen_jax.data import streams
 from gen_jax.train import separate, stored, streamed, takes
 from gen_jax.train.settings import BATCH, find, leaves, match, near
@@ -125,18 +124,30 @@ def described(run: Run) -> str:
 
 def maker(config: ConfigDict, dataset: data.Dataset, layout: parallel.Layout,
           key: Array) -> tuple[typing.Callable[..., Model], Batch]:
-    """make(**changed) -> the config's model, but for hyper-parameters that are changed; and the
+    """make(**changed) -> the config's model, but for dotted keys that are changed; and the
     examples that it is made for.  Raises BadInput for what does not fit together."""
     module = find(config.model.name)
-    hyper = {k: v for k, v in config.model.items() if k != 'name'}
+    groups = ['model', *parts.of(module.make)]
+    keys = {k: v for k, v in leaves(config.to_dict()).items()
+            if k.partition('.')[0] in groups and k != 'model.name'}
     known = set(inspect.signature(module.make).parameters)
-    if extra := [k for k in hyper if k not in known]:
+    if extra := [k for k in config.model if k not in known | {'name'}]:
         raise BadInput(f'model {config.model.name} has no {", ".join(extra)}; '
                        f'use --config=configs/{config.model.name}.py')
     example = seen(dataset, key)
     context = Context(layout.axis, config.batch // (jax.device_count() if layout.axis else 1),
                       len(dataset.train.x), source(config, example) if config.init else None)
-    return functools.partial(module.make, example, context=context, **hyper), example
+
+    def make(axis=layout.axis, **changed):
+        tree = {group: {} for group in groups}
+        for key, value in (keys | changed).items():
+            group, _, name = key.partition('.')
+            tree[group][name] = value
+        own = tree.pop('model')
+        return parts.build(module.make, example, context=context._replace(axis=axis), groups=tree,
+                           **own)
+
+    return make, example
 
 
 def seen(dataset: data.Dataset, key: Array) -> Batch:

@@ -1,5 +1,5 @@
 """Whether a model's losses are means over examples, of which devices can take shares."""
-import functools
+from typing import Callable
 
 import jax
 from ml_collections import ConfigDict
@@ -13,7 +13,7 @@ LEAST, NEAR = 8, 1e-5  # examples in half a batch; above rounding, 2e-7 of the l
 AWAY = .02             # from the parameters' start, where much is symmetric
 
 
-def coupled(config: ConfigDict, make: functools.partial, state: State, example: Batch,
+def coupled(config: ConfigDict, make: Callable, state: State, example: Batch,
             key: Array) -> list[str]:
     """The players of make() to whose gradients an example adds what depends on the others.
 
@@ -22,13 +22,14 @@ def coupled(config: ConfigDict, make: functools.partial, state: State, example: 
     are left out: layer normalisation takes their place.
     """
     quickly = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
-    other = {k: 'layer' for k in ('norm', 'critic_norm') if config.model.get(k) == 'batch'}
-    model = make(context=make.keywords['context']._replace(axis=None), **other)
+    other = {f'{group}.norm': 'layer' for group, keys in config.items()
+             if isinstance(keys, ConfigDict) and keys.get('norm') == 'batch'}
+    model = make(axis=None, **other)
     if not model.gradients:
         return []
     if other:
         state = jax.jit(model.init, compiler_options=quickly)(key, example)
-    chance, pack = np.random.default_rng(0), config.model.get('pack', 1)
+    chance, pack = np.random.default_rng(0), config.get('discriminator', {}).get('pack', 1)
     state = jax.tree.map(np.asarray, state)
     state = state._replace(params=jax.tree.map(
         lambda p: p + np.float32(AWAY) * chance.standard_normal(p.shape, p.dtype), state.params))

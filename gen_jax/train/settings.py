@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict, config_dict
 
-from gen_jax import checkpoint, models, parallel, record
+from gen_jax import checkpoint, models, parallel, parts, record
 from gen_jax.train.faults import alone, room
 from gen_jax.types import BadInput
 
@@ -27,15 +27,21 @@ FREE = 'epochs', 'eval', 'sampler', *HERE  # may differ between two commands on 
 def defaults(model: str, dataset: str, **changed) -> ConfigDict:
     """The config of a run of models/`model`: every key there is, with its default.
 
-    `changed` are the model's hyper-parameters that differ from those of its `make`.
+    `changed` are the model's hyper-parameters that differ from those of its `make`; of its parts,
+    which become groups of the config beside `model`, dicts of the keys that differ, with the name
+    of another net as `name`.
     """
     make = find(model).make
-    hyper = {}
+    hyper, groups = {}, {}
     for name, p in inspect.signature(make).parameters.items():
-        if name not in ('example', 'context'):
-            hyper[name] = changed.pop(name, p.default)
-            if hyper[name] is None:  # a typed hole, so that the command line can fill it
-                hyper[name] = config_dict.placeholder(typing.get_args(p.annotation)[0])
+        if name in ('example', 'context'):
+            continue
+        if hasattr(p.default, 'made'):
+            groups[name] = parts.changed(p.default, **changed.pop(name, {})).made.keys
+            continue
+        hyper[name] = changed.pop(name, p.default)
+        if hyper[name] is None:  # a typed hole, so that the command line can fill it
+            hyper[name] = config_dict.placeholder(typing.get_args(p.annotation)[0])
     assert not changed, f'make of {model} has no {", ".join(changed)}'
     return ConfigDict(dict(
         seed=0, epochs=10,
@@ -55,13 +61,39 @@ def defaults(model: str, dataset: str, **changed) -> ConfigDict:
                   cache=True,          # whether what is streamed is decoded once, to disk
                   cache_dir=config_dict.placeholder(str),  # for decoded TFDS sets
                   cache_limit=50_000.),  # megabytes there; used longest ago is removed first
-        model=dict(name=model, **hyper),
+        model=dict(name=model, **hyper), **groups,
         eval=dict(batch=500, every=1, best='test/loss', checkpoint='latest', samples=64,
                   text='',    # to reconstruct, where the data set is text
                   metrics='', # of gen_jax.metrics for --mode=evaluate; empty: all that fit
                   k=5000,     # codes of each example for the nll
                   features='pixels',  # to compare samples in; or classifier, inception
                   weights='')))       # of inception, a file
+
+
+def like(config: dict) -> ConfigDict:
+    """The defaults of the model, data set and nets that a config names."""
+    groups = parts.of(find(config['model']['name']).make)
+    named = {group: dict(name=config[group]['name']) for group in groups
+             if 'name' in config.get(group, {})}
+    return defaults(config['model']['name'], config['data']['name'], **named)
+
+
+def choose(config: ConfigDict, group: str, name: str) -> None:
+    """Makes `name` the part of a group, with that one's own keys and defaults.  Raises BadInput
+    where there is none."""
+    part = parts.changed(parts.of(find(config.model.name).make)[group], name=name)
+    if name != config[group].name:
+        del config[group]
+        config[group] = ConfigDict(part.made.keys)
+
+
+def update(config: ConfigDict, values: dict[str, Any]) -> None:
+    """Sets dotted keys, names of parts first, as these decide which other keys there are."""
+    for key, value in values.items():
+        group, _, name = key.rpartition('.')
+        if name == 'name' and group not in ('model', 'data'):
+            choose(config, group, value)
+    config.update_from_flattened_dict(values)
 
 
 def find(name: str) -> types.ModuleType:
@@ -123,8 +155,7 @@ def stored_config(workdir: Path) -> dict | None:
         if not file.exists():
             return None
         stored = json.loads(file.read_text())
-        known = defaults(stored['model']['name'], stored['data']['name'])
-        known = json.loads(known.to_json())
+        known = json.loads(like(stored).to_json())
         if unknown := leaves(stored).keys() - leaves(known).keys():
             raise ValueError(f'unknown key {min(unknown)!r}')
         return filled(stored, known)

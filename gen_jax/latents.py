@@ -1,5 +1,6 @@
-"""What the VAEs share: encoder, posterior, prior, decoder and likelihood of one player."""
-from typing import Callable, NamedTuple, Sequence
+"""What the VAEs share: p(x | z), p(z) and q(z | x) as one part, what their KL costs, and with the
+nets the player they make."""
+from typing import Callable, NamedTuple
 
 import jax
 from jax import lax
@@ -7,11 +8,69 @@ import jax.numpy as jnp
 
 from gen_jax import densities, losses, nets
 from gen_jax.densities import Likelihood, Posterior, Prior
+from gen_jax.parts import Made, part
 from gen_jax.types import ABOVE_0, Array, BadInput, Batch, Density, State, Tree
 
 # nats; an estimate from drawn codes crosses its bound by t with a chance of at most exp(-t), as the
 # mean of p / q over codes of q is 1 (Markov's inequality)
 CHANCE = 50.
+
+
+class Latents(NamedTuple):
+    """The densities of a VAE, and what its KL costs, see `make`."""
+    likelihood: str
+    scale: str
+    sigma: float
+    levels: int
+    posterior: str
+    flows: int
+    prior: str
+    components: int
+    schedule: str
+    warmup: int
+    free_bits: float
+    made: Made | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether the KL has a closed form, by dimension."""
+        return self.posterior == 'diagonal' and self.prior == 'normal'
+
+    @property
+    def whole(self) -> str:
+        """What of it takes the whole batch, see game."""
+        return 'the KL below free_bits' if losses.wanted(self.free_bits) else ''
+
+    def require(self, reason: str, **only: tuple) -> None:
+        """Raises BadInput, with the reason, unless each of these is among the values given."""
+        for key, values in only.items():
+            value = getattr(self, key)
+            if losses.traced(value) or value not in values:
+                raise BadInput(f'latents.{key} cannot be {value} here, as {reason}; use '
+                               f'{" or ".join(map(str, values))}')
+
+
+@part
+def make(likelihood: str = 'bernoulli', scale: str = 'fixed', sigma: float = 1., levels: int = 256,
+         posterior: str = 'diagonal', flows: int = 4, prior: str = 'normal', components: int = 500,
+         schedule: str = 'constant', warmup: int = 0, free_bits: float = 0.) -> Latents:
+    """likelihood with scale, sigma and levels, posterior with `flows`, prior with `components`: see
+    densities.  schedule, warmup: of the weight of the KL, from 0 in so many steps, see
+    losses.warm_up; evaluation has all of it.  free_bits: nats of each dimension's KL, as a mean
+    over the batch, that cost nothing (Kingma et al. 2016).  Raises BadInput for what does not fit
+    together."""
+    losses.require_warm_up(schedule, warmup)
+    if prior == 'vamp' and posterior != 'diagonal':
+        raise BadInput(f"prior 'vamp' mixes posteriors that are diagonal, not {posterior!r}")
+    made = Latents(likelihood, scale, sigma, levels, posterior, flows, prior, components, schedule,
+                   warmup, free_bits)
+    if losses.wanted(free_bits) and not made.plain:
+        raise BadInput('free_bits are for the KL of each dimension, which only posterior diagonal '
+                       'with prior normal has; set free_bits to 0')
+    return made
+
+
+LATENTS = make()
 
 
 class Drawn(NamedTuple):
@@ -50,7 +109,8 @@ class Variational(NamedTuple):
     shape: tuple[int, ...]
     latent: int
     labels: int
-    plain: bool
+    latents: Latents
+    plain: bool  # whether the KL has a closed form
 
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
         keys = jax.random.split(key, 4)
@@ -90,8 +150,22 @@ class Variational(NamedTuple):
             new['scale'] = self.likelihood.keep(kept, y, batch.x)
         return self.likelihood.nll(params, new.get('scale', kept), y, batch.x), new
 
+    def cost(self, drawn: Drawn, state: State) -> Array:
+        """What the KL of a batch costs at this step: its mean above free_bits, warmed up."""
+        kl = (drawn.divergence().mean() if drawn.kl is None else
+              jnp.maximum(drawn.kl.mean(0), self.latents.free_bits).sum())
+        return self.warmth(state) * kl
+
+    def warmth(self, state: State) -> Array:
+        """The weight of the KL at this step, from 0 to 1."""
+        return losses.warm_up(self.latents.schedule, state.step, self.latents.warmup)
+
     def log_prior(self, state: State, z: Array) -> Array:
         return self.prior.log_prob(self.of(state, 'prior')[0], z, self._infer(state))
+
+    def draw_prior(self, state: State, key: Array, n: int) -> Array:
+        """n codes drawn from p(z)."""
+        return self.prior.sample(self.of(state, 'prior')[0], key, n, self._infer(state))
 
     def train(self, state: State, batch: Batch, key: Array, k: int = 1) -> Drawn:
         """What a loss is made of."""
@@ -129,7 +203,7 @@ class Variational(NamedTuple):
         moments = self.posterior.moments
         density = Density(
             self._posterior, self._joint,
-            lambda state, batch, key: self._prior(state, key, len(batch.x)), self._observe,
+            lambda state, batch, key: self.draw_prior(state, key, len(batch.x)), self._observe,
             moments and (lambda state, batch: moments(self._code(state, batch))))
         maps = dict(decode=self._decode, prior=self._sample, density=density, bounds=self.bounds())
         if self.labels:
@@ -179,11 +253,8 @@ class Variational(NamedTuple):
     def _decode(self, state, z):
         return self.likelihood.mean(self._output(state, z))
 
-    def _prior(self, state, key, n):
-        return self.prior.sample(self.of(state, 'prior')[0], key, n, self._infer(state))
-
     def _sample(self, state, key, n):
-        z = self._prior(state, key, n)
+        z = self.draw_prior(state, key, n)
         return (z, jnp.arange(n) % self.labels) if self.labels else z
 
     def _show(self, state, batch, key):
@@ -195,29 +266,23 @@ class Variational(NamedTuple):
                 **named}
 
 
-def variational(player: str, example: Batch, latent: int, *, kind: str = 'mlp',
-                width: Sequence[int] = (400,), norm: str = 'none', act: str = 'relu',
-                likelihood: str = 'bernoulli', scale: str = 'fixed', sigma: float = 1.,
-                levels: int = 256, posterior: str = 'diagonal', prior: str = 'normal',
-                components: int = 500, flows: int = 4, labels: int = 0) -> Variational:
-    """The nets of `kind` for examples such as these, see nets, and the densities called so, see
-    densities.  labels: so many are told to encoder and decoder.  Raises BadInput for what does not
-    fit."""
+def variational(player: str, example: Batch, latent: int, latents: Latents, net: nets.Nets,
+                labels: int = 0) -> Variational:
+    """The player of these parts for examples such as these.  labels: so many are told to encoder
+    and decoder.  Raises BadInput for what does not fit."""
     x = example.x
-    q = densities.posterior(posterior, latent, flows)
-    p = densities.prior(prior, latent, components)
-    if prior == 'vamp' and not q.moments:
-        raise BadInput(f"prior 'vamp' mixes posteriors that are diagonal, not {posterior!r}")
-    if prior == 'vamp' and labels:
+    q = densities.posterior(latents.posterior, latent, latents.flows)
+    p = densities.prior(latents.prior, latent, latents.components)
+    if latents.prior == 'vamp' and labels:
         raise BadInput("prior 'vamp' has no labels for its pseudo-inputs; use prior normal")
-    made = nets.of(kind, width=width, norm=norm, act=act)
-    link = nets.link(x, made, likelihood == 'bernoulli')
-    seen = densities.likelihood(likelihood, x, link, scale=scale, sigma=sigma, levels=levels)
+    link = nets.link(x, net, latents.likelihood == 'bernoulli')
+    seen = densities.likelihood(latents.likelihood, x, link, scale=latents.scale,
+                                sigma=latents.sigma, levels=latents.levels)
     shape = x.shape[1:]
-    encoder = made.encoder((*shape[:-1], shape[-1] + labels), q.outputs)
+    encoder = net.encoder((*shape[:-1], shape[-1] + labels), q.outputs)
     start, output = (x, link) if seen.start is None else (seen.start, nets.identity)
-    decoder = made.decoder(start, latent + labels, output)
+    decoder = net.decoder(start, latent + labels, output, 0)
     if labels:
         encoder, decoder = (nets.conditioned(net, labels) for net in (encoder, decoder))
-    return Variational(player, encoder, decoder, q, p, seen, shape, latent, labels,
-                       plain=posterior == 'diagonal' and prior == 'normal')
+    return Variational(player, encoder, decoder, q, p, seen, shape, latent, labels, latents,
+                       latents.plain)

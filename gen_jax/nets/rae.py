@@ -1,0 +1,37 @@
+"""The nets of the RAE's paper (Ghosh et al. 2020): 4x4 convolutions of stride 2, a layer per width;
+back from the widest by `up` transposed ones."""
+from typing import Sequence
+
+from gen_jax import ops
+from gen_jax.nets.dcgan import strided
+from gen_jax.nets.layers import (Block, Crop, DenseImage, Layers, Nets, activation, code, convolve,
+                                 halved, last, net)
+from gen_jax.types import BadInput
+
+
+def make(*, width: Sequence[int] = (128, 256, 512, 1024), up: int = 2, norm: str = 'batch',
+         act: str = 'relu') -> Nets:
+    """The paper's decoder begins at a quarter of the image's side (up = 2) for MNIST, which is
+    padded to 32x32, and CIFAR-10, and at an eighth (3) for CelebA, there with 5x5 kernels."""
+    act = activation(act, 'rae')
+    if not 0 <= up < len(width):
+        raise BadInput(f'net rae takes up from 0 to {len(width) - 1}, the widths but one, not {up}')
+
+    def encoder(shape, out):
+        return net(Layers([*(Block(convolve(strided, 4, w), norm, act) for w in width),
+                           *code(out, norm)]))
+
+    def decoder(example, latent, output, labels):
+        if latent is None:
+            raise BadInput('net rae needs a size of the code; give --config.model.latent')
+        others = width[::-1][1:up + 1]
+        size, *sizes = halved(example, others)
+        blocks = [Block(lambda: DenseImage((*(sizes or [size])[-1], width[-1])), norm, act,
+                        labels=labels)]
+        for w, larger in zip(others, [size, *sizes][-2::-1]):
+            blocks += [Block(convolve(ops.conv_transpose, 4, w), norm, act, labels=labels),
+                       Crop(larger)]
+        return net(Layers([*blocks, last(convolve(ops.conv, 4, example.shape[-1]),
+                                         example.mean((0, 1, 2)), output, norm)]))
+
+    return Nets(encoder, decoder, images=True)

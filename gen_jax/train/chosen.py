@@ -1,0 +1,17 @@
+"""A config with other parts: --config=THIS_FILE:GROUP=NAME,..;FILE[:DATASET] is that of FILE, with
+the keys and defaults of the parts named."""
+import runpy
+
+from ml_collections import ConfigDict
+
+from gen_jax.train.settings import choose
+
+
+def get_config(words: str) -> ConfigDict:
+    """Raises BadInput for a part that there is not."""
+    named, _, source = words.partition(';')
+    file, *dataset = source.split(':', 1)
+    config = runpy.run_path(file)['get_config'](*dataset)
+    for word in named.split(','):
+        choose(config, *word.split('='))
+    return config
