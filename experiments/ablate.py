@@ -236,7 +236,7 @@ def main(argv: list[str]) -> None:
         dry(ablation, sweep.grid(grid))
         return
     points = sweep.grid(grid)
-    with train.claim(workdir, train.batched(config, data.load(**config.data))):
+    with train.claim(workdir, train.batched(config, len(data.load(**config.data).train.x))):
         if OBJECTIVE.value:
             check_objective(ablation)
         if SEARCH.value:

@@ -83,7 +83,7 @@ def measured(study: Study, name: str) -> dict:
 def sampled(run: train.Run, seeds: int) -> tuple[np.ndarray, int]:
     """Samples (seeds, 2500, 2) of models trained side by side, and how many became not finite."""
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
-    example = train.seen(run.data, run.key)
+    example = run.known.example
     size, batch = len(run.data.train.x), run.config.batch
     chunk = loop.training(run.model, run.data.prepare, size, batch, size // batch)
     beside = jax.vmap(chunk, (0, None, 0))

@@ -64,7 +64,7 @@ class Bench:
             'model.encoder': mode, 'optimiser.learning_rate': RATES[mode]})
         self.run = train.prepare(self.config)
         self.evaluate = train.evaluator(self.run)
-        self.example = train.seen(self.run.data, self.run.key)
+        self.example = self.run.known.example
         self.init = jax.jit(self.run.model.init)
 
     def accuracies(self, count: int, updates: int, seeds: int) -> list[float]:

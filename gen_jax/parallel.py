@@ -143,12 +143,13 @@ def local(tree: Tree) -> Tree:
 class Layout(NamedTuple):
     """axis: what game needs; share: what loop needs; place: data and state onto the devices;
     compile: (run, donate) -> a jitted function of (state, data, key); born: (init, *args) -> the
-    state init(*args) on the devices, of one training."""
+    state init(*args) on the devices, of one training; like: the same, but its shapes and places."""
     axis: str | None
     share: Callable
     place: Callable
     compile: Callable
     born: Callable | None = None
+    like: Callable | None = None
 
 
 def layout(mode: str, batch: int = 0) -> Layout:
@@ -214,11 +215,17 @@ def layout(mode: str, batch: int = 0) -> Layout:
         return jax.jit(init, out_shardings=split(jax.eval_shape(init, *args)),
                        compiler_options=easily)(*args)
 
+    def like(init, *args):
+        shapes = jax.eval_shape(init, *args)
+        places = split(shapes) if mode == 'fsdp' else jax.tree.map(lambda _: everywhere, shapes)
+        return jax.tree.map(lambda a, at: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=at),
+                            shapes, places)
+
     if mode == 'fsdp':
-        return Layout(None, sharded, place, fsdp, born_split)
+        return Layout(None, sharded, place, fsdp, born_split, like)
     if mode == 'jit':
-        return Layout(None, sharded, place, jit, born)
-    return Layout(AXIS, own, place, dict(shard_map=shard_map, pmap=pmap)[mode], born)
+        return Layout(None, sharded, place, jit, born, like)
+    return Layout(AXIS, own, place, dict(shard_map=shard_map, pmap=pmap)[mode], born, like)
 
 
 def spec(shape: tuple[int, ...], devices: int) -> P:

@@ -4,10 +4,13 @@ A part remembers the keys it was made by, so that a config, a sweep or a script 
 without the model knowing: a model takes a part as a keyword, whose default is the paper's.
 """
 import functools
+import importlib
 import inspect
+import pkgutil
+import types
 from typing import Any, Callable, NamedTuple
 
-from gen_jax.types import BadInput
+from gen_jax.types import BadInput, near
 
 
 class Made(NamedTuple):
@@ -40,6 +43,24 @@ def changed(value: Any, **keys) -> Any:
     if unknown := keys.keys() - own.keys():
         raise BadInput(f'there is no {min(unknown)} among {", ".join(own)}')
     return make(**own | keys)
+
+
+def module(package: types.ModuleType, what: str, name: str, but=()) -> types.ModuleType:
+    """The file called so of a package; a name with dots is a module from anywhere that Python
+    finds.  Raises BadInput where there is none, or it fails."""
+    known = sorted({m.name for m in pkgutil.iter_modules(package.__path__)} - set(but))
+    if '.' in name:
+        try:
+            found = importlib.import_module(name)
+            found.make  # noqa: B018
+            return found
+        except Exception as e:  # of anybody's program
+            raise BadInput(f'{what} {name!r} cannot be imported: {type(e).__name__}: '
+                           f'{" ".join(str(e).split())}') from e
+    if name not in known:
+        raise BadInput(f'unknown {what} {name!r}{near(name, known)}; there are {", ".join(known)}, '
+                       'or a module of your own, as my.module')
+    return importlib.import_module(f'{package.__name__}.{name}')
 
 
 def of(make: Callable) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def subject(run: train.Run, state: State) -> metrics.Subject:
 
 def features(run: train.Run) -> metrics.Features:
     """What eval.features names.  Raises BadInput where it is unknown, or is not for such data."""
-    name, shape = run.config.eval.features, train.tested(run.data, 1, run.key).x.shape[1:]
+    name, shape = run.config.eval.features, run.known.test.x.shape[1:]
     if name not in ('pixels', 'classifier', 'inception'):
         raise BadInput(f'unknown eval.features {name!r}; choose pixels, classifier or inception')
     if name == 'inception':
@@ -78,7 +78,7 @@ def use(config: ConfigDict, workdir: Path, mode: str) -> None:
     run, state = train.load(workdir, config)
     if mode == 'sample':
         samplers.require(config.sampler, config.model.name, run.model, state,
-                         train.tested(run.data, 1, run.key))
+                         run.known.test)
     if mode == 'reconstruct' and not train.can_reconstruct(run.model):
         lacking = 'decoder' if run.model.encode else 'encoder'
         raise BadInput(f'model {config.model.name} has no {lacking} to reconstruct with')

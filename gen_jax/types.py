@@ -1,4 +1,5 @@
 """The nouns: what data, a state, a player and a model are."""
+import difflib
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -10,6 +11,12 @@ ABOVE_0, SHARE = (0., float('inf')), (0., 1.)  # bounds of metrics
 
 class BadInput(ValueError):
     """What the user gave cannot be used; the message says what is wrong and what would be right."""
+
+
+def near(word: str, known) -> str:
+    """The nearest of the known words, as a question; '' where none is near."""
+    match = difflib.get_close_matches(word, list(known), 1, cutoff=.4)
+    return f', did you mean {match[0]!r}?' if match else ''
 
 
 class Batch(NamedTuple):

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
@@ -97,7 +96,7 @@ def test_training_succeeds_and_leaves_the_promised_files(runs, name):
     workdir, result = runs(name)
     assert (result.code, result.err) == (0, ''), result
     assert {p.name for p in workdir.iterdir() if 'tfevents' not in p.name} == {
-        'config.json', 'metrics.jsonl', 'summary.json', 'checkpoints', 'images'}
+        'config.json', 'example.npz', 'metrics.jsonl', 'summary.json', 'checkpoints', 'images'}
     assert steps_of(workdir) == [STEPS, 2 * STEPS, 3 * STEPS]
     assert json.loads((workdir / 'config.json').read_text())['model']['name'] == name
 
@@ -319,7 +318,7 @@ def test_run_that_lacks_a_newer_key_goes_on_with_its_default(run_main, copied, t
 @pytest.mark.full
 def test_text_given_is_written_beside_its_reconstruction(run_main, tmp_path):
     flags = ('--config=configs/text.py', '--config.data.size=8', '--config.data.limit=128',
-             '--config.net.width=8', '--config.model.latent=4', f'--workdir={tmp_path}/run')
+             '--config.model.width=8', '--config.model.latent=4', f'--workdir={tmp_path}/run')
     assert run_main(*flags, '--config.epochs=1').code == 0
     result = run_main(*flags, '--mode=reconstruct', '--config.eval.text=a cat.')
     file = tmp_path / 'run' / 'reconstructions.txt'
@@ -811,11 +810,9 @@ def test_default_batch_falls_to_what_the_data_give(tmp_path, capsys):
 @pytest.mark.parametrize('size, devices, batch', [(100, 8, 96), (1000, 6, 126), (8, 8, 8)])
 def test_default_batch_is_shared_equally_by_devices(monkeypatch, size, devices, batch):
     monkeypatch.setattr(train.run.jax, 'device_count', lambda: devices)
-    dataset = SimpleNamespace(train=Batch(np.zeros(size)))
-    assert train.batched(train.defaults('vae', 'digits'), dataset).batch == batch
+    assert train.batched(train.defaults('vae', 'digits'), size).batch == batch
     with pytest.raises(BadInput, match=f'has {devices - 1} training examples, fewer than the'):
-        train.batched(train.defaults('vae', 'digits'), SimpleNamespace(
-            train=Batch(np.zeros(devices - 1))))
+        train.batched(train.defaults('vae', 'digits'), devices - 1)
 
 
 def test_pictures_and_samples_are_of_the_labels_there_are_by_name(monkeypatch):

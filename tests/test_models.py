@@ -249,25 +249,30 @@ METRICS = dict(ae={'loss'}, vae={'loss', 'elbo', 'recon', 'kl'}, denoising={'los
                vq={'loss', 'recon', 'prior_nll', 'perplexity', 'used'})
 
 
-@pytest.mark.parametrize('name', METRICS)
+@every_model
 def test_metrics_in_training_and_evaluation_have_the_same_names(name):
     model, batch, state = built(name, *fitting(name)[-1])
     _, trained = model.step(state, batch, keys(1)[0])
-    assert METRICS[name] <= set(trained) & set(model.evaluate(state, batch, keys(1)[0]))
+    both = set(trained) & set(model.evaluate(state, batch, keys(1)[0]))
+    assert both and METRICS.get(name, set()) <= both
 
 
-@pytest.mark.parametrize('name', sorted(
-    METRICS.keys() - GANS - {'colorize', 'factor', 'ladder', 'vq'}))
+OTHERWISE = {'colorize', 'ladder'}  # cut off in evaluation alone; draws k codes by other keys
+
+
+@pytest.mark.parametrize('name', sorted(set(NAMES) - OTHERWISE))
 def test_training_and_evaluation_measure_the_same(name):
     """Without batch statistics a step of one player, whose key is fold_in(key, 0), reports the mean
-    of what evaluation would have said; colorize's output is cut off in evaluation alone."""
-    quiet = dict(jitter=0.) if name == 'deepfake' else {}
+    of what evaluation would have said."""
+    quiet = dict(deepfake=dict(jitter=0.), text=dict(drop=0.), iwae=dict(k=1)).get(name, {})
     model, batch, state = built(name, *fitting(name)[-1], **quiet)
+    if len(state.params) > 1:
+        pytest.skip('several players, of whom each moves before the next')
     key = keys(1)[0]
     _, trained = model.step(state, batch, key)
     tested = model.evaluate(state, batch, jax.random.fold_in(key, 0))
-    for metric in METRICS[name]:
-        np.testing.assert_allclose(trained[metric], tested[metric].mean(), rtol=2e-5,
+    for metric in set(trained) & set(tested):
+        np.testing.assert_allclose(trained[metric], tested[metric].mean(), rtol=2e-5, atol=1e-5,
                                    err_msg=metric)
 
 

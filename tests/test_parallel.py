@@ -71,7 +71,7 @@ def alone(run, steps):
     import jax
     from gen_jax import loop, train
     config, size, first = run.config, len(run.data.train.x), jax.devices()[:1]
-    model = train.maker(config, run.data, run.layout, run.key)[0](axis=None)
+    model = train.maker(config, run.known, run.layout)(axis=None)
     state, data, test = jax.device_put(jax.tree.map(np.array, (run.state, run.data.train,
                                                                run.data.test)), first[0])
     chunk = loop.training(model, run.data.prepare, size, config.batch, steps)
@@ -437,11 +437,12 @@ def test_gradients_tell_whether_a_loss_takes_the_whole_batch(name, hyper, couple
     """Also of models that say so, which are asked as though they did not."""
     import jax
     from gen_jax import data, parallel, train
-    from gen_jax.train import separate
+    from gen_jax.train import kept, separate
     config = config_of(name, **dict(kind='mlp', width=(8,)) | hyper)
     config.batch = 96
     dataset, key = data.load(**config.data), jax.random.key(0)
-    make, example = train.maker(config, dataset, parallel.layout('jit'), key)
+    known = kept.known(dataset, key)
+    make, example = train.maker(config, known, parallel.layout('jit')), known.example
     state = quick(make().init)(key, example)
     assert bool(separate.coupled(config, make, state, example, key)) == coupled
 

@@ -153,7 +153,7 @@ def test_a_traced_number_trains_as_a_written_one(name):
     made = config(name)
     made.model.latent = made.model.latent or 5
     run = train.prepare(made)
-    make, example = train.maker(run.config, run.data, run.layout, run.key)
+    make, example = train.maker(run.config, run.known, run.layout), run.known.example
     groups, numbers = ('model', *parts.of(train.find(name).make)), {}
     for k, v in train.leaves(made.to_dict()).items():
         if k.partition('.')[0] in groups and type(v) in (int, float) and k != sweep.LATENT and (

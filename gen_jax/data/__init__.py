@@ -1,9 +1,10 @@
 """name -> a Dataset: arrays as they are stored, and `prepare`, what is done to them on the device.
 
 Embedded are `digits`, `breast_cancer` and `photos` (scikit-learn's), `faces` and `sprites` (drawn),
-`ring`, `grid` and `spiral` (points) and `text` (Python's own documentation); any other name is a
-TFDS image set.  `rows:NAME` reads images row by row, as sequences (h, w * c); `stacked:NAME` shows
-three of them, drawn anew whenever seen, as the colours of one (Metz et al. 2017).
+`ring`, `grid` and `spiral` (points) and `text` (Python's own documentation); a name with dots is a
+module with `load`, see source.outside; any other is a TFDS image set.  `rows:NAME` reads images row
+by row, as sequences (h, w * c); `stacked:NAME` shows three of them, drawn anew whenever seen, as
+the colours of one (Metz et al. 2017).
 """
 from typing import Callable, NamedTuple
 
@@ -11,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.data import points, sprites, streams, text, values
+from gen_jax.data import streams, values
+from gen_jax.data.source import Mixture, Source, outside
 from gen_jax.types import Array, BadInput, Batch
 
 BINARIZE = 'none', 'dynamic', 'static'
@@ -34,7 +36,7 @@ class Dataset(NamedTuple):
     read: Callable[[Array], str] | None = None
     write: Callable[[str], np.ndarray] | None = None
     factors: dict[str, int] | None = None
-    mixture: points.Mixture | None = None
+    mixture: Mixture | None = None
     stacked: bool = False
     names: tuple[str, ...] = ()
 
@@ -69,9 +71,10 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
                            cache_limit=cache_limit).items():
         if value < 0:
             raise BadInput(f'data.{key} must be at least 0, not {value:g}')
-    train, test, called = read(name, dir, size, limit=memory_limit, workers=workers, cache=cache,
-                               cache_dir=cache_dir, cache_limit=cache_limit)
-    train, test, meaning = values.told(train, test, name, range)
+    source = read(name, dir, size, limit=memory_limit, workers=workers, cache=cache,
+                  cache_dir=cache_dir, cache_limit=cache_limit)
+    called = source.names
+    train, test, meaning = values.told(source.train, source.test, name, range)
     for key, asked in {'data.identities': identities, 'data.standardise': standardise,
                        'data.binarize=static': binarize == 'static'}.items():
         for batch in (train, test) if asked else ():
@@ -109,10 +112,8 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
         meaning = '8bit'
 
     def prepare(batch: Batch, key: Array) -> Batch:
-        if held == PLACES and name == 'sprites':
-            return batch._replace(x=sprites.draw(batch.x, size or 64))
-        if held == PLACES:
-            return batch._replace(x=points.draw(name, batch.x, key))
+        if source.draw:
+            return batch._replace(x=source.draw(batch.x, key))
         if kind == 'stacked':
             batch = Batch(stacked(batch.x, jax.random.fold_in(key, 1)))
         if held == TEXT:
@@ -124,11 +125,8 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
             x = x.reshape(*x.shape[:2], -1)
         return batch._replace(x=x, swapped=swapped)
 
-    if held == TEXT:
-        return Dataset(train, test, prepare, text.text, lambda s: text.ids(s, train.x.shape[1]))
-    return Dataset(train, test, prepare, stacked=kind == 'stacked', names=names,
-                   mixture=points.MIXTURES.get(name),
-                   factors=dict(sprites.FACTORS) if name == 'sprites' else None)
+    return Dataset(train, test, prepare, source.read, source.write, source.factors, source.mixture,
+                   kind == 'stacked', names)
 
 
 def stacked(x: Array, key: Array) -> Array:
@@ -145,14 +143,15 @@ def holding(x) -> str:
     return VECTORS if x.dtype == np.float32 and x.ndim != 4 else IMAGES
 
 
-def read(name, dir, size, **how) -> tuple[Batch, Batch, tuple[str, ...]]:
-    """The stored splits, and what TFDS calls their labels."""
+def read(name, dir, size, **how) -> Source:
+    """A data set as it is stored."""
     from gen_jax.data import embedded, stored
-    source = embedded.SETS.get(name) or embedded.SIZED.get(name)
+    source = embedded.SETS.get(name) or embedded.SIZED.get(name) or outside(name)
     if size and name in embedded.SETS:
         raise BadInput(f'{name} has one size; data.size is for {", ".join(sorted(embedded.SIZED))}')
     if source:
-        return *(source(size) if size else source()), ()
+        found = source(size) if size else source()
+        return found if isinstance(found, Source) else Source(*found)
     return stored.read(name, dir, sorted(embedded.SETS | embedded.SIZED),
                        stored.How(size, **how))
 

@@ -3,10 +3,10 @@ import functools
 
 import numpy as np
 
-from gen_jax.data import points, values
+from gen_jax.data import points, text, values
 from gen_jax.data.faces import faces
+from gen_jax.data.source import Source
 from gen_jax.data.sprites import sprites
-from gen_jax.data.text import text_set
 from gen_jax.types import BadInput, Batch
 
 BAND = 128  # columns of a photograph; of five bands, every photograph's second is for testing
@@ -47,6 +47,11 @@ def photos(size: int = 32):
     return crops(8000, [0, 2, 3, 4]), crops(1000, [1])
 
 
+def prose(size: int = 32):
+    """Pieces of Python's manual of so many characters, see text_set."""
+    return Source(*text.text_set(size), read=text.text, write=lambda s: text.ids(s, size))
+
+
 def split(x, label):
     test = np.arange(len(x)) % 5 == 4
     label = label.astype(np.int32)
@@ -55,4 +60,4 @@ def split(x, label):
 
 SETS = dict(digits=digits, breast_cancer=breast_cancer,
             **{name: functools.partial(points.points, name) for name in points.NAMES})
-SIZED = dict(photos=photos, faces=lambda size=64: faces(size=size), sprites=sprites, text=text_set)
+SIZED = dict(photos=photos, faces=lambda size=64: faces(size=size), sprites=sprites, text=prose)

@@ -1,21 +1,15 @@
 """Points in the plane, drawn anew whenever they are seen: where a GAN's modes can be counted."""
-from typing import NamedTuple
-
+import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gen_jax.data.source import Mixture, Source
 from gen_jax.types import Array, Batch
 
 NAMES = 'ring', 'grid', 'spiral'
 TRAIN, TEST = 100_000, 10_000
 ANGLES = 2 * np.pi * np.arange(8) / 8
-
-
-class Mixture(NamedTuple):
-    """Equally likely round Gaussians: centres (m, 2), standard deviation sigma."""
-    centres: np.ndarray
-    sigma: float
 
 
 # the two of PacGAN (Lin et al. 2018), as in Srivastava et al. 2017
@@ -36,9 +30,10 @@ def draw(name: str, mode: Array, key: Array) -> Array:
     return turn / 8 * jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], 1) + .02 * noise
 
 
-def points(name: str) -> tuple[Batch, Batch]:
-    """(train, test) of a set: x and label are the modes int32 (n,), equally many, shuffled."""
+def points(name: str) -> Source:
+    """A set: x and label are the modes int32 (n,), equally many, shuffled."""
     modes = len(MIXTURES[name].centres) if name in MIXTURES else 2
     chance = np.random.default_rng(0)
     drawn = [chance.permutation(n).astype(np.int32) % modes for n in (TRAIN, TEST)]
-    return tuple(Batch(mode, mode) for mode in drawn)
+    return Source(*(Batch(mode, mode) for mode in drawn), functools.partial(draw, name),
+                  mixture=MIXTURES.get(name))

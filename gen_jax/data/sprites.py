@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gen_jax.data.source import Source
 from gen_jax.types import Array, BadInput, Batch
 
 GRID = dict(shape=np.arange(3), scale=np.linspace(.5, 1, 6),  # the first changes most slowly
@@ -72,8 +73,8 @@ def values(index) -> np.ndarray:
     return np.stack(np.unravel_index(index, SIZES), -1).astype(np.int32)
 
 
-def sprites(size: int = 64) -> tuple[Batch, Batch]:
-    """(train, test) of all pictures, x their places int32 (n,) in the grid, labelled by shape.
+def sprites(size: int = 64) -> Source:
+    """All pictures, x their places int32 (n,) in the grid, labelled by shape.
 
     10,000 at random are for testing, all others for training; both are shuffled, so that a part of
     them shows all factors.  Raises BadInput for a size in pixels that `draw` is not to be given.
@@ -82,4 +83,5 @@ def sprites(size: int = 64) -> tuple[Batch, Batch]:
         raise BadInput(f'data.size of sprites must be between 8 and 128 pixels, not {size}')
     order = np.random.default_rng(0).permutation(np.prod(SIZES)).astype(np.int32)
     test, train = np.split(order, [10_000])
-    return tuple(Batch(x, values(x)[:, 0]) for x in (train, test))
+    return Source(*(Batch(x, values(x)[:, 0]) for x in (train, test)),
+                  lambda x, key: draw(x, size), factors=dict(FACTORS))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gen_jax.data import cache, embedded, prepared, streams
+from gen_jax.data.source import Source
 from gen_jax.types import BadInput, Batch
 
 
@@ -43,7 +44,7 @@ IN_MEMORY = How()
 
 
 def read(name: str, dir: str | None = None, known=(),
-         how: How = IN_MEMORY) -> tuple[Batch, Batch, tuple[str, ...]]:
+         how: How = IN_MEMORY) -> Source:
     """The train and test Batch of the TFDS set `name`, images (n, h, w, c) of uint8, uint16 or
     float32 and int32 labels, -1 where there are none; and what the labels are called.
 
@@ -83,7 +84,8 @@ def read(name: str, dir: str | None = None, known=(),
         raise BadInput(f'{name} has the splits {", ".join(splits)}; a train and a test are needed')
     label = label and builder.info.features[label]
     names = tuple(label.names) if label and label.num_classes else ()
-    return (examples(builder, 'train', how, test), examples(builder, test, how, 'train'), names)
+    return Source(examples(builder, 'train', how, test), examples(builder, test, how, 'train'),
+                  names=names)
 
 
 def described(builder, size: int = 0) -> tuple[str, str | None, tuple[int, ...], np.dtype]:

@@ -3,9 +3,9 @@
 A Net is three pure functions, Nets an architecture: a file here, whose `make` gives encoder and
 decoder as values, with the keys in its signature.  A Coder is both as one player's.
 """
-import importlib
 import inspect
 import pkgutil
+import sys
 from typing import Callable, NamedTuple
 
 from flax import linen as nn
@@ -13,26 +13,26 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from gen_jax import losses
+from gen_jax import losses, parts
 from gen_jax.nets import layers
 from gen_jax.nets.layers import Net, Nets, identity
 from gen_jax.parts import Made
 from gen_jax.types import Array, BadInput, Batch, State, Tree
 
 NORMS = 'none', 'batch', 'group', 'layer', 'instance', 'spectral'
-NAMES = tuple(sorted({m.name for m in pkgutil.iter_modules(__path__)} - {'layers', 'sequences'}))
+OTHERS = 'layers', 'sequences'
+NAMES = tuple(sorted({m.name for m in pkgutil.iter_modules(__path__)} - set(OTHERS)))
 
 
 def of(name: str, **keys) -> Nets:
-    """The architecture of a file here, with the keys that its `make` has.
+    """The architecture of a file here, or of a module with dots in its name, with the keys that
+    its `make` has.
 
     norm: one of NORMS; act: one of layers.ACTS, of which `gated` and `maxout` are for mlp alone.
     Raises BadInput for an unknown name, key or norm, an empty code, or examples that the
     architecture is not for.
     """
-    if name not in NAMES:
-        raise BadInput(f'unknown net {name!r}; choose one of {", ".join(NAMES)}')
-    make = importlib.import_module(f'{__name__}.{name}').make
+    make = parts.module(sys.modules[__name__], 'net', name, OTHERS).make
     known = {k: p.default for k, p in inspect.signature(make).parameters.items()}
     if unknown := keys.keys() - known.keys():
         raise BadInput(f'net {name!r} has no {min(unknown)}; it has {", ".join(known)}')

@@ -58,7 +58,7 @@ def group(config: ConfigDict, points: list[dict[str, Any]], traced: tuple[str, .
     if LATENT in traced:
         config = changed(config, {LATENT: max(point[LATENT] for point in points)})
     run = train.prepare(config)
-    make, _ = train.maker(run.config, run.data, run.layout, run.key)
+    make = train.maker(run.config, run.known, run.layout)
     for point in points:  # which says what is wrong with a number, as a traced one cannot
         make(**numbered(point, traced), **{LATENT: point[LATENT]} if LATENT in traced else {})
     sizes = extents(make, run, config.model.latent) if LATENT in traced else None

@@ -36,7 +36,7 @@ class Judge:
     def known(self) -> list[str]:
         """What is known of a point in the end: by measuring it untrained."""
         run = self.g.run
-        shapes = jax.eval_shape(run.model.evaluate, self.start, train.tested(run.data, 1, run.key),
+        shapes = jax.eval_shape(run.model.evaluate, self.start, run.known.test,
                                 run.key)
         return [f'test/{k}' for k, v in shapes.items() if v.ndim == 1] + list(
             self(self.g.points[0], self.start))

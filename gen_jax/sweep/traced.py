@@ -47,7 +47,7 @@ def swept(make: Callable[..., Model], like: Model, sizes: list | None, latent: i
 def extents(make: Callable[..., Model], run: train.Run, latent: int) -> list | None:
     """For each leaf of a state, {axis: b} of the axes that hold b blocks of `latent` numbers; None
     where the latent size has shaped one otherwise."""
-    example = train.seen(run.data, run.key)
+    example = run.known.example
     ours, more = (jax.tree.flatten(jax.eval_shape(make(**{LATENT: n}).init, run.key, example))
                   for n in (latent, latent + 1))
     if ours[1] != more[1]:
@@ -88,7 +88,7 @@ def alike(run: train.Run, used: int, latent: int, others: list[dict[str, Any]]) 
     """Whether a model of `latent` dimensions of which so many are in use is, to float tolerance,
     one made with these, whichever of `others` its traced numbers are: by its metrics in two steps
     and an evaluation after."""
-    make, example = train.maker(run.config, run.data, run.layout, run.key)
+    make, example = train.maker(run.config, run.known, run.layout), run.known.example
     sizes = extents(make, run, latent)
     if sizes is None:
         return False
@@ -124,7 +124,7 @@ def alike(run: train.Run, used: int, latent: int, others: list[dict[str, Any]]) 
 
 def traceable(run: train.Run, values: dict[str, Any]) -> bool:
     """Whether one program can train the model for any values of these hyper-parameters."""
-    make, example = train.maker(run.config, run.data, run.layout, run.key)
+    make, example = train.maker(run.config, run.known, run.layout), run.known.example
 
     def once(values):
         model = make(**values)

@@ -11,13 +11,13 @@ from gen_jax import checkpoint, loop, parallel, record
 from gen_jax.data import points
 from gen_jax.train.draw import can_reconstruct, draw, samples, shown
 from gen_jax.train.faults import Stopped, alone, asked_to_stop
+from gen_jax.train.kept import keep, seen, tested
 from gen_jax.train.run import (
-    PRECISIONS, Run, announce, batched, collector, described, evaluator, load, maker, over, prepare,
-    seen, tested)
+    PRECISIONS, Run, announce, batched, collector, described, evaluator, load, maker, over, prepare)
 from gen_jax.train.settings import (
-    BATCH, HERE, choose, claim, defaults, find, leaves, match, near, stored_config, update)
+    BATCH, HERE, choose, claim, defaults, find, leaves, match, stored_config, update)
 from gen_jax.train.streamed import feed
-from gen_jax.types import BadInput, State
+from gen_jax.types import BadInput, State, near
 
 POINTS = points.NAMES
 ROLLBACKS = 10
@@ -117,6 +117,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
     trainer, evaluate = Trainer(run), evaluator(run)
     config = run.config
     with claim(workdir, config), asked_to_stop() as asked:
+        if jax.process_index() == 0:
+            keep(workdir, run.known)
         finished = False
         while not finished:
             state = checkpoint.restore(workdir / 'checkpoints', run.state)

@@ -5,7 +5,8 @@ from pathlib import Path
 import jax
 
 from gen_jax import record, samplers
-from gen_jax.train.run import Run, collector, tested
+from gen_jax.train.kept import tested
+from gen_jax.train.run import Run, collector
 from gen_jax.types import Array, Batch, Model, State
 
 

@@ -2,26 +2,26 @@
 import inspect
 import json
 from pathlib import Path
-import typing
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 from absl import flags
 import jax
 from ml_collections import ConfigDict
-import numpy as np
 
 from gen_jax import checkpoint, data, loop, parallel, parts, record, samplers
 from gen_jax.data import streams
-from gen_jax.train import separate, stored, streamed, takes
-from gen_jax.train.settings import BATCH, find, leaves, match, near
-from gen_jax.types import Array, BadInput, Batch, Context, Model, State
+from gen_jax.train import kept, separate, stored, streamed, takes
+from gen_jax.train.kept import Known, Later
+from gen_jax.train.settings import BATCH, find, leaves, match
+from gen_jax.types import Array, BadInput, Batch, Context, Model, State, near
 
 NAN = 'stop', 'skip', 'rollback'
 PRECISIONS = 'default', 'float32', 'tensorfloat32', 'bfloat16'
 
 
 class Run(NamedTuple):
-    """What a config means: its data, model, key and layout, and a state to start from."""
+    """What a config means: its data, model, key and layout, and a state to start from; known: what
+    the model is made for."""
     config: ConfigDict
     data: data.Dataset
     model: Model
@@ -29,10 +29,59 @@ class Run(NamedTuple):
     key: Array
     state: State
     per_epoch: int
+    known: Known
 
 
 def prepare(config: ConfigDict) -> Run:
-    """Loads the data and makes the model.  Raises BadInput for what does not fit together."""
+    """Reads the data, makes the model and its first state.  Raises BadInput for what does not fit
+    together."""
+    check(config)
+    dataset = read(config)
+    key = jax.random.key(config.seed)
+    run, make = assembled(batched(config, len(dataset.train.x)), dataset,
+                          kept.known(dataset, key), key)
+    streamed.check(run.config, dataset)
+    example = run.known.example
+    run = run._replace(state=run.layout.born(run.model.init, key, example))
+    if run.layout.axis:
+        for player in separate.coupled(config, make, run.state, example, key):
+            raise BadInput(f'the loss of {player} in model {config.model.name} takes the whole '
+                           'batch, of which a device sees its share under parallel=shard_map and '
+                           'pmap; use --config.parallel=jit')
+    return run
+
+
+def assembled(config: ConfigDict, dataset: data.Dataset, known: Known, key: Array):
+    """The Run whose state is but shapes, and what makes its model, see maker."""
+    layout = parallel.layout(config.parallel, config.batch)
+    make = maker(config, known, layout)
+    model = make()
+    if config.init and not model.started:
+        raise BadInput(f'model {config.model.name} cannot start from another run; leave init empty')
+    state = layout.like(model.init, key, known.example)
+    found = jax.eval_shape(model.evaluate, state, known.test, key)
+    best, named = config.eval.best, [f'test/{k}' for k, v in sorted(found.items()) if v.ndim == 1]
+    if best and best not in named:
+        raise BadInput(f'eval.best {best!r} is not measured{near(best, named)}; '
+                       f'there are {", ".join(named)}, or nothing for none')
+    return Run(config, dataset, model, layout, key, state, known.train_size // config.batch,
+               known), make
+
+
+def read(config: ConfigDict) -> data.Dataset:
+    """The data of a config.  Raises BadInput where they are not at hand, or not for it."""
+    if config.data.workers > 0 and not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # grain's processes insist, though a notebook has no flags
+    dataset = data.load(**config.data)
+    if config.eval.text and dataset.write is None:
+        raise BadInput(f'eval.text is for a data set of text, but {config.data.name} is none')
+    if config.eval.text:
+        dataset.write(config.eval.text)
+    return dataset
+
+
+def check(config: ConfigDict) -> None:
+    """Raises BadInput for values that no run can have."""
     for name, value in leaves(config.to_dict()).items():
         if isinstance(value, tuple) and not all(type(v) is int for v in value):
             raise BadInput(f'{name} must be whole numbers, as (256,), not {value!r}')
@@ -57,40 +106,13 @@ def prepare(config: ConfigDict) -> Run:
         raise BadInput(f'unknown sampler {config.sampler!r}'
                        f'{near(config.sampler, samplers.SAMPLERS)}; '
                        f'there are {", ".join(samplers.SAMPLERS)}')
-    if config.data.workers > 0 and not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # grain's processes insist, though a notebook has no flags
-    dataset = data.load(**config.data)
-    config, size = batched(config, dataset), len(dataset.train.x)
-    if config.eval.text and dataset.write is None:
-        raise BadInput(f'eval.text is for a data set of text, but {config.data.name} is none')
-    if config.eval.text:
-        dataset.write(config.eval.text)
-    streamed.check(config, dataset)
-    layout = parallel.layout(config.parallel, config.batch)
-    key = jax.random.key(config.seed)
-    make, example = maker(config, dataset, layout, key)
-    model = make()
-    if config.init and not model.started:
-        raise BadInput(f'model {config.model.name} cannot start from another run; leave init empty')
-    state = layout.born(model.init, key, example)
-    if layout.axis:
-        for player in separate.coupled(config, make, state, example, key):
-            raise BadInput(f'the loss of {player} in model {config.model.name} takes the whole '
-                           'batch, of which a device sees its share under parallel=shard_map and '
-                           'pmap; use --config.parallel=jit')
-    found = jax.eval_shape(model.evaluate, state, tested(dataset, 1, key), key)
-    best, named = config.eval.best, [f'test/{k}' for k, v in sorted(found.items()) if v.ndim == 1]
-    if best and best not in named:
-        raise BadInput(f'eval.best {best!r} is not measured{near(best, named)}; '
-                       f'there are {", ".join(named)}, or nothing for none')
-    return Run(config, dataset, model, layout, key, state, size // config.batch)
 
 
-def batched(config: ConfigDict, dataset: data.Dataset) -> ConfigDict:
-    """The config with the batch to train by: the one asked for, else BATCH, or where the data are
-    fewer as many as they are, in equal shares for the devices.  Raises BadInput where that one is
-    larger than the data, or there are not enough for a share each."""
-    size, name, devices = len(dataset.train.x), config.data.name, jax.device_count()
+def batched(config: ConfigDict, size: int) -> ConfigDict:
+    """The config with the batch to train by, of `size` examples: the one asked for, else BATCH, or
+    where there are fewer all of them, in equal shares for the devices.  Raises BadInput where the
+    one asked for is larger, or there are not enough for a share each."""
+    name, devices = config.data.name, jax.device_count()
     if config.batch is None:
         config = config.copy_and_resolve_references()
         config.batch = min(BATCH, size) // devices * devices
@@ -115,28 +137,26 @@ def announce(config: ConfigDict, workdir: Path) -> None:
 def described(run: Run) -> str:
     """How large the model and the data are, and on what devices, in a line."""
     size = sum(a.size for a in jax.tree.leaves(run.state.params))
-    train, test = len(run.data.train.x), len(run.data.test.x)
-    shape = 'x'.join(map(str, tested(run.data, 1, run.key).x.shape[1:]))
+    train, test = run.known.train_size, run.known.test_size
+    shape = 'x'.join(map(str, run.known.test.x.shape[1:]))
     several = f'{jax.device_count()} x ' if jax.device_count() > 1 else ''
     return f'{size:,} parameters, {train:,} training and {test:,} test examples of {shape}, on ' \
            f'{several}{jax.devices()[0].device_kind}'
 
 
-def maker(config: ConfigDict, dataset: data.Dataset, layout: parallel.Layout,
-          key: Array) -> tuple[typing.Callable[..., Model], Batch]:
-    """make(**changed) -> the config's model, but for dotted keys that are changed; and the
-    examples that it is made for.  Raises BadInput for what does not fit together."""
+def maker(config: ConfigDict, known: Known, layout: parallel.Layout) -> Callable[..., Model]:
+    """make(**changed) -> the config's model, but for dotted keys that are changed.  Raises BadInput
+    for what does not fit together."""
     module = find(config.model.name)
     groups = ['model', *parts.of(module.make)]
     keys = {k: v for k, v in leaves(config.to_dict()).items()
             if k.partition('.')[0] in groups and k != 'model.name'}
-    known = set(inspect.signature(module.make).parameters)
-    if extra := [k for k in config.model if k not in known | {'name'}]:
+    names = set(inspect.signature(module.make).parameters)
+    if extra := [k for k in config.model if k not in names | {'name'}]:
         raise BadInput(f'model {config.model.name} has no {", ".join(extra)}; '
                        f'use --config=configs/{config.model.name}.py')
-    example = seen(dataset, key)
     context = Context(layout.axis, config.batch // (jax.device_count() if layout.axis else 1),
-                      len(dataset.train.x), source(config, example) if config.init else None)
+                      known.train_size, source(config, known) if config.init else None)
 
     def make(axis=layout.axis, **changed):
         tree = {group: {} for group in groups}
@@ -144,33 +164,16 @@ def maker(config: ConfigDict, dataset: data.Dataset, layout: parallel.Layout,
             group, _, name = key.partition('.')
             tree[group][name] = value
         own = tree.pop('model')
-        return parts.build(module.make, example, context=context._replace(axis=axis), groups=tree,
-                           **own)
+        return parts.build(module.make, known.example, context=context._replace(axis=axis),
+                           groups=tree, **own)
 
-    return make, example
-
-
-def seen(dataset: data.Dataset, key: Array) -> Batch:
-    """What `make` sees of the data: 1,024 training examples, and one more of every label that is
-    not among them."""
-    rows = np.arange(min(1024, len(dataset.train.x)))
-    if dataset.train.label is not None:
-        first = np.unique(dataset.train.label, return_index=True)[1]
-        rows = np.concatenate([rows, np.setdiff1d(first, rows)])
-    batch = jax.tree.map(lambda a: a[rows], dataset.train)
-    return jax.tree.map(jax.numpy.asarray, dataset.prepare(batch, key))
+    return make
 
 
-def tested(dataset: data.Dataset, n: int, key: Array) -> Batch:
-    """The first n test examples, prepared."""
-    batch = jax.tree.map(lambda a: jax.numpy.asarray(a[:n]), dataset.test)
-    return dataset.prepare(batch, key)
-
-
-def source(config: ConfigDict, example: Batch) -> tuple[Model, State]:
+def source(config: ConfigDict, known: Known) -> tuple[Model, State]:
     """The trained model to start from.  Raises BadInput unless it encodes such examples."""
     run, state = load(Path(config.init), data_dir=config.data.dir)
-    theirs, ours = tested(run.data, 1, run.key).x.shape[1:], example.x.shape[1:]
+    theirs, ours = (a.example.x.shape[1:] for a in (run.known, known))
     if theirs != ours:
         raise BadInput(f'the run in {config.init} was trained on examples of shape {theirs}, but '
                        f'those of {config.data.name} have shape {ours}; give another init')
@@ -182,9 +185,9 @@ def source(config: ConfigDict, example: Batch) -> tuple[Model, State]:
 def load(workdir: str | Path, config: ConfigDict | None = None, data_dir: str | None = None):
     """(Run, State) of a trained run: the newest state, or the best where eval.checkpoint says so.
 
-    Its own config is used where none is given, and its own data.dir where neither says one.  The
-    maps of its model check what they are given, see takes.  Raises BadInput where there is no such
-    run.
+    Its own config is used where none is given, and its own data.dir where neither says one.  Its
+    data are read when they are first used.  The maps of its model check what they are given, see
+    takes.  Raises BadInput where there is no such run.
     """
     workdir, own = Path(workdir), stored.get_config(workdir)
     config = own if config is None else config.copy_and_resolve_references()
@@ -192,14 +195,22 @@ def load(workdir: str | Path, config: ConfigDict | None = None, data_dir: str | 
     remedy = 'leave that out, as a run has its own without --config, or give another --workdir'
     match(workdir, theirs, ours | dict(batch=ours['batch'] or theirs['batch']), remedy)
     config.data.dir = data_dir or config.data.dir or own.data.dir
-    run = prepare(config)
+    config.batch = config.batch or own.batch
+    check(config)
+    key, known = jax.random.key(config.seed), kept.read(workdir)
+    if known and not config.eval.text:
+        dataset = Later(known, lambda: read(config))
+    else:
+        dataset = read(config)
+        known = kept.known(dataset, key)
+    run, _ = assembled(batched(config, known.train_size), dataset, known, key)
     match(workdir, theirs, json.loads(run.config.to_json()), remedy)
     state = checkpoint.restore(workdir / 'checkpoints', run.state,
                                best=config.eval.best if config.eval.checkpoint == 'best' else None)
     if state is None:
         raise BadInput(f'there is no checkpoint in {workdir}; train first, by --mode=train')
-    state, x = parallel.local(state), seen(run.data, run.key).x
-    model = takes.guarded(run.model, config.model.name, state, x, takes.limits(run.data, x))
+    run, state, x = run._replace(state=state), parallel.local(state), known.example.x
+    model = takes.guarded(run.model, config.model.name, state, x, takes.limits(known))
     return run._replace(model=model), state
 
 
@@ -209,7 +220,7 @@ def evaluator(run: Run):
     return lambda state: record.flat(compiled(state, test, run.key), 'test')
 
 
-def over(run: Run, evaluate, examples: Batch, how) -> tuple[typing.Callable, Batch]:
+def over(run: Run, evaluate, examples: Batch, how) -> tuple[Callable, Batch]:
     """(state, data, key) -> what loop.evaluation or loop.collection gives of all examples, on all
     devices; and the data as it lies there."""
     batch = min(run.config.eval.batch, len(examples.x))
@@ -224,7 +235,7 @@ def over(run: Run, evaluate, examples: Batch, how) -> tuple[typing.Callable, Bat
     return streamed.pieces(run.config, compiled, layout.place, batch, join), examples
 
 
-def collector(run: Run, state: State) -> typing.Callable:
+def collector(run: Run, state: State) -> Callable:
     """(f, split, most) -> the arrays of f(state, batch, key) over the first `most` examples of the
     `train` or `test` split, or over all."""
     def collect(evaluate, split, most):

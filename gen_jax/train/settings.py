@@ -1,12 +1,9 @@
 """What a config may say: its keys and defaults, and the config.json of a workdir."""
 import contextlib
-import difflib
-import importlib
 import inspect
 import json
 import os
 from pathlib import Path
-import pkgutil
 import types
 import typing
 from typing import Any
@@ -97,16 +94,8 @@ def update(config: ConfigDict, values: dict[str, Any]) -> None:
 
 
 def find(name: str) -> types.ModuleType:
-    """The module of models/`name`.  Raises BadInput where there is none."""
-    known = sorted(m.name for m in pkgutil.iter_modules(models.__path__))
-    if name not in known:
-        raise BadInput(f'unknown model {name!r}{near(name, known)}; there are {", ".join(known)}')
-    return importlib.import_module(f'gen_jax.models.{name}')
-
-
-def near(word: str, known) -> str:
-    match = difflib.get_close_matches(word, list(known), 1, cutoff=.4)
-    return f', did you mean {match[0]!r}?' if match else ''
+    """The module of models/`name`, or of a name with dots.  Raises BadInput where there is none."""
+    return parts.module(models, 'model', name)
 
 
 @contextlib.contextmanager
@@ -157,7 +146,7 @@ def stored_config(workdir: Path) -> dict | None:
         stored = json.loads(file.read_text())
         known = json.loads(like(stored).to_json())
         if unknown := leaves(stored).keys() - leaves(known).keys():
-            raise ValueError(f'unknown key {min(unknown)!r}')
+            raise ValueError(f'unknown key {min(unknown)!r}, of another version of gen_jax')
         return filled(stored, known)
     except (OSError, ValueError, LookupError, TypeError) as e:
         raise BadInput(f'{file} cannot be read ({" ".join(str(e).split())}); put back a copy of '

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax import data, losses
+from gen_jax import losses
 from gen_jax.data import text
+from gen_jax.train.kept import Known
 from gen_jax.types import Array, BadInput, Model, State, Tree
 
 ARRAY = jax.Array, np.ndarray
@@ -70,12 +71,12 @@ def guarded(model: Model, name: str, state: State, x: Array,
         for m, f in maps.items()})
 
 
-def limits(dataset: data.Dataset, x: Array) -> tuple[int, int] | None:
-    """The least and the greatest value of data of which models have seen examples x; None where
-    there is none.  As models have it, see losses.in_unit: real numbers all in [0, 1] stay there."""
-    if dataset.read:
+def limits(known: Known) -> tuple[int, int] | None:
+    """The least and the greatest value of data; None where there is none.  As models have it, see
+    losses.in_unit: real numbers all in [0, 1] stay there."""
+    if known.text:
         return 0, len(text.ALPHABET) - 1
-    return (0, 1) if losses.in_unit(x) else None
+    return (0, 1) if losses.in_unit(known.example.x) else None
 
 
 def check(what: str, wanted: Tree, given: Any, limits: tuple[int, int] | None) -> None:
