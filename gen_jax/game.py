@@ -16,10 +16,10 @@ def game(players: dict[str, Player], *, axis: str | None = None, order: str = 'a
 
     Where there are several, metrics `gradient_NAME` are the norms of their gradients.  `axis` names
     the mapped axis of shard_map or pmap, over which gradients, metrics and buffers are averaged;
-    `maps` are the remaining fields of Model, which see the state averaged over steps where a player
-    keeps an average.  This is the only place that differentiates for
-    training and the only one with a collective.  `whole` names what in the losses takes the whole
-    batch, which no device sees under such an axis.  Raises BadInput for both, and another order.
+    `maps` are the remaining fields of Model, which see averaged parameters and buffers of a player
+    that keeps an average.  This is the only place that differentiates for training and the only one
+    with a collective.  `whole` names what in the losses takes the whole batch, which no device sees
+    under such an axis.  Raises BadInput for both, and another order.
     """
     if axis and whole:
         raise BadInput(f'{whole} is of the whole batch, of which a device sees its share under '

@@ -36,7 +36,7 @@ import textwrap
 from absl import flags, logging
 from ml_collections import config_flags
 
-from gen_jax import checkpoint, parallel, train, trained
+from gen_jax import checkpoint, parallel, parts, train, trained
 from gen_jax.data import cache
 from gen_jax.train import chosen, faults, stored
 from gen_jax.types import BadInput
@@ -193,7 +193,7 @@ def helped(argv, about: str = __doc__, own=()) -> bool:
     docs = {p.stem: ast.get_docstring(ast.parse(p.read_text())) for p in CONFIGS.glob('*.py')}
     files = [f'{name:13}' + textwrap.shorten(doc.partition('\n\n')[0], 66, placeholder=' ...')
              for name, doc in sorted(docs.items())]
-    parts = [folded(about), '\n'.join(['Flags:', *meant]),
+    shown = [folded(about), '\n'.join(['Flags:', *meant]),
              '\n'.join([f'Configs, in {CONFIGS}/:', *files]),
              filled(f'Data sets: {", ".join(sorted(embedded.SETS | embedded.SIZED))}; any other '
                     'name is an image set of TFDS, in --config.data.dir or TFDS_DATA_DIR.')]
@@ -201,13 +201,18 @@ def helped(argv, about: str = __doc__, own=()) -> bool:
     if source(argv):
         config = get_config(argv)
         pairs = train.leaves(config.to_dict()).items()
-        parts += ['Keys of this config, each changed by --config.KEY=VALUE:',
+        shown += ['Keys of this config, each changed by --config.KEY=VALUE:',
                   filled('  '.join(f'{k}={str(v).replace(" ", "")}' for k, v in pairs)),
                   f'What the keys model.* of {config.model.name} mean:',
                   folded(train.find(config.model.name).make.__doc__)]
+        makers = {}
+        for group, part in parts.of(train.find(config.model.name).make).items():
+            makers.setdefault(part.made.make, []).append(f'{group}.*')
+        for make, groups in makers.items():
+            shown += [f'What the keys {", ".join(groups)} mean:', folded(make.__doc__)]
     else:
-        parts.append('With a --config, --help shows its keys, each changed by --config.KEY=VALUE.')
-    print('\n\n'.join(parts))
+        shown.append('With a --config, --help shows its keys, each changed by --config.KEY=VALUE.')
+    print('\n\n'.join(shown))
     return True
 
 

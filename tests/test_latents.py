@@ -159,3 +159,32 @@ def test_mmd_compares_with_the_prior_that_is_chosen():
     assert abs(near) < .02 < .3 < far
     codes = quick(model.evaluate)(state, data(), keys[0])['mmd'].mean()
     assert codes > .3  # the encoder's are about 0
+
+
+def table() -> str:
+    """What goes with what, in Markdown: `PYTHONPATH=. python tests/test_latents.py`."""
+    lines = ['| model | likelihoods | posteriors with priors | not |', '|---|---|---|---|']
+    for name in VAES:
+        why = {case: refused(name, *case) for case in DENSITIES}
+        for case, reason in why.items():  # as the program itself says
+            try:
+                make(name, **dict(zip(('likelihood', 'scale', 'posterior', 'prior'), case)))
+                assert reason is None, (name, case)
+            except BadInput as e:
+                assert reason and reason in str(e), (name, case)
+        seen = [f'{a} ({b})' if a == 'gaussian' else a for (a, b, *_), r in why.items() if not r]
+        pairs = {}
+        for (a, _, q, p), reason in why.items():
+            if a == 'bernoulli' and not reason:
+                pairs.setdefault(q, []).append(p)
+        grouped = {}
+        for q, ps in pairs.items():
+            grouped.setdefault(', '.join(dict.fromkeys(ps)), []).append(q)
+        reasons = '; '.join(dict.fromkeys(r for r in why.values() if r))
+        lines.append(f'| {name} | {", ".join(dict.fromkeys(seen))} | ' + '; '.join(
+            f'{", ".join(qs)} with {ps}' for ps, qs in grouped.items()) + f' | {reasons} |')
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    print(table())

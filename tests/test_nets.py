@@ -64,27 +64,26 @@ def test_every_key_makes_a_difference_and_no_other_is_taken(name):
     def made(net):
         encoder, decoder = net.encoder(x.shape[1:], 5), net.decoder(x, 5, nets.identity, 0)
 
-        @quick
         def run(key):
             state = encoder.init(key, x)
             z = encoder.apply(*state, x)
             other = decoder.init(key, z)
             return state, other, z, decoder.apply(*other, z)
-        return run(jax.random.key(0))
+        return run
 
-    before = made(small(name))
-    for key, value in keys_of(name, OTHER).items():
-        if (name, key) in (('linear', 'norm'), ('recurrent', 'norm')):
+    key, before = jax.random.key(0), made(small(name))
+    shapes = jax.tree.map(jnp.shape, jax.eval_shape(before, key))
+    for word, value in keys_of(name, OTHER).items():
+        if (name, word) in (('linear', 'norm'), ('recurrent', 'norm')):
             continue  # which have nothing to normalise, and refuse it
-        after = made(small(name, **{key: value}))
-        assert jax.tree.structure(before) != jax.tree.structure(after) or any(
-            a.shape != b.shape or not np.allclose(a, b)
-            for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after))), key
+        after = made(small(name, **{word: value}))
+        if jax.tree.map(jnp.shape, jax.eval_shape(after, key)) == shapes:
+            assert not np.allclose(*(quick(f)(key)[2] for f in (before, after))), word
     with pytest.raises(BadInput, match=f"net '{name}' has no breadth; it has "):
         nets.of(name, breadth=3)
 
 
-@pytest.mark.parametrize('name', thorough(nets.NAMES, 'vit', 'mlp'))
+@pytest.mark.parametrize('name', thorough(nets.NAMES, 'mlp'))
 def test_every_net_learns_four_patterns(name):
     """Left, right, top and bottom half, by an autoencoder of four numbers."""
     i, j = np.mgrid[:8, :8]
@@ -104,7 +103,7 @@ def test_every_net_learns_four_patterns(name):
     assert before > .2 and after < .01
 
 
-@pytest.mark.parametrize('name', thorough(nets.NAMES, 'vit', 'disentangle'))
+@pytest.mark.parametrize('name', thorough(nets.NAMES, 'vit'))
 def test_every_net_is_a_vaes_and_a_gans(name):
     batch = Batch(pictures((8, 8, 1)), jnp.arange(6) % 2)
     critic = small(name)

@@ -121,6 +121,7 @@ def test_three_files_train_go_on_are_measured_and_drawn(run_main, outside, tmp_p
     assert int(state.step) == 12 and loaded.model.encode
 
 
+@pytest.mark.full
 def test_a_net_and_a_data_set_of_ones_own_are_any_models(run_main, outside, tmp_path):
     flags = (f'--config={ROOT}/configs/vae.py:own.stripes', '--config.net.name=own.wide',
              '--config.net.breadth=9', '--config.model.latent=2', '--config.epochs=1',
