@@ -392,7 +392,7 @@ def test_means_of_ones_are_one_and_of_no_skips_nothing(n):
 @pytest.mark.full
 def test_a_loss_that_explodes_is_kept_in_the_summary(tmp_path):
     made = config(epochs=2)
-    made.model.rate, made.model.norm = 1e6, 'none'
+    made.optimiser.learning_rate, made.net.norm = 1e6, 'none'
     train.train(made, tmp_path)
     said, = json.loads((tmp_path / 'summary.json').read_text())['alarms']
     assert said.startswith('the loss, ') and said.endswith(', where it began')
