@@ -551,7 +551,8 @@ def test_vq_samples_are_of_the_kinds_it_has_seen():
     x = jnp.float32(np.kron(np.eye(4), np.ones(4)))
     batch = Batch(jnp.tile(x, (9, 1)))
     model = model_of('vq', batch, latent=2, codes=8, slots=2, kind='mlp', width=(32,), units=16,
-                    rate=3e-3, prior_rate=1e-2, dead=0.)  # codes that come anew would move about
+                    rate=3e-3, prior_optimiser=dict(learning_rate=1e-2),
+                    dead=0.)  # codes that come anew would move about
     state, metrics = jax.jit(lambda s, k: jax.lax.scan(lambda s, k: model.step(s, batch, k), s, k))(
         started(model, batch), keys(600))
     far = ((np.asarray(model.decode(state, model.prior(state, keys(1)[0], 400)))[:, None] - x) ** 2
