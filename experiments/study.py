@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from gen_jax import record, train
 from gen_jax.data import cache
-from gen_jax.main import folded
+from gen_jax.help import folded
 from gen_jax.train.faults import interrupted
 from gen_jax.types import BadInput
 

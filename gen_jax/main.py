@@ -26,7 +26,6 @@ if __name__ == '__main__':  # the other imports take seconds
 
 import ast
 import difflib
-import inspect
 from pathlib import Path
 import re
 import runpy
@@ -38,6 +37,7 @@ from ml_collections import config_flags
 
 from gen_jax import checkpoint, parallel, parts, train, trained
 from gen_jax.data import cache
+from gen_jax.help import filled, folded
 from gen_jax.train import chosen, faults, stored
 from gen_jax.types import BadInput
 
@@ -214,25 +214,6 @@ def helped(argv, about: str = __doc__, own=()) -> bool:
         shown.append('With a --config, --help shows its keys, each changed by --config.KEY=VALUE.')
     print('\n\n'.join(shown))
     return True
-
-
-def folded(doc: str) -> str:
-    """A docstring at 80 columns: paragraphs filled, indented commands continued by backslashes."""
-    parts = re.split(r'\n\s*\n', inspect.cleandoc(doc))
-    return '\n\n'.join(commands(part) if part.startswith(' ') else filled(part) for part in parts)
-
-
-def commands(part: str) -> str:
-    """Indented lines."""
-    lines = re.sub(r' \\\n +', ' ', part).splitlines()
-    return '\n'.join(filled(line, re.match(' +', line)[0] + 4 * ' ', 77).replace('\n', ' \\\n')
-                     for line in lines)
-
-
-def filled(text: str, more: str = '', width: int = 79) -> str:
-    """Lines of that width; those after the first begin with `more`."""
-    return textwrap.fill(text, width, subsequent_indent=more, break_long_words=False,
-                         break_on_hyphens=False)
 
 
 # What is done

@@ -10,7 +10,7 @@ from gen_jax import models
 ORDER = ('types', 'parts', 'losses', 'ops', 'nets', 'optimisers', 'densities', 'latents',
          'adversarial', 'game',
          'models', 'data', 'loop', 'parallel', 'checkpoint', 'samplers', 'metrics', 'record',
-         'train', 'trained', 'sweep', 'main')
+         'train', 'trained', 'sweep', 'help', 'main')
 PICKLES = {'pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal'}
 SOURCES = sorted((ROOT / 'gen_jax').rglob('*.py'))
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import optax
 
 from gen_jax import losses, nets
-from gen_jax.adversarial.rules import (LOSSES, Loss, Round, Term, adversary, augmentation, clipped,
-                                       packed, penalties, spread)
+from gen_jax.adversarial.rules import (Loss, Round, Term, adversary, augmentation, clipped, packed,
+                                       penalties, spread)
 from gen_jax.parts import Made, part
 from gen_jax.types import SHARE, Array, BadInput, Batch, State, Tree
 

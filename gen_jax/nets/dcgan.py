@@ -3,12 +3,20 @@
 from typing import Sequence
 
 from gen_jax import ops
-from gen_jax.nets.layers import (Block, Crop, DenseImage, Layers, Nets, activation, code, convolve,
+from gen_jax.nets.layers import (Block, Crop, Layers, Nets, activation, code, convolve, grown,
                                  halved, last, net)
 
 
 def strided(x, kernel):
     return ops.conv(x, kernel, stride=2)
+
+
+def back(example, bare, output, labels, width, norm, act) -> list:
+    """The layers to examples from a code, or from features (`bare`)."""
+    sizes = halved(example, width)
+    end = last(convolve(ops.conv_transpose, 4, example.shape[-1]), example.mean((0, 1, 2)), output,
+               norm)
+    return [*grown(sizes[:0:-1], width[::-1], norm, act, labels, bare), end, Crop(sizes[0])]
 
 
 def make(*, width: Sequence[int] = (64, 128), norm: str = 'none', act: str = 'relu') -> Nets:
@@ -21,15 +29,6 @@ def make(*, width: Sequence[int] = (64, 128), norm: str = 'none', act: str = 're
                            *code(out, norm)]))
 
     def decoder(example, latent, output, labels):
-        size, *sizes, coarse = halved(example, width)
-        inner, *others = width[::-1]
-        blocks = [] if latent is None else [
-            Block(lambda: DenseImage((*coarse, inner)), norm, act, labels=labels)]
-        for w, larger in zip(others, sizes[::-1]):
-            blocks += [Block(convolve(ops.conv_transpose, 4, w), norm, act, labels=labels),
-                       Crop(larger)]
-        end = last(convolve(ops.conv_transpose, 4, example.shape[-1]), example.mean((0, 1, 2)),
-                   output, norm)
-        return net(Layers([*blocks, end, Crop(size)]))
+        return net(Layers(back(example, latent is None, output, labels, width, norm, act)))
 
     return Nets(encoder, decoder, images=True)

@@ -190,6 +190,16 @@ def halved(example: Array, width: Sequence[int]) -> list[tuple[int, int]]:
     return sizes
 
 
+def grown(sizes: Sequence, widths: Sequence[int], norm: str, act: Callable, labels: int,
+          bare: bool = False) -> list[nn.Module]:
+    """A dense layer to images of the first size and width, left out where these come in already
+    (`bare`), and a 4x4 transposed convolution of stride 2 to each of the others."""
+    first = [] if bare else [
+        Block(lambda: DenseImage((*sizes[0], widths[0])), norm, act, labels=labels)]
+    return first + [b for size, w in zip(sizes[1:], widths[1:]) for b in (
+        Block(convolve(ops.conv_transpose, 4, w), norm, act, labels=labels), Crop(size))]
+
+
 def activation(name: str, kind: str = '') -> Callable[[Array], Array]:
     """The activation called so; for a net that is named, one of a single output."""
     if name not in ACTS:

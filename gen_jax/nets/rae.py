@@ -4,8 +4,8 @@ from typing import Sequence
 
 from gen_jax import ops
 from gen_jax.nets.dcgan import strided
-from gen_jax.nets.layers import (Block, Crop, DenseImage, Layers, Nets, activation, code, convolve,
-                                 halved, last, net)
+from gen_jax.nets.layers import (Block, Layers, Nets, activation, code, convolve, grown, halved,
+                                 last, net)
 from gen_jax.types import BadInput
 
 
@@ -24,13 +24,8 @@ def make(*, width: Sequence[int] = (128, 256, 512, 1024), up: int = 2, norm: str
     def decoder(example, latent, output, labels):
         if latent is None:
             raise BadInput('net rae needs a size of the code; give --config.model.latent')
-        others = width[::-1][1:up + 1]
-        size, *sizes = halved(example, others)
-        blocks = [Block(lambda: DenseImage((*(sizes or [size])[-1], width[-1])), norm, act,
-                        labels=labels)]
-        for w, larger in zip(others, [size, *sizes][-2::-1]):
-            blocks += [Block(convolve(ops.conv_transpose, 4, w), norm, act, labels=labels),
-                       Crop(larger)]
+        widths = width[::-1][:up + 1]
+        blocks = grown(halved(example, widths[1:])[::-1], widths, norm, act, labels)
         return net(Layers([*blocks, last(convolve(ops.conv, 4, example.shape[-1]),
                                          example.mean((0, 1, 2)), output, norm)]))
 

@@ -4,8 +4,8 @@ from typing import Sequence
 
 from gen_jax import ops
 from gen_jax.nets.dcgan import strided
-from gen_jax.nets.layers import (Block, Crop, DenseImage, Layers, Nets, activation, code, convolve,
-                                 halved, last, net)
+from gen_jax.nets.layers import (Block, Layers, Nets, activation, code, convolve, grown, halved,
+                                 last, net)
 
 
 def make(*, width: Sequence[int] = (64, 128, 256, 512), norm: str = 'none',
@@ -20,14 +20,8 @@ def make(*, width: Sequence[int] = (64, 128, 256, 512), norm: str = 'none',
                            *code(out, norm)]))
 
     def decoder(example, latent, output, labels):
-        inner, *others = width[::-1]
-        size, *sizes = halved(example, others)
-        coarse = (sizes or [size])[-1]
-        blocks = [] if latent is None else [
-            Block(lambda: DenseImage((*coarse, inner)), norm, act, labels=labels)]
-        for w, larger in zip(others, [size, *sizes][-2::-1]):
-            blocks += [Block(convolve(ops.conv_transpose, 4, w), norm, act, labels=labels),
-                       Crop(larger)]
+        blocks = grown(halved(example, width[1:])[::-1], width[::-1], norm, act, labels,
+                       bare=latent is None)
         return net(Layers([*blocks, last(convolve(ops.conv, 3, example.shape[-1]),
                                          example.mean((0, 1, 2)), output, norm)]))
 
