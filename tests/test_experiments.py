@@ -95,7 +95,8 @@ CHECKS = dict(modes=check_modes, stacked=check_stacked, pca=check_pca, reduce=ch
               disentangle=check_disentangle)
 ROWS = dict(modes='gan,packed,wasserstein,relativistic_r1r2', stacked='packed,gan_r1r2',
             likelihood='small,iwae5,ladder50,vamp',
-            disentangle='VAE,FactorVAE,beta-TCVAE-6-weighted')  # one of every kind
+            transfer='denoising,contractive',
+            disentangle='VAE,beta-TCVAE-6-weighted')  # one of every kind
 
 
 @pytest.mark.parametrize('name', [

@@ -225,7 +225,7 @@ def test_three_steps_in_a_scan_are_three_steps(name):
     close(state, scanned, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize('name', thorough(NAMES, *NAMES[::3], 'vae', 'gan'))
+@pytest.mark.parametrize('name', thorough(NAMES, 'vae', 'gan'))
 def test_one_key_one_result(name):
     model, batch, state = built(name, *fitting(name)[-1])
     assert equal(state, model.init(jax.random.key(0), batch))
@@ -397,7 +397,7 @@ def mistakes(name, model, state):
 
 
 @pytest.mark.parametrize('name', thorough(
-    NAMES, 'ae', 'classifier', 'colorize', 'deepfake', 'gan', 'rae', 'sparse', 'vae'))
+    NAMES, 'ae', 'classifier', 'colorize', 'gan'))
 def test_learns_four_patterns(name):
     model, start, end, _ = taught(name)
     if model.encode and name != 'bigan':  # no map of four points alone has normal codes to invert
@@ -431,8 +431,8 @@ NORMED = [*itertools.product(['ae'], WITH_NORMS, nets.NORMS),
           *itertools.product(NAMES, ['mlp'], ['batch'])]
 
 
-EVERY_DAY = [*itertools.product(['ae', 'gan'], ['mlp'], ['batch', 'spectral']),
-             ('ae', 'conv', 'group'), ('ae', 'conv', 'instance'), ('ae', 'mlp', 'layer')]
+EVERY_DAY = [('ae', 'mlp', 'batch'), ('gan', 'mlp', 'spectral'), ('ae', 'conv', 'instance'),
+             ('ae', 'mlp', 'layer')]
 
 
 @pytest.mark.parametrize('name, kind, norm', thorough([
@@ -511,7 +511,7 @@ def test_cross_entropy_refuses_data_outside_0_1(name, hyper, scale, shift):
 STARTED = 'ae', 'vae', 'sparse', 'deepfake', *sorted(GANS)
 
 
-@pytest.mark.parametrize('name', thorough(STARTED, 'vae', 'gan', 'deepfake'))
+@pytest.mark.parametrize('name', thorough(STARTED, 'vae'))
 @pytest.mark.parametrize('shape, kind, scale, shift', [
     ((3, 4, 2), 'conv', .8, 0.), ((13,), 'mlp', .8, 0.), ((13,), 'mlp', 3., -4.)])
 def test_the_decoder_starts_at_the_best_constant(name, shape, kind, scale, shift):

@@ -56,7 +56,7 @@ def test_codes_have_their_size_and_examples_their_shape(name, shape):
         assert made == x.shape and features[0] == 6
 
 
-@every_net
+@pytest.mark.parametrize('name', thorough(nets.NAMES, 'mlp', 'conv', 'vit'))
 def test_every_key_makes_a_difference_and_no_other_is_taken(name):
     """To the parameters' shapes, or to what the net makes of the same ones."""
     x = pictures((8, 8, 1))
