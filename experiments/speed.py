@@ -140,7 +140,8 @@ def alone(model: str, a: argparse.Namespace) -> dict:
              f'--memory_limit={a.memory_limit}', f'--workers={a.workers}',
              *(['--decode'] if a.decode else []),
              f'--since={time.time()}', *([f'--data_dir={a.data_dir}'] if a.data_dir else [])]
-    return json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])  # after what decoding a data set says
 
 
 def peer(command: str, model: str, way: str, images: int, repeats: int) -> dict:
