@@ -14,14 +14,14 @@ def get_config(dataset='digits'):
            dict(name='mlp', width=(256, 256), norm='batch'))
     adam = dict(learning_rate=1e-3, b1=0. if points else .5)
     config = defaults(
-        'bigan', dataset, latent=2 if points else 10, net=net, encoder_net=net | dict(act='leaky'),
-        discriminator_net=net | dict(act='leaky', norm='spectral' if points else 'none'),
-        discriminator=dict(loss='relativistic', penalty='r1r2' if points else 'r1',
-                           weight=.2 if points else .1),
-        optimiser=adam, discriminator_optimiser=adam)
+        'bigan', dataset, latent=2 if points else 10, net=net,
+        encoder_net=net | dict(activation='leaky_relu'), discriminator_net=net
+        | dict(activation='leaky_relu', norm='spectral' if points else 'none'), discriminator=dict(
+            loss='relativistic', penalty='r1r2' if points else 'r1',
+            penalty_weight=.2 if points else .1), optimiser=adam, discriminator_optimiser=adam)
     config.epochs = 300 if dataset == 'digits' else 10
     if dataset in POINTS:
-        config.batch = 256
+        config.batch_size = 256
     config.eval.best = ''  # the losses of a game have no lowest that would be best
     if dataset == 'digits':
         config.eval.every = 10

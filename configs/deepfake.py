@@ -6,8 +6,8 @@ Some 4 minutes of training on 2 CPU cores: the swapped faces come within 22.1 dB
 11.8 dB without a swap.  The control, an autoencoder for each identity, gets
 13.9 dB, as it must:
 
-    python -m gen_jax.main --config=configs/deepfake.py --config.model.shared=False \
-        --config.model.match=0 --workdir=runs/deepfake-faces-control
+    python -m gen_jax.main --config=configs/deepfake.py --config.model.shared_encoder=False \
+        --config.model.alignment_weight=0 --workdir=runs/deepfake-faces-control
 """
 from gen_jax.train import defaults
 
@@ -15,5 +15,5 @@ from gen_jax.train import defaults
 def get_config(dataset='faces'):
     config = defaults('deepfake', dataset)
     config.epochs = 20 if dataset == 'faces' else 5
-    config.eval.best, config.eval.samples = 'test/error', 16
+    config.eval.best, config.eval.samples = 'test/recon', 16
     return config

@@ -11,20 +11,21 @@ from gen_jax.train import POINTS, defaults
 
 def get_config(dataset='digits'):
     codes, net, adam = {}, {}, dict(learning_rate=1e-3)
-    rules = dict(penalty='r1', weight=.1)
+    rules = dict(penalty='r1', penalty_weight=.1)
     if dataset in POINTS:
-        codes = dict(latent=2, continuous=0, categories=dict(ring=8, grid=25, spiral=2)[dataset])
+        codes = dict(latent=2, num_continuous=0, num_categories=dict(ring=8, grid=25,
+                                                                     spiral=2)[dataset])
         net, adam = dict(name='mlp', width=(128, 128, 128)), adam | dict(b1=0.)
-        rules = dict(loss='relativistic', penalty='r1r2', weight=.2)
+        rules = dict(loss='relativistic', penalty='r1r2', penalty_weight=.2)
     elif dataset == 'digits':
         net = dict(name='mlp', width=(256, 256), norm='batch')
-    other = net | dict(norm='none', act='leaky')
+    other = net | dict(norm='none', activation='leaky_relu')
     config = defaults('infogan', dataset, discriminator=rules, net=net, discriminator_net=other,
-                      recogniser_net=other, optimiser=adam, discriminator_optimiser=adam,
-                      recogniser_optimiser=adam, **codes)
+                      recognition_net=other, optimiser=adam, discriminator_optimiser=adam,
+                      recognition_optimiser=adam, **codes)
     config.epochs = 200 if dataset == 'digits' else 5
     if dataset in POINTS:
-        config.epochs, config.batch = 10, 256
+        config.epochs, config.batch_size = 10, 256
     config.eval.best = ''  # the losses of a game have no lowest that would be best
     if dataset == 'digits':
         config.eval.every = 10

@@ -8,8 +8,8 @@ from gen_jax.train import defaults
 
 
 def get_config(dataset='digits'):
-    config = defaults('sparse', dataset, penalty=.03 if dataset == 'digits' else .1)
-    config.eval.best = 'test/error'
+    config = defaults('sparse', dataset, penalty_weight=.03 if dataset == 'digits' else .1)
+    config.eval.best = 'test/recon'
     if dataset == 'digits':
         config.epochs, config.eval.every = 100, 10
     return config

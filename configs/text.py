@@ -11,6 +11,7 @@ EPOCHS, STEPS = 10, 214  # steps of an epoch, with Python 3.11
 
 
 def get_config(dataset='text'):
-    config = defaults('text', dataset, optimiser=dict(schedule='cosine', steps=EPOCHS * STEPS))
+    config = defaults('text', dataset, optimiser=dict(schedule='cosine',
+                                                      schedule_steps=EPOCHS * STEPS))
     config.epochs = EPOCHS
     return config

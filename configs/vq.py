@@ -12,5 +12,6 @@ def get_config(dataset='digits'):
     config = defaults('vq', dataset)
     if dataset == 'digits':
         config.epochs, config.eval.every = 300, 30
-        config.model.codes = config.model.units = 32  # more, and the prior learns by heart
+        # with more, the prior memorises the training set
+        config.model.codebook_size = config.model.prior_width = 32
     return config

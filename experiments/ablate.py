@@ -36,7 +36,7 @@ from study import guarded
 from gen_jax import data, main as cli, parallel, record, sweep, train
 from gen_jax.types import BadInput
 
-HOW = flags.DEFINE_enum('how', '', ('', *parallel.BESIDE), 'how points are trained together')
+HOW = flags.DEFINE_enum('how', '', ('', *parallel.SIDE_BY_SIDE), 'how points are trained together')
 DRY = flags.DEFINE_bool('dry', False, 'print what would be done')
 YES = flags.DEFINE_bool('yes', False, 'also more than 10,000 points')
 MEMORY = flags.DEFINE_float('memory', 0., 'gigabytes for a part of the grid; 0: most there are')
@@ -50,8 +50,8 @@ def split(argv: list[str]) -> tuple[list[str], dict[str, str]]:
     """The flags for absl, and the lists of values by swept key."""
     swept = {}
     for word in argv:
-        if found := re.match(r'--?sweep\.([^=]+)=(.*)', word):
-            swept[found[1]] = found[2]
+        if result := re.match(r'--?sweep\.([^=]+)=(.*)', word):
+            swept[result[1]] = result[2]
     return [w for w in argv if not re.match(r'--?sweep\.', w)], swept
 
 
@@ -65,8 +65,8 @@ class Ablation:
                                  'map' if jax.default_backend() == 'cpu' else 'vmap')
         self.limit = MEMORY.value * 1e9 or sweep.memory()
 
-    def judge(self, g: sweep.Group, most: int | None = None) -> sweep.Judge:
-        return sweep.Judge(g, re.findall(r'\w+', self.config.eval.metrics), most)
+    def evaluator(self, g: sweep.Group, most: int | None = None) -> sweep.Evaluator:
+        return sweep.Evaluator(g, re.findall(r'\w+', self.config.eval.metrics), most)
 
     def file(self, point: dict) -> Path:
         return self.workdir / 'points' / f'{sweep.name(point)}.json'
@@ -87,33 +87,34 @@ class Ablation:
                 continue
             print(f'{len(g.points)} points share a program, by {self.how}; they differ in '
                   f'{", ".join(g.traced) or "nothing"}', flush=True)
-            judge = self.judge(g)
-            for made, part in sweep.fitting(g, self.how, self.limit):
+            evaluator = self.evaluator(g)
+            for built, part in sweep.fitting(g, self.how, self.limit):
                 if all(map(self.known, part)):
                     continue
-                ends = sweep.follow(g, made, part, self.workdir / sweep.label(part))
+                ends = sweep.follow(g, built, part, self.workdir / sweep.label(part))
                 for point, (rows, state) in zip(part, ends):
                     if not self.known(point):
-                        self.write(judge, point, rows, state)
+                        self.write(evaluator, point, rows, state)
 
-    def write(self, judge: sweep.Judge, point: dict, rows: list[dict], state) -> None:
-        found = dict(values=point, batch=judge.g.run.config.batch, by=self.by(), rows=rows,
-                     metrics={}, samples=[])
+    def write(self, evaluator: sweep.Evaluator, point: dict, rows: list[dict], state) -> None:
+        result = dict(values=point, batch=evaluator.g.run.config.batch_size, by=self.by(),
+                      rows=rows, metrics={}, samples=[])
         if state is not None:
             print(f'measuring {sweep.name(point)}', flush=True)
-            samples = judge.samples(state, SHOWN)
-            found |= dict(metrics=train.named_at_end(rows) | judge(point, state),
+            samples = evaluator.samples(state, SHOWN)
+            result |= dict(metrics=train.named_at_end(rows) | evaluator(point, state),
                           samples=[] if samples is None else samples.round(3).tolist())
         self.file(point).parent.mkdir(parents=True, exist_ok=True)
-        record.write_json(self.file(point), found)
+        record.write_json(self.file(point), result)
         self.summary()
 
-    def summary(self, **found) -> None:
+    def summary(self, **result) -> None:
         """Keeps what is known of the whole grid, and the time it has taken so far."""
         spent = self.before.get('seconds', 0.) + time.perf_counter() - self.since
-        record.write_json(self.workdir / 'summary.json', self.before | dict(seconds=spent, **found))
+        record.write_json(self.workdir / 'summary.json',
+                          self.before | dict(seconds=spent, **result))
 
-    def found(self, points: list[dict]) -> list[dict]:
+    def result(self, points: list[dict]) -> list[dict]:
         return [json.loads(self.file(p).read_text()) for p in points]
 
 
@@ -123,19 +124,20 @@ def dry(ablation: Ablation, points: list[dict]) -> None:
           f'by {ablation.how}')
     for g in groups:
         parts = sweep.fitting(g, ablation.how, ablation.limit)
-        most = max(made.bytes for made, _ in parts) / 1e9
+        most = max(built.bytes for built, _ in parts) / 1e9
         print(f'{len(g.points)} points that differ in {", ".join(g.traced) or "nothing"}: '
               f'{len(parts)} part{"s" * (len(parts) > 1)} of {most:.3f} GB; measured by '
-              f'{", ".join(ablation.judge(g).names)}')
+              f'{", ".join(ablation.evaluator(g).names)}')
 
 
 def check_objective(ablation: Ablation) -> None:
     """Raises BadInput where nobody measures it."""
     g = sweep.plan(ablation.config, sweep.grid(ablation.grid)[:1])[0]
-    known = ablation.judge(g, most=200).known()
+    known = ablation.evaluator(g, most=200).known()
     if OBJECTIVE.value not in known:
-        raise BadInput(f'objective {OBJECTIVE.value!r} is not measured'
-                       f'{train.near(OBJECTIVE.value, known)}; there are {", ".join(known)}')
+        raise BadInput(
+            f'objective {OBJECTIVE.value!r} is not measured'
+            f'{train.closest_match(OBJECTIVE.value, known)}; there are {", ".join(known)}')
 
 
 def search(ablation: Ablation) -> list[dict]:
@@ -163,7 +165,7 @@ def search(ablation: Ablation) -> list[dict]:
                                          for k, v in ablation.grid.items()}))
         ablation.measure([dict(p) for p in {sweep.name(p): p for _, p in asked}.values()])
         for number, point in asked:
-            value = ablation.found([point])[0]['metrics'].get(OBJECTIVE.value)
+            value = ablation.result([point])[0]['metrics'].get(OBJECTIVE.value)
             study.tell(number, value, state=state.FAIL if value is None else state.COMPLETE)
         best = 'none with a finite loss'
         if study.get_trials(deepcopy=False, states=[state.COMPLETE]):
@@ -173,25 +175,25 @@ def search(ablation: Ablation) -> list[dict]:
     return list({sweep.name(p): p for p in points}.values())
 
 
-def tables(workdir: Path, found: list[dict]) -> None:
+def tables(workdir: Path, result: list[dict]) -> None:
     """ablate.csv, a row per point and epoch, the last with what was measured at the end; ablate.md,
     means and deviations over seeds."""
     lines = [f['values'] | row | (f['metrics'] if row is f['rows'][-1] else {})
-             for f in found for row in f['rows']]
+             for f in result for row in f['rows']]
     columns = list(dict.fromkeys(k for line in lines for k in line if k != 'point'))
     with (workdir / 'ablate.csv').open('w', newline='') as f:
         writer = csv.DictWriter(f, columns, extrasaction='ignore')
         writer.writeheader()
         writer.writerows(lines)
-    shown = [k for k in dict.fromkeys(k for f in found for k in f['metrics'])
+    displayed = [k for k in dict.fromkeys(k for f in result for k in f['metrics'])
              if k.startswith('test/') and k.count('/') == 1]
-    keys = [k for k in found[0]['values'] if k != sweep.SEED]
-    head = [*keys, 'seeds', *(k.removeprefix('test/') for k in shown)]
+    keys = [k for k in result[0]['values'] if k != sweep.SEED]
+    head = [*keys, 'seeds', *(k.removeprefix('test/') for k in displayed)]
     text = ['| ' + ' | '.join(head) + ' |', '|' + ' --- |' * len(head)]
-    for key, members in over_seeds(found).items():
+    for key, members in over_seeds(result).items():
         alive = [m for m in members if m['metrics']]
         cells = [f'{v:g}' for v in key] + [f'{len(alive)} of {len(members)}']
-        for k in shown:
+        for k in displayed:
             values = [m['metrics'][k] for m in alive if k in m['metrics']]
             cells.append('' if not values else f'{np.mean(values):.4g}' + (
                 f' +- {np.std(values):.2g}' if len(members) > 1 else ''))
@@ -200,14 +202,14 @@ def tables(workdir: Path, found: list[dict]) -> None:
     print('\n'.join(text))
 
 
-def headline(found: list[dict], objective: str) -> str:
+def headline(result: list[dict], objective: str) -> str:
     """How many points, and that of the least objective, or of the largest elbo."""
-    alive = [f for f in found if objective in f['metrics']]
+    alive = [f for f in result if objective in f['metrics']]
     if not alive:
-        return f'{len(found)} points'
+        return f'{len(result)} points'
     most = objective == 'test/elbo'
     best = (max if most else min)(alive, key=lambda f: f['metrics'][objective])
-    return f'{len(found)} points, {"largest" if most else "least"} ' \
+    return f'{len(result)} points, {"largest" if most else "least"} ' \
            f'{objective.removeprefix("test/").replace("_", " ")} ' \
            f'{best["metrics"][objective]:.4g} at {sweep.name(best["values"])}'
 
@@ -227,8 +229,8 @@ def main(argv: list[str]) -> None:
     if SEARCH.value and not OBJECTIVE.value:
         raise BadInput('a search needs --objective, for example --objective=test/nll')
     source = Path(cli.source(argv).split(':')[0]).stem
-    own = f'runs/ablate-{source}-{config.data.name.replace(":", "-")}'
-    workdir = Path(cli.WORKDIR.value or own)
+    local = f'runs/ablate-{source}-{config.data.name.replace(":", "-")}'
+    workdir = Path(cli.WORKDIR.value or local)
     print(f'{count:,} points of', end=' ')
     train.announce(config, workdir)
     ablation = Ablation(config, workdir, grid)
@@ -236,26 +238,26 @@ def main(argv: list[str]) -> None:
         dry(ablation, sweep.grid(grid))
         return
     points = sweep.grid(grid)
-    with train.claim(workdir, train.batched(config, len(data.load(**config.data).train.x))):
+    with train.lock_workdir(workdir, train.batched(config, len(data.load(**config.data).train.x))):
         if OBJECTIVE.value:
             check_objective(ablation)
         if SEARCH.value:
             points = search(ablation)
         else:
             ablation.measure(points)
-        found = ablation.found(points)
-        tables(workdir, found)
-        measured = {k for f in found for k in f['metrics']}
-        wanted = [OBJECTIVE.value, *(f'test/{k}' for k in (  # loss is weighted by beta
-            'nll', 'frechet_classifier', 'frechet_pixels', 'elbo', 'loss'))]
-        objective = next((k for k in wanted if k in measured), '')
-        files = pictures(workdir, found, objective)
+        result = ablation.result(points)
+        tables(workdir, result)
+        measured = {k for f in result for k in f['metrics']}
+        expected = [OBJECTIVE.value, *(f'test/{k}' for k in (  # loss is weighted by beta
+            'nll', 'frechet_distance_classifier', 'frechet_distance_pixels', 'elbo', 'loss'))]
+        objective = next((k for k in expected if k in measured), '')
+        files = pictures(workdir, result, objective)
         (workdir / 'study.json').write_text(json.dumps(words))  # what readme.py knows studies by
         ablation.summary(
             command=shlex.join(['python', 'experiments/ablate.py', *(
                 w for w in sys.argv[1:]
                 if not re.match('--?(workdir|config.data.dir|how|memory)', w))]),
-            headline=headline(found, objective), **record.machine())
+            headline=headline(result, objective), **record.machine())
     print(f'{workdir}/ablate.csv, ablate.md' + ''.join(f', {f.name}' for f in files))
 
 

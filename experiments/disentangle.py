@@ -14,7 +14,7 @@ modularity, sap, dci, beta_vae, factor_vae: see gen_jax.metrics.disentangle.  Me
 import numpy as np
 from study import WHICH, Study, start
 
-from gen_jax import data, metrics, record, train, trained
+from gen_jax import data, metrics, record, train, evaluation
 from gen_jax.types import BadInput
 
 ROWS = {'VAE': ('vae', {}), 'beta-4': ('vae', {'model.beta': 4.}),
@@ -27,19 +27,20 @@ FULL = 50
 def measured(study: Study, row: str, seed: int) -> dict:
     name, changed = ROWS[row]
     quick, epochs = study.flags.quick, study.flags.epochs or FULL
-    config = study.config(name, seed=seed, batch=512 if quick else study.flags.batch, **changed, **{
-        'model.latent': 10, 'net.width': (64,) if quick else (study.flags.width,) * 2})
+    config = study.config(
+        name, seed=seed, batch_size=512 if quick else study.flags.batch, **changed,
+        **{'model.latent': 10, 'net.width': (64, ) if quick else (study.flags.width, ) * 2})
     config.epochs, config.data.limit = (1, 20_000) if quick else (epochs, 0)
     config.eval.every = 1
     label = f'{row}-{seed}'
 
     def measure():
         run, state = study.run(label, config)
-        subject, found = trained.subject(run, state), train.evaluator(run)(state)
+        subject, result = evaluation.subject(run, state), train.evaluator(run)(state)
         scores = metrics.chosen(SCORES[:3] if quick else SCORES, subject)
-        for _, more in metrics.measure(scores, subject, leave_out=False):
-            found |= more
-        return found
+        for _, more in metrics.measure(scores, subject, skip_failures=False):
+            result |= more
+        return result
 
     return study.point(f'{label}-{config.epochs}', measure)
 
@@ -71,9 +72,9 @@ def main(study: Study) -> None:
             epochs=f'{study.flags.epochs or FULL} of {FULL}' if not study.flags.quick else '1',
             elbos=[p['test/elbo'] for p in points], migs=[p['mig'] for p in points]))
     draw(study, table)
-    shown = [{k: v for k, v in row.items() if k not in ('elbos', 'migs')} for row in table]
-    study.table(shown, 'mutual information gap: ' + ', '.join(
-        f'{r["model"]} {r["mig"]:.3f}' for r in shown) + f' ({shown[0]["epochs"]} epochs)')
+    displayed = [{k: v for k, v in row.items() if k not in ('elbos', 'migs')} for row in table]
+    study.table(displayed, 'mutual information gap: ' + ', '.join(
+        f'{r["model"]} {r["mig"]:.3f}' for r in displayed) + f' ({displayed[0]["epochs"]} epochs)')
 
 
 if __name__ == '__main__':

@@ -7,10 +7,10 @@ import numpy as np
 from gen_jax import record, sweep
 
 
-def pictures(workdir: Path, found: list[dict], objective: str) -> list[Path]:
+def pictures(workdir: Path, result: list[dict], objective: str) -> list[Path]:
     """The figures of the field, as far as there are numbers for them."""
-    alive = [f for f in found if f['metrics']]
-    keys = [k for k in found[0]['values'] if k != sweep.SEED]
+    alive = [f for f in result if f['metrics']]
+    keys = [k for k in result[0]['values'] if k != sweep.SEED]
     if not alive or not keys:
         return []
     panels = []
@@ -20,7 +20,7 @@ def pictures(workdir: Path, found: list[dict], objective: str) -> list[Path]:
         panels.append(heat if len(keys) > 1 else line)
     if sweep.LATENT in keys and 'test/active_units' in alive[0]['metrics']:
         panels.append(units)
-    if any(k.startswith('test/kl_unit/') for k in alive[0]['metrics']):
+    if any(k.startswith('test/kl_per_dim/') for k in alive[0]['metrics']):
         panels.append(dimensions)
     files = []
     if panels:
@@ -40,10 +40,10 @@ def pictures(workdir: Path, found: list[dict], objective: str) -> list[Path]:
     return files
 
 
-def over_seeds(found: list[dict]) -> dict[tuple, list[dict]]:
+def over_seeds(result: list[dict]) -> dict[tuple, list[dict]]:
     """Points by their values but for the seed."""
     groups = {}
-    for f in found:
+    for f in result:
         groups.setdefault(tuple(v for k, v in f['values'].items() if k != sweep.SEED), []).append(f)
     return groups
 
@@ -70,8 +70,8 @@ def rate_distortion(fig, axes, alive, keys, objective):
         return 0 if key == sweep.LATENT else f['values'].get(sweep.LATENT, 0)
 
     marks = dict(zip(sorted(set(map(size, alive))), itertools.cycle('osD^v<>p*')))
-    for value, colour, own in groups:
-        for f in own:
+    for value, colour, local in groups:
+        for f in local:
             axes.plot(f['metrics']['test/kl'], f['metrics']['test/recon'], marks[size(f)], ms=4,
                       color=colour)
         axes.plot([], [], 'o', ms=4, color=colour, label=f'{value:g}')
@@ -87,16 +87,16 @@ def heat(fig, axes, alive, keys, objective):
     """Means of the objective over two keys."""
     across, down = keys[:2]
     xs, ys = (sorted({f['values'][k] for f in alive}) for k in (across, down))
-    own = {}
+    local = {}
     for f in alive:
         if objective in f['metrics']:
             place = ys.index(f['values'][down]), xs.index(f['values'][across])
-            own.setdefault(place, []).append(f['metrics'][objective])
+            local.setdefault(place, []).append(f['metrics'][objective])
     table = np.full((len(ys), len(xs)), np.nan)
-    for place, found in own.items():
-        table[place] = np.mean(found)
+    for place, result in local.items():
+        table[place] = np.mean(result)
     image = axes.imshow(table, origin='lower', aspect='auto', cmap='cividis')
-    for i, j in own:
+    for i, j in local:
         light = image.norm(table[i, j]) > .5
         axes.text(j, i, f'{table[i, j]:#.4g}'.rstrip('.'), ha='center', va='center',
                   fontsize=min(9.5, 60 / len(xs)), color='k' if light else 'w')
@@ -108,8 +108,8 @@ def heat(fig, axes, alive, keys, objective):
 
 def line(fig, axes, alive, keys, objective):
     """The objective over the one key, with its deviation over seeds."""
-    groups = {k[0]: [f['metrics'][objective] for f in own if objective in f['metrics']]
-              for k, own in over_seeds(alive).items()}
+    groups = {k[0]: [f['metrics'][objective] for f in local if objective in f['metrics']]
+              for k, local in over_seeds(alive).items()}
     xs = sorted(x for x, v in groups.items() if v)
     axes.errorbar(xs, [np.mean(groups[x]) for x in xs], [np.std(groups[x]) for x in xs], marker='o',
                   ms=4, capsize=2)
@@ -123,10 +123,10 @@ def units(fig, axes, alive, keys, objective):
     axes.plot(sizes, sizes, '--', color='.7', label='all')
     if key == sweep.LATENT:
         groups = [(None, groups[0][1], alive)]
-    for value, colour, own in groups:
-        found = [np.mean([f['metrics']['test/active_units'] for f in own
+    for value, colour, local in groups:
+        result = [np.mean([f['metrics']['test/active_units'] for f in local
                           if f['values'][sweep.LATENT] == n] or [np.nan]) for n in sizes]
-        axes.plot(sizes, found, marker='o', ms=4, color=colour,
+        axes.plot(sizes, result, marker='o', ms=4, color=colour,
                   label='active' if value is None else f'{value:g}')
     axes.set(xlabel='latent dimensions', ylabel='active units')
     axes.legend(title=None if key == sweep.LATENT else short(key), frameon=False, fontsize=9)
@@ -136,11 +136,12 @@ def dimensions(fig, axes, alive, keys, objective):
     """The KL of each dimension, largest first, in the mean over points of the largest latent size
     that there is of a value."""
     key, groups = coloured(alive, keys)
-    for value, colour, own in groups:
-        size = max(f['values'].get(sweep.LATENT, 0) for f in own)
-        kl = np.mean([sorted((v for k, v in f['metrics'].items() if k.startswith('test/kl_unit/')),
-                             reverse=True) for f in own
-                      if f['values'].get(sweep.LATENT, 0) == size], 0)[:size or None]
+    for value, colour, local in groups:
+        size = max(f['values'].get(sweep.LATENT, 0) for f in local)
+        kl = np.mean([
+            sorted((v for k, v in f['metrics'].items() if k.startswith('test/kl_per_dim/')),
+                   reverse=True) for f in local if f['values'].get(sweep.LATENT, 0) == size
+        ], 0)[:size or None]
         axes.plot(range(1, len(kl) + 1), kl, marker='o', ms=3, color=colour, label=f'{value:g}')
     axes.set(xlabel='latent dimension, sorted', ylabel='KL, nats',
              ylim=(None, 1.3 * axes.get_ylim()[1]))  # which leaves room for the legend

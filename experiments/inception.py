@@ -22,7 +22,7 @@ import sys
 
 import numpy as np
 
-from gen_jax import main as cli
+from gen_jax import help
 from gen_jax.data import cache
 from gen_jax.metrics import inception
 from gen_jax.types import BadInput
@@ -42,10 +42,10 @@ def convolutions() -> dict[str, tuple]:
 
 def layout() -> dict[str, tuple]:
     """The shapes of PyTorch's tensors."""
-    found = {}
+    result = {}
     for name, (a, b, c, o) in convolutions().items():
-        found |= {f'{name}.conv.weight': (o, c, a, b)} | {f'{name}.bn.{p}': (o,) for p in NORM}
-    return found | CLASSES
+        result |= {f'{name}.conv.weight': (o, c, a, b)} | {f'{name}.bn.{p}': (o,) for p in NORM}
+    return result | CLASSES
 
 
 def read(file: Path) -> dict[str, np.ndarray]:
@@ -65,7 +65,7 @@ def folded(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
     Raises BadInput where the result is not finite.
     """
-    made = {}
+    built = {}
     for name in convolutions():
         kernel = weights[f'{name}.conv.weight'].transpose(2, 3, 1, 0)
         gamma, beta, mean, var = (np.float64(weights[f'{name}.bn.{p}']) for p in NORM)
@@ -75,8 +75,8 @@ def folded(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             pair = {k: np.ascontiguousarray(v, np.float32) for k, v in pair.items()}
         if not all(np.isfinite(v).all() for v in pair.values()):
             raise BadInput(f'the weights of {name} are not finite once folded; {REMEDY}')
-        made |= {f'{name}.{k}': v for k, v in pair.items()}
-    return made
+        built |= {f'{name}.{k}': v for k, v in pair.items()}
+    return built
 
 
 def write(file: Path, content: bytes) -> None:
@@ -104,7 +104,7 @@ def main(source: Path, out: Path) -> None:
 
 def start() -> None:
     """Parses the command line and runs main; bad input becomes one line and status 1."""
-    p = argparse.ArgumentParser(description=cli.folded(__doc__),
+    p = argparse.ArgumentParser(description=help.folded(__doc__),
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('weights', metavar='WEIGHTS.safetensors', type=Path, help='of PyTorch')
     p.add_argument('out', metavar='OUT.safetensors', type=Path, help='to write')

@@ -96,10 +96,10 @@ class Judge:
         return recognised(self.probability(x)) | dict(distance=frechet(self.features(x), self.test))
 
     def floor(self) -> dict[str, float]:
-        found = self.probability(examples(self.data, 'test'))
-        right = found.argmax(1) == self.data.test.label[:MOST]
-        near = frechet(self.features(examples(self.data, 'train')), self.test)
-        return recognised(found) | dict(distance=near, accuracy=float(right.mean()))
+        result = self.probability(examples(self.data, 'test'))
+        right = result.argmax(1) == self.data.test.label[:MOST]
+        close_to = frechet(self.features(examples(self.data, 'train')), self.test)
+        return recognised(result) | dict(distance=close_to, accuracy=float(right.mean()))
 
 
 def trained(study: Study, name: str, latent: int, seed: int = 0):
@@ -114,7 +114,7 @@ def trained(study: Study, name: str, latent: int, seed: int = 0):
     return run, *(functools.partial(in_parts, f) for f in maps)
 
 
-def sampled(study: Study, judge, name: str, latent: int, seed: int) -> dict:
+def sampled(study: Study, evaluator, name: str, latent: int, seed: int) -> dict:
     """What the judge makes of a model's samples: as many as there is training data, as it is of a
     covariance of fewer that it would be further away."""
     run, decode, encode = trained(study, name, latent, seed)
@@ -122,13 +122,14 @@ def sampled(study: Study, judge, name: str, latent: int, seed: int) -> dict:
     codes, chance = encode(x), np.random.default_rng(seed)
     normal = chance.normal(size=codes.shape).astype(np.float32)
     fitted = chance.multivariate_normal(codes.mean(0), np.cov(codes, rowvar=False), len(x))
-    return dict(mse=float(((decode(encode(test)) - test) ** 2).mean()),
-                prior=judge()(decode(normal)), fitted=judge()(decode(fitted.astype(np.float32))))
+    return dict(mse=float(((decode(encode(test)) - test)**2).mean()),
+                prior=evaluator()(decode(normal)), fitted=evaluator()(decode(
+                    fitted.astype(np.float32))))
 
 
 def rows(points: list[dict], name: str, latent: int) -> list[dict]:
     """The table's rows of one model: the means over seeds, and the standard deviations."""
-    made = []
+    built = []
     for source, title in dict(prior='N(0, I)', fitted='fitted Gaussian').items():
         row = dict(model=NAMES[name], latent=latent, codes=title)
         for key in 'sure', 'labels', 'distance':
@@ -136,8 +137,8 @@ def rows(points: list[dict], name: str, latent: int) -> list[dict]:
             if key != 'labels':
                 row[f'{key} sd'] = float(np.std([p[source][key] for p in points]))
         row['mse'] = float(np.mean([p['mse'] for p in points]))
-        made.append(row | dict(seeds=len(points)))
-    return made
+        built.append(row | dict(seeds=len(points)))
+    return built
 
 
 def plane(name: str, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
@@ -174,8 +175,8 @@ def between(decode, encode, x: np.ndarray, steps: int = 10, lines: int = 10) -> 
     """Rows of examples: a test example, what is decoded on the straight line, another example."""
     a, b = x[:lines], x[lines:2 * lines]
     t = np.linspace(0, 1, steps - 2, dtype=np.float32)[:, None]
-    made = [decode((1 - t) * p + t * q) for p, q in zip(encode(a), encode(b))]
-    return np.concatenate([[p, *row, q] for p, row, q in zip(a, made, b)])
+    built = [decode((1 - t) * p + t * q) for p, q in zip(encode(a), encode(b))]
+    return np.concatenate([[p, *row, q] for p, row, q in zip(a, built, b)])
 
 
 def draw(study: Study) -> None:
@@ -198,22 +199,22 @@ def main(study: Study) -> None:
     if study.flags.seeds < 1:
         raise BadInput(f'--seeds must be at least 1, not {study.flags.seeds}')
     seeds = 1 if study.flags.quick else study.flags.seeds
-    judge = functools.cache(lambda: Judge(study))
-    floor = study.point('floor', lambda: judge().floor())
+    evaluator = functools.cache(lambda: Judge(study))
+    floor = study.point('floor', lambda: evaluator().floor())
     table = []
     for latent in (2,) if study.flags.quick else (2, 10):
         for name in NAMES:
             points = [study.point(f'{name}-{latent}-{seed}',
-                                  functools.partial(sampled, study, judge, name, latent, seed))
+                                  functools.partial(sampled, study, evaluator, name, latent, seed))
                       for seed in range(seeds)]
             table += rows(points, name, latent)
     draw(study)
     first = dict.fromkeys(table[0], '') | {key: floor[key] for key in floor if key in table[0]}
-    drawn = [r for r in table if r['codes'] == 'N(0, I)']
+    samples = [r for r in table if r['codes'] == 'N(0, I)']
     study.table([first | dict(model='test data'), *table],
                 'samples from N(0, I) that a classifier is sure of, and their distance from the '
                 'data: ' + ', '.join(f'{r["model"]} of {r["latent"]} {r["sure"]:.2f}, '
-                                     f'{r["distance"]:.0f}' for r in drawn))
+                                     f'{r["distance"]:.0f}' for r in samples))
     print(f"accuracy of the judge on test data: {floor['accuracy']:.4f}")
 
 

@@ -10,7 +10,7 @@ early by a validation set, here every run has the same epochs.  Means over seeds
 import numpy as np
 from study import Study, start
 
-from gen_jax import metrics, record, train, trained
+from gen_jax import metrics, record, train, evaluation
 from gen_jax.types import BadInput
 
 PUBLISHED = {2: 135.7, 5: 110.2, 10: 93.8, 20: 88.9, 40: 88.9}
@@ -18,26 +18,26 @@ EPOCHS = dict(mnist=100, digits=300)
 
 
 def measured(study: Study, latent: int, seed: int) -> dict:
-    config = study.config('vae', seed=seed, batch=64, **{
+    config = study.config('vae', seed=seed, batch_size=64, **{
         'data.binarize': 'dynamic', 'model.latent': latent, 'net.width': (256, 128)})
     config.epochs = 20 if study.flags.quick else EPOCHS.get(study.flags.dataset, 100)
     config.eval.k = 500
 
     def measure():
         run, state = study.run(f'{latent}-{seed}', config)
-        subject = trained.subject(run, state)
-        return metrics.nll(subject) | metrics.units(subject) | train.evaluator(run)(state)
+        subject = evaluation.subject(run, state)
+        return metrics.nll(subject) | metrics.active_units(subject) | train.evaluator(run)(state)
 
     return study.point(f'{latent}-{seed}', measure)
 
 
 def row(study: Study, latent: int, points: list[dict]) -> dict:
-    made = dict(latent=latent)
+    built = dict(latent=latent)
     if study.flags.dataset == 'mnist':
-        made['published nll'] = PUBLISHED[latent]
+        built['published nll'] = PUBLISHED[latent]
     for name, key in dict(nll='nll', elbo='test/elbo', recon='test/recon', kl='test/kl').items():
-        made[name] = float(np.mean([p[key] for p in points]))
-    return made | dict(sd=float(np.std([p['nll'] for p in points])),
+        built[name] = float(np.mean([p[key] for p in points]))
+    return built | dict(sd=float(np.std([p['nll'] for p in points])),
                        units=float(np.mean([p['active_units'] for p in points])),
                        seeds=len(points))
 

@@ -15,15 +15,17 @@ same models run with less to show that they do; there is no published number.
 """
 from study import WHICH, Study, start
 
-from gen_jax import metrics, record, train, trained
+from gen_jax import metrics, record, train, evaluation
 
-BURDA = {'net.width': (200, 200), 'net.act': 'tanh', 'model.latent': 50,
-         'optimiser.schedule': 'stages', 'optimiser.steps': 3000, 'optimiser.eps': 1e-4,
-         'data.binarize': 'dynamic', 'batch': 20}
-LADDER = BURDA | {'model.below': 100}
-GATED = {'net.width': (300, 300), 'net.act': 'gated', 'model.latent': 40,
-         'optimiser.learning_rate': 5e-4, 'latents.schedule': 'linear', 'latents.warmup': 50_000,
-         'data.binarize': 'static', 'batch': 100}
+BURDA = {'net.width': (200, 200), 'net.activation': 'tanh', 'model.latent': 50,
+         'optimiser.schedule': 'stages', 'optimiser.schedule_steps': 3000, 'optimiser.eps': 1e-4,
+         'data.binarize': 'dynamic', 'batch_size': 20}
+LADDER = BURDA | {'model.bottom_latent': 100}
+GATED = {
+    'net.width': (300, 300), 'net.activation': 'glu', 'model.latent': 40,
+    'optimiser.learning_rate': 5e-4, 'latents.kl_schedule': 'linear',
+    'latents.kl_warmup_steps': 50_000, 'data.binarize': 'static', 'batch_size': 100
+}
 # name: model, what differs from its config, epochs, the published nll
 ROWS = dict(
     small=('vae', {'data.binarize': 'dynamic'}, 10, None),
@@ -41,8 +43,8 @@ def measured(study: Study, name: str) -> dict:
     model, changed, full, published = ROWS[name]
     quick, epochs = study.flags.quick, study.flags.epochs or full
     changed = dict(changed) | {'seed': study.flags.seed}
-    if study.flags.dataset == 'digits' and 'optimiser.steps' in changed:
-        changed['optimiser.steps'] = 70
+    if study.flags.dataset == 'digits' and 'optimiser.schedule_steps' in changed:
+        changed['optimiser.schedule_steps'] = 70
     config = study.config(model, **changed)
     config.epochs = min(epochs, 2 if quick else full)
     config.eval.every, config.eval.k = min(10, config.epochs), 100 if quick else 5000
@@ -52,13 +54,13 @@ def measured(study: Study, name: str) -> dict:
         run, state = study.run(label, config)
         return dict(elbo=train.evaluator(run)(state)['test/elbo'],
                     seconds=train.summary(study.workdir / label)['seconds'],
-                    **metrics.nll(trained.subject(run, state)))
+                    **metrics.nll(evaluation.subject(run, state)))
 
-    found = study.point(f'{label}-{config.epochs}', measure)
+    result = study.point(f'{label}-{config.epochs}', measure)
     return dict(row=name, published=published if study.flags.dataset == 'mnist' else '',
-                nll=found['nll'], se=found['nll_se'], elbo=found['elbo'],
+                nll=result['nll'], se=result['nll_se'], elbo=result['elbo'],
                 epochs=f'{config.epochs} of {full}', seed=study.flags.seed,
-                seconds=found['seconds'])
+                seconds=result['seconds'])
 
 
 def draw(study: Study, table: list[dict]) -> None:

@@ -8,10 +8,10 @@ judged by 2,500 samples of each: the modes that are nearest to one of high quali
 standard deviations), the share of high quality, and the KL of the modes' shares from equal ones.
 
 published: modes by Lin et al. 2018 (PacGAN), whose nets --nets=pacgan has: generator 4 x 400 with
-batch normalisation, critic 3 x 200 maxout of 5, Adam 1e-4 with b1 .8, 100 packs a batch, 400 epochs
-of 100,000 points, simultaneous moves; only their initialisation is not theirs.  Without it the nets
-are 3 x 128 and the epochs 15, so that a row takes minutes of a CPU core, and the numbers are to be
-compared with each other rather than with those published.
+batch normalisation, discriminator 3 x 200 maxout of 5, Adam 1e-4 with b1 .8, 100 packs a batch,
+400 epochs of 100,000 points, simultaneous updates; only the initialisation differs.  Without it the
+nets are 3 x 128 and the epochs 15, so that a row takes minutes of a CPU core; compare
+those numbers with each other rather than with those published.
 """
 from study import WHICH, Study, both, start
 
@@ -30,20 +30,20 @@ def played(**keys) -> dict:
     return {f'discriminator.{k}': v for k, v in keys.items()}
 
 
-SMALL = both(learning_rate=1e-3, b1=.5) | {'optimiser.average': .999}
+SMALL = both(learning_rate=1e-3, b1=.5) | {'optimiser.ema_decay': .999}
 PACGAN = both(learning_rate=1e-4, b1=.8) | {
-    'net.width': (400,) * 4, 'net.norm': 'batch', 'optimiser.average': 0.,
-    'discriminator_net.width': (200,) * 3, 'discriminator_net.act': 'maxout',
-    'model.order': 'simultaneous'}
+    'net.width': (400,) * 4, 'net.norm': 'batch', 'optimiser.ema_decay': 0.,
+    'discriminator_net.width': (200,) * 3, 'discriminator_net.activation': 'maxout',
+    'model.update_order': 'simultaneous'}
 PLAIN = played(loss='nonsaturating', penalty='none')
-CENTRED = played(penalty='r1r2', weight=.2) | both(b1=0., b2=.9)
+CENTRED = played(penalty='r1r2', penalty_weight=.2) | both(b1=0., b2=.9)
 # name: what differs, and the modes published of ring and grid
 ROWS = dict(
-    gan=(PLAIN, 6.3, 17.3), simultaneous=(PLAIN | {'model.order': 'simultaneous'}, '', ''),
-    packed=(PLAIN | played(pack=2), 7.9, 23.8),
-    wasserstein=(played(loss='wasserstein', penalty='gradient', weight=1.) | both(b1=0., b2=.9)
-                 | {'model.every': 5}, '', ''),
-    gan_r1r2=(PLAIN | CENTRED, '', ''),
+    gan=(PLAIN, 6.3, 17.3), simultaneous=(PLAIN | {'model.update_order': 'simultaneous'}, '', ''),
+    packed=(PLAIN | played(packing=2), 7.9, 23.8),
+    wasserstein=(played(loss='wasserstein', penalty='gradient', penalty_weight=1.)
+                 | both(b1=0., b2=.9)
+                 | {'model.discriminator_steps': 5}, '', ''), gan_r1r2=(PLAIN | CENTRED, '', ''),
     relativistic=(played(loss='relativistic', penalty='none'), '', ''),
     relativistic_r1r2=(played(loss='relativistic') | CENTRED, '', ''))
 
@@ -53,7 +53,7 @@ def measured(study: Study, name: str) -> dict:
     changed, *published = ROWS[name]
     pacgan, quick = study.flags.nets == 'pacgan', study.flags.quick
     config = study.config('gan', **(PACGAN if pacgan else SMALL) | changed)
-    config.batch = (100 if pacgan else 256) * (config.discriminator.pack if pacgan else 1)
+    config.batch_size = (100 if pacgan else 256) * (config.discriminator.packing if pacgan else 1)
     config.epochs = study.flags.epochs or (400 if pacgan else 15)
     if quick:
         config.epochs, config.data.limit = 1, 50_000
@@ -65,30 +65,30 @@ def measured(study: Study, name: str) -> dict:
 
     def measure():
         x, failed = sampled(run, seeds)
-        found = [samples.modes(part, *run.data.mixture) if np.isfinite(part).all() else
+        result = [samples.modes(part, *run.data.mixture) if np.isfinite(part).all() else
                  dict(modes=0, high_quality=0., kl=np.log(number))
                  for part in x]
-        return dict({k: [float(f[k]) for f in found] for k in found[0]}, failed=failed,
+        return dict({k: [float(f[k]) for f in result] for k in result[0]}, failed=failed,
                     x=x[0].tolist())
 
-    found = study.point(f'{name}-{seeds}-{config.epochs}', measure)
-    full = sum(m == number for m in found['modes'])
+    result = study.point(f'{name}-{seeds}-{config.epochs}', measure)
+    full = sum(m == number for m in result['modes'])
     return dict(row=name, published=published[config.data.name == 'grid'] if pacgan else '',
-                modes=np.mean(found['modes']), sd=np.std(found['modes']), of=number,
-                all_found=f'{full} of {seeds}', kl=np.mean(found['kl']),
-                high_quality=np.mean(found['high_quality']), epochs=config.epochs,
-                seconds=found['seconds'], x=found['x'])
+                modes=np.mean(result['modes']), sd=np.std(result['modes']), of=number,
+                all_found=f'{full} of {seeds}', kl=np.mean(result['kl']),
+                high_quality=np.mean(result['high_quality']), epochs=config.epochs,
+                seconds=result['seconds'], x=result['x'])
 
 
 def sampled(run: train.Run, seeds: int) -> tuple[np.ndarray, int]:
     """Samples (seeds, 2500, 2) of models trained side by side, and how many became not finite."""
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
     example = run.known.example
-    size, batch = len(run.data.train.x), run.config.batch
+    size, batch = len(run.data.train.x), run.config.batch_size
     chunk = loop.training(run.model, run.data.prepare, size, batch, size // batch)
     beside = jax.vmap(chunk, (0, None, 0))
     if jax.default_backend() == 'cpu':  # where a product of many small matrices is slow
-        beside = lambda states, data, keys: lax.map(lambda own: chunk(own[0], data, own[1]),
+        beside = lambda states, data, keys: lax.map(lambda local: chunk(local[0], data, local[1]),
                                                     (states, keys))
     epoch = jax.jit(beside, donate_argnums=0)
     states = jax.jit(jax.vmap(run.model.init, (0, None)))(keys, example)

@@ -83,10 +83,10 @@ def measure(study: Study, reference: Reference, code: int) -> dict:
     examples = len(reference.sets['train'])
     batch = 500 if examples >= 10_000 else min(128, examples)
     epochs = -(-STEPS // (examples // batch))
-    run, state = study.run(f'ae-{code}', study.config('ae', epochs=epochs, batch=batch, **{
+    run, state = study.run(f'ae-{code}', study.config('ae', epochs=epochs, batch_size=batch, **{
         'net.name': 'linear', 'model.latent': code, 'model.loss': 'mse',
         'optimiser.learning_rate': .01, 'optimiser.schedule': 'cosine',
-        'optimiser.steps': epochs * (examples // batch)}))
+        'optimiser.schedule_steps': epochs * (examples // batch)}))
     points = np.concatenate([np.zeros((1, code)), np.eye(code)]).astype(np.float32)
     columns = np.asarray(jax.jit(run.model.decode)(state, points), float).reshape(code + 1, -1)
     columns = (columns[1:] - columns[0]).T
@@ -105,34 +105,34 @@ def measure(study: Study, reference: Reference, code: int) -> dict:
                 seconds=train.summary(study.workdir / f'ae-{code}')['seconds'], **errors)
 
 
-def row(dataset: str, code: int, pca: dict, found: dict) -> dict:
+def row(dataset: str, code: int, pca: dict, result: dict) -> dict:
     """A line of the table."""
-    excess = {part: found[part] / pca[part][code - 1] - 1 for part in ('train', 'test')}
-    return dict(dataset=dataset, code=code, gap=found['gap'], angle=found['angle'],
+    excess = {part: result[part] / pca[part][code - 1] - 1 for part in ('train', 'test')}
+    return dict(dataset=dataset, code=code, gap=result['gap'], angle=result['angle'],
                 error_pca=pca['train'][code - 1], excess_train=excess['train'],
-                excess_test=excess['test'], seconds=found['seconds'],
-                met=found['angle'] <= ANGLE and abs(excess['train']) <= EXCESS)
+                excess_test=excess['test'], seconds=result['seconds'],
+                met=result['angle'] <= ANGLE and abs(excess['train']) <= EXCESS)
 
 
-def draw(study: Study, pca: dict, found: dict[int, dict]) -> None:
+def draw(study: Study, pca: dict, result: dict[int, dict]) -> None:
     """Left the components, PCA's and what the autoencoder's span holds of them; right the errors
     and the angles over the size of the code."""
     fig = record.figure(9.6, 4.8)
     left, right = fig.subfigures(1, 2, width_ratios=(1.15, 1))
-    largest = max(found)
+    largest = max(result)
     images(left, pca['shape'], {
         'PCA: the first components': pca['components'],
         f'the same, projected onto the decoder of\nthe autoencoder with {largest} units':
-            found[largest]['projected']})
+            result[largest]['projected']})
     above, below = right.subplots(2, 1, sharex=True)
     for part, colour, line, marker in ('train', 'C0', '-', 'o'), ('test', 'C1', '--', 's'):
         above.plot(range(1, largest + 1), pca[part], line, color=colour, label=f'PCA, {part}')
-        above.plot(list(found), [f[part] for f in found.values()], marker, color=colour,
+        above.plot(list(result), [f[part] for f in result.values()], marker, color=colour,
                    fillstyle='none', label=f'autoencoder, {part}')
     above.set(title='reconstruction', ylabel='mean squared error', ylim=(0, None))
     above.legend(fontsize='small')
-    angles = [f['angle'] for f in found.values()]
-    below.semilogy(list(found), angles, 'o', color='C0', fillstyle='none')
+    angles = [f['angle'] for f in result.values()]
+    below.semilogy(list(result), angles, 'o', color='C0', fillstyle='none')
     below.axhline(ANGLE, color='gray', linestyle='--')
     below.annotate(f'wanted: below {ANGLE:g}', (1, ANGLE), (0, 4), textcoords='offset points')
     below.set(title='subspaces of autoencoder and PCA', xlabel='size of the code',
@@ -164,10 +164,10 @@ def main(study: Study) -> None:
     codes = sizes(study.flags)
     reference = Reference(study, codes[-1])
     pca = study.point('pca', reference.measure)
-    found = {code: study.point(f'code-{code}', functools.partial(measure, study, reference, code))
+    result = {code: study.point(f'code-{code}', functools.partial(measure, study, reference, code))
              for code in codes}
-    draw(study, pca, found)
-    table = [row(study.flags.dataset, code, pca, f) for code, f in found.items()]
+    draw(study, pca, result)
+    table = [row(study.flags.dataset, code, pca, f) for code, f in result.items()]
     study.table(table, f'codes of {", ".join(map(str, codes))}: largest angle to the subspace of '
                 f'PCA {max(r["angle"] for r in table):.4f} rad, training error above that of PCA '
                 f'by at most {max(r["excess_train"] for r in table):.0e} of it')

@@ -1,10 +1,10 @@
-"""What README shows: its tables of results and its pictures, from finished runs and experiments.
+"""What docs/results.md shows: tables of results and pictures, from finished runs and experiments.
 
     python experiments/readme.py [--data_dir=DIR] FOLDER ...
 
 A FOLDER is a run's workdir or an experiment's.  For every run, experiments/results/FOLDER.json is
 written (command, commit, seed, hardware, summary), for every experiment FOLDER.json and FOLDER.csv,
-and its figure goes to docs/ where README shows it; then README's tables from all the files there.
+and its figure goes to docs/ where the page shows it; then the tables from all the files there.
 docs/mnist.png shows the VAE and the GAN on mnist, docs/MODEL.png the runs of PICTURED.
 """
 import json
@@ -23,26 +23,30 @@ from gen_jax import record, train
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / 'experiments' / 'results'
 BOUND = ['elbo', 'recon', 'kl', 'nll', 'nll_se']
-SHOWN = dict(ae=['mse'], vae=BOUND, cvae=BOUND, iwae=['iwae', 'elbo', 'nll', 'nll_se'],
-             ladder=['iwae', 'elbo', 'nll', 'nll_se'], factor=['elbo', 'tc', 'nll'],
-             tcvae=['elbo', 'mi', 'tc', 'nll'], mmd=['recon', 'kl', 'mmd', 'nll'],
-             vq=['elbo', 'recon', 'prior_nll', 'perplexity'],
-             **{name: ['accuracy_real', 'accuracy_fake', 'psnr', 'frechet_pixels',
-                       'frechet_pixels_floor', 'frechet_classifier',
-                       'frechet_classifier_floor', 'modes', 'high_quality', 'category']
-                for name in ('gan', 'infogan', 'vaegan', 'aae', 'bigan')},
-             denoising=['noisy_psnr', 'psnr', 'noisy_ssim', 'ssim'],
-             colorize=['grey_chroma_psnr', 'chroma_psnr', 'gain'],
-             contractive=['mse', 'jacobian'], sparse=['mse', 'active'], rae=['mse', 'size'],
-             deepfake=['copy_psnr', 'swap_psnr', 'psnr'], classifier=['accuracy'],
-             text=['accuracy', 'accuracy_forced'])
+SHOWN = dict(
+    ae=['mse'], vae=BOUND, cvae=BOUND, iwae=['iwae', 'elbo', 'nll', 'nll_se'],
+    ladder=['iwae', 'elbo', 'nll', 'nll_se'], factor=['elbo', 'tc',
+                                                      'nll'], tcvae=['elbo', 'mi', 'tc', 'nll'],
+    mmd=['recon', 'kl', 'mmd', 'nll'], vq=['elbo', 'recon', 'prior_nll', 'perplexity'], **{
+        name: [
+            'accuracy_real', 'accuracy_fake', 'psnr', 'frechet_distance_pixels',
+            'frechet_distance_pixels_floor', 'frechet_distance_classifier',
+            'frechet_distance_classifier_floor', 'modes', 'high_quality', 'category_accuracy'
+        ]
+        for name in ('gan', 'infogan', 'vaegan', 'aae', 'bigan')
+    }, denoising=['noisy_psnr', 'psnr', 'noisy_ssim',
+                  'ssim'], colorize=['grey_chroma_psnr', 'chroma_psnr', 'psnr_gain'], contractive=[
+                      'mse', 'jacobian'
+                  ], sparse=['mse', 'active_fraction'], rae=['mse', 'squared_norm'], deepfake=[
+                      'copy_psnr', 'swap_psnr', 'psnr'
+                  ], classifier=['accuracy'], text=['accuracy', 'teacher_forced_accuracy'])
 PICTURED = {'colorize-photos': 'colorize', 'deepfake-faces': 'deepfake', 'cvae-mnist': 'cvae',
             'infogan-digits': 'infogan'}
 
 
-def commit(made: Path) -> str:
+def commit(built: Path) -> str:
     """The commit at which a file was made."""
-    then = ['git', 'log', '-1', '--format=%h', f'--until=@{made.stat().st_mtime:.0f}']
+    then = ['git', 'log', '-1', '--format=%h', f'--until=@{built.stat().st_mtime:.0f}']
     return subprocess.run(then, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -52,7 +56,7 @@ def command(config: ConfigDict) -> str:
     given = runpy.run_path(str(ROOT / 'configs' / f'{name}.py'))['get_config']
     source = '' if given().data.name == dataset else f':{dataset}'
     theirs = train.leaves(json.loads(given(dataset).to_json()))
-    theirs['batch'] = theirs['batch'] or train.BATCH
+    theirs['batch_size'] = theirs['batch_size'] or train.BATCH
     ours = train.leaves(json.loads(config.to_json()))
     if ours.keys() != theirs.keys():
         raise SystemExit(f'readme: this run of {name} on {dataset} was made by another version; '
@@ -65,15 +69,15 @@ def command(config: ConfigDict) -> str:
 def result(folder: Path) -> dict:
     """A run's or an experiment's summary with what it takes to repeat it."""
     if (folder / 'study.json').exists():
-        made = folder / f'{folder.name.split("-")[0]}.csv'
-        return dict(commit=commit(made)) | train.summary(folder)
+        built = folder / f'{folder.name.split("-")[0]}.csv'
+        return dict(commit=commit(built)) | train.summary(folder)
     config = ConfigDict(train.stored_config(folder))
     return dict(command=command(config), seed=config.seed,
                 commit=commit(folder / 'summary.json')) | train.summary(folder)
 
 
 def picture(source: Path, name: str) -> None:
-    """A PNG among README's, no larger than is seen there: of 256 colours."""
+    """A PNG of docs/, no larger than is seen there: of 256 colours."""
     image = Image.open(source).convert('RGB')
     if image.width > 3000:
         image.thumbnail((1600, 1600))
@@ -86,7 +90,7 @@ def keep(folder: Path) -> None:
     if (folder / 'study.json').exists():
         name = folder.name.split('-')[0]
         shutil.copy(folder / f'{name}.csv', RESULTS / f'{folder.name}.csv')
-        if f'(docs/{folder.name}.png)' in (ROOT / 'README.md').read_text():
+        if f'({folder.name}.png)' in (ROOT / 'docs' / 'results.md').read_text():
             picture(folder / f'{name}.png', folder.name)
 
 
@@ -116,7 +120,7 @@ def mnist(folders: dict[str, Path], data_dir: str | None) -> None:
     for name, folder in sorted(folders.items()):
         run, state = train.load(folder, data_dir=data_dir)
         if run.model.encode:
-            x = train.tested(run.data, n, run.key).x
+            x = train.test_examples(run.data, n, run.key).x
             parts['test digits'] = x
             parts[f'{name}: reconstructions'] = run.model.decode(state, run.model.encode(state, x))
         if run.model.prior:
@@ -137,9 +141,9 @@ def main():
             picture(folder / 'images' / 'reconstructions.png', PICTURED[folder.name])
         if dataset == 'mnist' and model in ('vae', 'gan'):
             families[model] = folder
-    before, _, rest = (ROOT / 'README.md').read_text().partition('<!-- results -->\n')
+    before, _, rest = (ROOT / 'docs' / 'results.md').read_text().partition('<!-- results -->\n')
     after = rest.partition('<!-- end -->\n')[2]
-    (ROOT / 'README.md').write_text(
+    (ROOT / 'docs' / 'results.md').write_text(
         f'{before}<!-- results -->\n{tables()}\n<!-- end -->\n{after}')
     if families:
         mnist(families, a.data_dir)

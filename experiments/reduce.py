@@ -111,8 +111,8 @@ def measure(study: Study, method: str, points: Points) -> dict:
     seconds, maps = 0., dict(pca=pca, lda=lda, tsne=tsne, umap=umap).get(method)
     if maps is None:
         maps = functools.partial(coder, *trained(study, method))
-        told = train.summary(study.workdir / method)
-        seconds = told['seconds'] + told['compile_seconds']
+        reported = train.summary(study.workdir / method)
+        seconds = reported['seconds'] + reported['compile_seconds']
     began = time.perf_counter()
     some, test = maps(points)
     seconds += time.perf_counter() - began
@@ -124,7 +124,7 @@ def measure(study: Study, method: str, points: Points) -> dict:
                 seconds=seconds, map=np.asarray(test, float).round(4).tolist())
 
 
-def draw(study: Study, found: dict[str, dict], labels: np.ndarray, called=None) -> None:
+def draw(study: Study, result: dict[str, dict], labels: np.ndarray, called=None) -> None:
     """The maps of the held-out examples, coloured by label; what these are called, a run of an
     earlier version has not kept."""
     import matplotlib
@@ -134,9 +134,9 @@ def draw(study: Study, found: dict[str, dict], labels: np.ndarray, called=None) 
     colours = matplotlib.colormaps['tab10' if len(names) <= 10 else 'gist_rainbow'].resampled(
         max(len(names), 10))
     panels = fig.subplots(2, 3).ravel()
-    for axes in panels[len(found):]:
+    for axes in panels[len(result):]:
         axes.axis('off')
-    for axes, (method, point) in zip(panels, found.items()):
+    for axes, (method, point) in zip(panels, result.items()):
         where = np.array(point['map'])
         for i, name in enumerate(names):
             axes.scatter(*where[labels == name].T, s=30 / len(where) ** .25, color=colours(i),
@@ -165,13 +165,13 @@ def main(study: Study) -> None:
     points = functools.cache(functools.partial(load, study))
     labels = study.point('labels', lambda: dict(label=points().test.label.tolist(),
                                                 names=points().names))
-    found = {method: study.point(method, lambda m=method: measure(study, m, points()))
+    result = {method: study.point(method, lambda m=method: measure(study, m, points()))
              for method in methods(study)}
-    draw(study, found, np.array(labels['label']), labels.get('names'))
+    draw(study, result, np.array(labels['label']), labels.get('names'))
     study.table([dict(dataset=study.flags.dataset, method=METHODS[m])
-                 | {k: v for k, v in f.items() if k != 'map'} for m, f in found.items()],
+                 | {k: v for k, v in f.items() if k != 'map'} for m, f in result.items()],
                 'accuracy of 5 neighbours in the plane: ' + ', '.join(
-                    f'{METHODS[m]} {f["knn"]:.3f}' for m, f in found.items()))
+                    f'{METHODS[m]} {f["knn"]:.3f}' for m, f in result.items()))
 
 
 if __name__ == '__main__':

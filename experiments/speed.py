@@ -53,7 +53,7 @@ RESIDUAL = {'net.name': 'residual', 'net.width': (32, 64, 128)}
 MODELS = dict(
     conv_ae=('ae', 'mnist', {}), mlp_vae=('vae', 'mnist', {}),
     dcgan=('gan', 'mnist', {
-        'optimiser.average': 0., 'discriminator_net.norm': 'batch',
+        'optimiser.ema_decay': 0., 'discriminator_net.norm': 'batch',
         'optimiser.learning_rate': 2e-4, 'discriminator_optimiser.learning_rate': 2e-4}),
     residual32=('ae', 'photos', RESIDUAL | {'data.size': 32}),
     residual64=('ae', 'photos', RESIDUAL | {'data.size': 64}), text=('text', 'text', {}))
@@ -64,13 +64,13 @@ def prepared(model: str, a: argparse.Namespace) -> train.Run:
     name, dataset, changed = MODELS[model]
     file = Path(__file__).parents[1] / 'configs' / f'{name}.py'
     config = runpy.run_path(str(file))['get_config'](dataset)
-    config.data.dir, config.batch, config.precision = a.data_dir, a.batch, a.precision
+    config.data.dir, config.batch_size, config.precision = a.data_dir, a.batch, a.precision
     config.data.update(memory_limit=a.memory_limit, cache=not a.decode, workers=a.workers)
     train.update(config, changed)
     run = train.prepare(config)
-    images = min(a.images, len(run.data.train.x)) // config.batch * config.batch
+    images = min(a.images, len(run.data.train.x)) // config.batch_size * config.batch_size
     data = run.data._replace(train=jax.tree.map(lambda v: v[:images], run.data.train))
-    return run._replace(data=data, per_epoch=images // config.batch)
+    return run._replace(data=data, per_epoch=images // config.batch_size)
 
 
 def epochs(model: str, a: argparse.Namespace):
@@ -127,13 +127,13 @@ def profiled(model: str, a: argparse.Namespace):
                 operation = dict(event.stats).get('hlo_op', 'while')
                 if not operation.startswith(('while', 'call', 'conditional')):  # which hold others
                     spent[re.sub(r'[.\d]+$', '', operation)] += event.duration_ns / 1e6
-    whole = sum(spent.values())
-    for kind, ms in [('all', whole), *spent.most_common(8)]:
+    complete = sum(spent.values())
+    for kind, ms in [('all', complete), *spent.most_common(8)]:
         yield dict(model=model, operations=kind, ms_per_step=round(ms / run.per_epoch, 3),
-                   part=round(ms / whole, 3))
+                   part=round(ms / complete, 3))
 
 
-def alone(model: str, a: argparse.Namespace) -> dict:
+def by_itself(model: str, a: argparse.Namespace) -> dict:
     """The line of a model by a process of its own, whose memory and start are its own too."""
     words = [sys.executable, __file__, '--one', f'--models={model}', f'--batches={a.batch}',
              f'--images={a.images}', f'--repeats={a.repeats}', f'--precision={a.precision}',
@@ -164,13 +164,13 @@ def compared(model: str, a: argparse.Namespace) -> dict:
             theirs[way] = min(theirs.get(way, other), other, key=lambda o: o['seconds'])
             line = next(ours)
     best = min(theirs.values(), key=lambda o: o['seconds'])
-    for found in line, *theirs.values():
-        print(json.dumps(found), flush=True)
+    for result in line, *theirs.values():
+        print(json.dumps(result), flush=True)
     return dict(model=model, ratio=round(line['seconds'] / best['seconds'], 3), way=best['way'],
                 seconds=line['seconds'], peer=best['seconds'])
 
 
-def together(a: argparse.Namespace):
+def joint(a: argparse.Namespace):
     """Yields the examples a second of N models side by side, each way, and of one by itself."""
     run = prepared('mlp_vae', a)
     g, = sweep.plan(run.config, sweep.grid({'seed': list(range(a.sweep))}))
@@ -178,12 +178,12 @@ def together(a: argparse.Namespace):
     images, single = run.per_epoch * a.batch, next(epochs('mlp_vae', a))
     yield dict(model='mlp_vae', way='alone', examples_per_second=single['examples_per_second'])
     for how in ('map', 'vmap', *(['shard'] if jax.device_count() > 1 else [])):
-        made = sweep.programs(g, g.points, how)
-        states, keys = sweep.born(g, g.points)
+        built = sweep.programs(g, g.points, how)
+        states, keys = sweep.init_states(g, g.points)
         best = float('inf')
         for _ in range(a.repeats + 1):
             start = time.perf_counter()
-            states, *_ = jax.block_until_ready(made.train(states, keys))
+            states, *_ = jax.block_until_ready(built.train(states, keys))
             best = min(best, time.perf_counter() - start)
         yield dict(model='mlp_vae', way=f'{a.sweep} by {how}',
                    examples_per_second=round(a.sweep * images / best))
@@ -194,12 +194,12 @@ def measured(a: argparse.Namespace):
     for batch in map(int, a.batches.split(',')):
         a.batch = batch
         if a.sweep:
-            yield from together(a)
+            yield from joint(a)
         for model in [] if a.sweep else a.models.split(','):
             if a.profile:
                 yield from profiled(model, a)
             else:
-                yield compared(model, a) if a.peer else alone(model, a)
+                yield compared(model, a) if a.peer else by_itself(model, a)
 
 
 def flags() -> argparse.Namespace:

@@ -13,7 +13,7 @@ no published number.
 """
 from study import WHICH, Study, both, start
 
-from gen_jax import data, metrics, record, train, trained
+from gen_jax import data, metrics, record, train, evaluation
 from gen_jax.types import BadInput
 
 FULL = 50
@@ -25,13 +25,14 @@ def played(norm: str, **keys) -> dict:
 
 
 DCGAN = played('batch') | both(learning_rate=2e-4)
-CENTRED = played('none', penalty='r1r2', weight=1.) | both(learning_rate=2e-4, b1=0., b2=.99)
+CENTRED = played('none', penalty='r1r2', penalty_weight=1.) | both(learning_rate=2e-4, b1=0.,
+                                                                   b2=.99)
 # name: what differs from configs/gan.py, and the modes and kl published
 ROWS = dict(
-    dcgan=(DCGAN, 99, ''), packed=(DCGAN | {'discriminator.pack': 2}, 1000, ''),
-    wasserstein=(played('layer', loss='wasserstein', penalty='gradient') | {'model.every': 5}
-                 | both(learning_rate=2e-4, b1=.5, b2=.9), 959, ''),
-    gan_r1r2=(CENTRED, 693, ''),
+    dcgan=(DCGAN, 99, ''), packed=(DCGAN | {'discriminator.packing': 2}, 1000, ''),
+    wasserstein=(played('layer', loss='wasserstein', penalty='gradient')
+                 | {'model.discriminator_steps': 5}
+                 | both(learning_rate=2e-4, b1=.5, b2=.9), 959, ''), gan_r1r2=(CENTRED, 693, ''),
     relativistic_r1r2=(CENTRED | {'discriminator.loss': 'relativistic'}, 1000, .078))
 
 
@@ -49,15 +50,15 @@ def measured(study: Study, name: str) -> dict:
 
     def measure():
         run, state = study.run(label, config)
-        return dict(metrics.stacked(trained.subject(run, state)),
+        return dict(metrics.stacked(evaluation.subject(run, state)),
                     seconds=train.summary(study.workdir / label)['seconds'])
 
     if not data.load(**config.data).stacked:
         raise BadInput(f'{config.data.name} is not stacked; use stacked:mnist or stacked:digits')
-    found = study.point(f'{label}-{config.epochs}', measure)
-    return dict(row=name, published=modes if mnist else '', modes=found['modes'],
-                published_kl=kl if mnist else '', kl=found['kl'],
-                epochs=f'{config.epochs} of {FULL}', seed=config.seed, seconds=found['seconds'])
+    result = study.point(f'{label}-{config.epochs}', measure)
+    return dict(row=name, published=modes if mnist else '', modes=result['modes'],
+                published_kl=kl if mnist else '', kl=result['kl'],
+                epochs=f'{config.epochs} of {FULL}', seed=config.seed, seconds=result['seconds'])
 
 
 def main(study: Study) -> None:

@@ -83,12 +83,12 @@ class Study:
         if not record.read_json(file, 'it is measured again'):
             self.say(f'measuring {label}')
             start = time.perf_counter()
-            found = measure()
+            result = measure()
             file.parent.mkdir(parents=True, exist_ok=True)
-            record.write_json(file, dict(seconds=time.perf_counter() - start) | found)
+            record.write_json(file, dict(seconds=time.perf_counter() - start) | result)
         return json.loads(file.read_text())
 
-    def summary(self, **found) -> None:
+    def summary(self, **result) -> None:
         """Keeps what is known of the whole experiment, and the time it has taken so far."""
         spent = self.before.get('seconds', 0.)
         spent += time.perf_counter() - self.since if self.count else 0.
@@ -96,7 +96,7 @@ class Study:
             self.workdir.mkdir(parents=True, exist_ok=True)
             (self.workdir / 'study.json').write_text(self.ours)
             record.write_json(self.workdir / 'summary.json', self.before | dict(
-                command=self.command, seconds=spent, **found))
+                command=self.command, seconds=spent, **result))
         except OSError as e:
             raise BadInput(f'workdir {self.workdir} cannot be written ({e.strerror}); '
                            'give another by --workdir') from e
@@ -115,9 +115,9 @@ class Study:
             writer = csv.DictWriter(f, rows[0].keys())
             writer.writeheader()
             writer.writerows(rows)
-        shown = [[f'{v:.{digits}g}' if isinstance(v, float) else str(v) for v in row.values()]
+        displayed = [[f'{v:.{digits}g}' if isinstance(v, float) else str(v) for v in row.values()]
                  for row in rows]
-        lines = [list(rows[0]), ['---'] * len(rows[0]), *shown]
+        lines = [list(rows[0]), ['---'] * len(rows[0]), *displayed]
         text = '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
         (self.workdir / f'{self.name}.md').write_text(text)
         self.summary(headline=headline, **record.machine())

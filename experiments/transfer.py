@@ -5,19 +5,19 @@
 Four encoders of one architecture (dense layers) are trained on all training images without their
 labels: as an AE, denoising, contractive and as a VAE, all with the cross-entropy.  Then a linear
 layer on the code learns from so many labelled images, as equally shared by the labels as can be:
-`frozen`, it alone; `tuned`, the encoder with it; `scratch`, an encoder from chance with it, for
+`frozen`, it alone; `finetuned`, the encoder with it; `scratch`, an encoder from chance with it, for
 comparison.  Every classifier gets the same number of updates, however many labels there are.
 
 Each seed draws other labelled images, another start and another order; the encoders are trained
 once.  The table has means over seeds and standard deviations (sd), the figure both.
 
-On mnist, with 100 labels and tuned: 0.76 from scratch and after an AE or denoising or contractive
-one, 0.79 after a VAE; with 1,000, 0.90 from scratch, 0.90 (contractive) to 0.92 (VAE).  Frozen
-codes of 32 dimensions are below scratch throughout.
+On mnist, with 100 labels and finetuned: 0.76 from scratch and after an AE or denoising or
+contractive one, 0.79 after a VAE; with 1,000, 0.90 from scratch, 0.90 (contractive) to 0.92 (VAE).
+Frozen codes of 32 dimensions are below scratch throughout.
 
 Expect little on digits: with 100 labels 0.91 from scratch, 0.88 to 0.90 frozen and 0.89 to 0.91
-tuned, denoising the best of them; with all of them 0.98 from scratch, 0.93 to 0.97 frozen, and 0.97
-to 0.98 tuned.
+finetuned, denoising the best of them; with all of them 0.98 from scratch, 0.93 to 0.97 frozen, and
+0.97 to 0.98 finetuned.
 """
 import functools
 
@@ -30,12 +30,12 @@ from gen_jax import data, record, train
 from gen_jax.types import BadInput, Batch
 
 ENCODERS = dict(ae='AE', denoising='denoising', contractive='contractive', vae='VAE')
-HYPER = dict(denoising={'model.noise': 'masking', 'model.level': .3},
-             contractive={'model.penalty': .3, 'model.probes': 4})
+HYPER = dict(denoising={'model.noise': 'masking', 'model.noise_level': .3},
+             contractive={'model.penalty_weight': .3, 'model.probes': 4})
 LATENT, WIDTH = 32, (512, 256)
 LABELS = 100, 600, 1000
 UPDATES = 1000
-RATES = dict(frozen=1e-2, tuned=1e-3, scratch=1e-3)
+RATES = dict(frozen=1e-2, finetuned=1e-3, scratch=1e-3)
 
 
 def source(study: Study, name: str) -> ConfigDict:
@@ -69,7 +69,7 @@ class Bench:
 
     def accuracies(self, count: int, updates: int, seeds: int) -> list[float]:
         """On test data, for every seed, after so many updates and the rest of their last epoch."""
-        found, trainer = [], None
+        result, trainer = [], None
         for seed in range(seeds):
             run = self.labelled(count, seed)
             if trainer is None:
@@ -78,25 +78,25 @@ class Bench:
             state = run.layout.place(self.init(run.key, self.example))
             for _ in range(-(-updates // run.per_epoch)):
                 state, _ = trainer.epoch(state)
-            found.append(self.evaluate(state)['test/accuracy'])
-        return found
+            result.append(self.evaluate(state)['test/accuracy'])
+        return result
 
     def labelled(self, count: int, seed: int) -> train.Run:
         """The run with so many labelled images: whole batches, smaller where there are few."""
         few = sample(self.run.data.train, count, seed, self.config.data.name)
         config = self.run.config.copy_and_resolve_references()
-        config.batch = min(config.batch, count)
+        config.batch_size = min(config.batch_size, count)
         return self.run._replace(config=config, data=self.run.data._replace(train=few),
-                                 key=jax.random.key(seed), per_epoch=count // config.batch)
+                                 key=jax.random.key(seed), per_epoch=count // config.batch_size)
 
 
 def draw(study: Study, table: list[dict]) -> None:
-    """Accuracy over labelled images, of frozen and of tuned encoders beside one from chance."""
+    """Accuracy over labelled images, of frozen and of finetuned encoders beside one from chance."""
     from matplotlib.ticker import NullLocator
     fig = record.figure(9, 4.2)
     panels = fig.subplots(1, 2, sharey=True)
     counts = sorted({row['labels'] for row in table})
-    for axes, mode in zip(panels, ('frozen', 'tuned')):
+    for axes, mode in zip(panels, ('frozen', 'finetuned')):
         titles = [t for t in ENCODERS.values() if any(row['encoder'] == t for row in table)]
         for i, title in enumerate(['from scratch', *titles]):
             line = [row for row in table if row['mode'] == ('scratch' if not i else mode)
@@ -128,14 +128,14 @@ def main(study: Study) -> None:
         return dict(accuracy=bench(name, mode).accuracies(count, updates, seeds))
 
     table = []
-    modes = [(names[0], 'scratch'), *((n, m) for m in ('frozen', 'tuned') for n in names)]
+    modes = [(names[0], 'scratch'), *((n, m) for m in ('frozen', 'finetuned') for n in names)]
     for name, mode in modes:
         for count in counts:
-            found = study.point(f'{name}-{mode}-{count}',
+            result = study.point(f'{name}-{mode}-{count}',
                                 functools.partial(measure, name, mode, count))['accuracy']
             table.append(dict(encoder='' if mode == 'scratch' else ENCODERS[name], mode=mode,
-                              labels=count, accuracy=float(np.mean(found)),
-                              sd=float(np.std(found)), seeds=seeds))
+                              labels=count, accuracy=float(np.mean(result)),
+                              sd=float(np.std(result)), seeds=seeds))
     draw(study, table)
     few = [r for r in table if r['labels'] == counts[0]]
     study.table(table, f'accuracy with {counts[0]} labels: ' + ', '.join(

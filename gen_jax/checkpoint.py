@@ -18,9 +18,9 @@ from gen_jax import parallel
 from gen_jax.data import cache
 from gen_jax.types import BadInput, State
 
-ROOM = 16_000_000
+MIN_FREE_BYTES = 16_000_000
 DIGESTS = 'digests.txt'
-LOST = TimeoutError, jax.errors.JaxRuntimeError  # of other processes
+PROCESS_LOST = TimeoutError, jax.errors.JaxRuntimeError  # of other processes
 
 
 @contextlib.contextmanager
@@ -32,7 +32,7 @@ def manager(folder: Path, *, keep: int = 3, best: str | None = None):
     import orbax.checkpoint as ocp
     from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
     from orbax.checkpoint.path import atomicity
-    kept = [policy.LatestN(keep)]
+    policies = [policy.LatestN(keep)]
 
     class Sealed(atomicity.AtomicRenameTemporaryPath):
         """Comes into its place with digests."""
@@ -47,10 +47,10 @@ def manager(folder: Path, *, keep: int = 3, best: str | None = None):
         return metrics.get(best, float('inf'))
 
     if best:
-        kept.append(policy.BestN(get_metric_fn=score, reverse=True, n=1,
+        policies.append(policy.BestN(get_metric_fn=score, reverse=True, n=1,
                                  keep_checkpoints_without_metrics=False))
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=policy.AnyPreservationPolicy(kept), cleanup_tmp_directories=True,
+        preservation_policy=policy.AnyPreservationPolicy(policies), cleanup_tmp_directories=True,
         best_fn=score if best else None, best_mode='min', temporary_path_class=Sealed)
 
     class Plain(ocp.StandardCheckpointHandler):
@@ -65,17 +65,17 @@ def manager(folder: Path, *, keep: int = 3, best: str | None = None):
         plain = Plain(use_ocdbt=False)
         for args in ocp.args.StandardSave, ocp.args.StandardRestore:
             handlers.add('default', args, plain)
-    made = ocp.CheckpointManager(Path(folder).absolute(), options=options,
+    orbax_manager = ocp.CheckpointManager(Path(folder).absolute(), options=options,
                                  handler_registry=handlers)
     try:
-        yield made
+        yield orbax_manager
     except BaseException:
         if jax.process_count() == 1:  # of several the others may be gone, and closing waits for all
             with contextlib.suppress(Exception):
-                made.close()
+                orbax_manager.close()
         raise
-    finish(made)
-    made.close()
+    finish(orbax_manager)
+    orbax_manager.close()
 
 
 def save(manager, state: State, metrics: dict[str, float]) -> None:
@@ -83,17 +83,17 @@ def save(manager, state: State, metrics: dict[str, float]) -> None:
     it, or the one before, cannot be written."""
     import orbax.checkpoint as ocp
     step = int(jax.device_get(state.step).ravel()[0])  # one, or that of all side by side
-    spare(manager.directory, sum(a.nbytes for a in jax.tree.leaves(state)))
+    require_space(manager.directory, sum(a.nbytes for a in jax.tree.leaves(state)))
     tree = state._asdict()
     tree = jax.device_get(tree) if jax.process_count() == 1 else tree  # see `manager`
     with _written():
         manager.save(step, args=ocp.args.StandardSave(tree), metrics=metrics)
 
 
-def spare(folder: Path, needed: int = 0) -> None:
+def require_space(folder: Path, needed: int = 0) -> None:
     """Raises OSError unless the disk has room for so many bytes and some pictures: before orbax and
     TensorBoard find out, whose threads print tracebacks."""
-    if shutil.disk_usage(folder).free < needed + ROOM:
+    if shutil.disk_usage(folder).free < needed + MIN_FREE_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -107,7 +107,7 @@ def finish(manager) -> None:
 def _written():
     try:
         yield
-    except LOST:
+    except PROCESS_LOST:
         raise
     except Exception as e:  # of types that its layers choose, with the system's words in them
         number = re.search(r"os_error_code='(\d+)'", str(e))
@@ -137,13 +137,13 @@ def restore(folder: Path, like: State, *, best: str | None = None, say=print) ->
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
     state = None
     for path in steps:
-        whole = False
+        verified = False
         try:
             if path in wrong:
                 raise wrong[path]
             if state is None:
-                whole = _verified(path)
-                if not whole:
+                verified = _verified(path)
+                if not verified:
                     say(f'checkpoint {path.name} is unverified: it is from before there were '
                         'digests')
                     _read_through(path / 'default')
@@ -151,9 +151,9 @@ def restore(folder: Path, like: State, *, best: str | None = None, say=print) ->
                 with ocp.StandardCheckpointer() as reader:
                     state = State(**reader.restore((path / 'default').absolute(), abstract))
         except Exception as e:  # every layer below has types of its own for a damaged file
-            if jax.process_count() > 1 and isinstance(e, LOST):
+            if jax.process_count() > 1 and isinstance(e, PROCESS_LOST):
                 raise
-            if whole:
+            if verified:
                 about = e if isinstance(e, BadInput) else f'{type(e).__name__}: {e}'
                 raise BadInput(f'checkpoint {path} is as it was saved, but cannot be read '
                                f'({" ".join(str(about).split())[:200]}); give the config and the '
@@ -169,13 +169,13 @@ def restore(folder: Path, like: State, *, best: str | None = None, say=print) ->
     return state
 
 
-def newest(folder: Path) -> int | None:
+def newest_step(folder: Path) -> int | None:
     """The step of the newest state below folder; None where there is none."""
     steps = [int(p.name) for p in folder.glob('*') if p.name.isdigit()]  # others are half-written
     return max(steps, default=None)
 
 
-def saved_with(folder: Path, step: int) -> dict[str, float]:
+def saved_metrics(folder: Path, step: int) -> dict[str, float]:
     """The metrics that were saved with the state of a step; {} where there are none."""
     return _metrics(folder / str(step))
 
@@ -192,20 +192,20 @@ def _seal(path: Path, sums: dict[str, str]) -> dict[str, str]:
 
 def _crc(file: Path) -> str:
     """The CRC-32 of a file, eight digits; '' where there is none."""
-    found = 0
+    crc = 0
     try:
         with file.open('rb', buffering=0) as f:
             while piece := f.read(2 ** 18):  # stays in the processor's cache
-                found = zlib.crc32(piece, found)
+                crc = zlib.crc32(piece, crc)
     except FileNotFoundError:
         return ''
-    return f'{found:08x}'
+    return f'{crc:08x}'
 
 
 def _verified(path: Path) -> bool:
     """Whether a checkpoint has digests.  Raises BadInput that names the first file that is not what
     was saved, in all of several processes, the first of which looks."""
-    parallel.together(lambda: jax.process_index() or _verify(path))
+    parallel.collectively(lambda: jax.process_index() or _verify(path))
     return (path / DIGESTS).exists()
 
 

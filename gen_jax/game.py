@@ -1,4 +1,4 @@
-"""A model is a game: players with their own parameters move in turn, each down its own gradient."""
+"""A model is a game: each player has its own parameters, and takes steps down its own gradient."""
 import functools
 
 import jax
@@ -9,38 +9,40 @@ import optax
 from gen_jax.types import Array, BadInput, Batch, Density, Model, Player, State, Tree
 
 
-def game(players: dict[str, Player], *, axis: str | None = None, order: str = 'alternating',
-         whole: str = '', **maps) -> Model:
-    """The Model in which `players` move in the order given, each seeing the moves before its own;
-    with order `simultaneous` none sees another's move of the same step.
+def game(players: dict[str, Player], *, axis: str | None = None, update_order: str = 'alternating',
+         full_batch: str = '', **maps) -> Model:
+    """The Model in which `players` are updated in the order given, each with the players before it
+    already updated; with update_order simultaneous, none uses another's update of the same step.
 
-    Where there are several, metrics `gradient_NAME` are the norms of their gradients.  `axis` names
-    the mapped axis of shard_map or pmap, over which gradients, metrics and buffers are averaged;
-    `maps` are the remaining fields of Model, which see averaged parameters and buffers of a player
-    that keeps an average.  This is the only place that differentiates for training and the only one
-    with a collective.  `whole` names what in the losses takes the whole batch, which no device sees
-    under such an axis.  Raises BadInput for both, and another order.
+    With several players, metrics `grad_norm_NAME` are the norms of their gradients. `axis` is the
+    mapped axis of shard_map or pmap, over which gradients, metrics and buffers are averaged. `maps`
+    are the remaining fields of Model; they get the averaged parameters and buffers of a player with
+    an EMA. This is the only place that differentiates for training, and the only one with a
+    collective. `full_batch` names the loss terms that need the full batch, which no device has
+    under such an axis.
+    Raises: BadInput for both axis and full_batch, and for an unknown update_order.
     """
-    if axis and whole:
-        raise BadInput(f'{whole} is of the whole batch, of which a device sees its share under '
-                       'parallel=shard_map and pmap; use --config.parallel=jit')
-    if order not in ('alternating', 'simultaneous'):
-        raise BadInput(f'unknown order {order!r}; choose alternating or simultaneous')
+    if axis and full_batch:
+        raise BadInput(
+            f'{full_batch} is of the whole batch, of which a device sees its share under '
+            'parallel=shard_map and pmap; use --config.parallel=jit')
+    if update_order not in ('alternating', 'simultaneous'):
+        raise BadInput(f'unknown update_order {update_order!r}; choose alternating or simultaneous')
 
     def init(key: Array, batch: Batch) -> State:
-        made = {name: player.init(jax.random.fold_in(key, i), batch)
+        players_init = {name: player.init(jax.random.fold_in(key, i), batch)
                 for i, (name, player) in enumerate(players.items())}
-        params = {name: p for name, (p, _) in made.items()}
-        buffers = {name: b for name, (_, b) in made.items()}
+        params = {name: p for name, (p, _) in players_init.items()}
+        buffers = {name: b for name, (_, b) in players_init.items()}
         return State(step=jnp.zeros((), jnp.int32), params=params, buffers=buffers,
                      opt={name: player.optimiser.init(moving(player, params[name]))
                           for name, player in players.items()},
-                     average={name: jax.tree.map(jnp.copy, both(params[name], buffers[name]))
+                     ema={name: jax.tree.map(jnp.copy, both(params[name], buffers[name]))
                               for name, player in players.items() if decay(player)})
 
     def decay(player: Player) -> float:
         """Of its average; none for an optimiser straight from optax."""
-        return getattr(player.optimiser, 'average', 0.)
+        return getattr(player.optimiser, 'ema_decay', 0.)
 
     def both(params, buffers):
         return dict(params=params, buffers=buffers)
@@ -53,52 +55,53 @@ def game(players: dict[str, Player], *, axis: str | None = None, order: str = 'a
     def mean(tree):
         return lax.pmean(tree, axis) if axis else tree
 
-    def slope(name: str, state: State, batch: Batch, key: Array):
+    def gradient_of(name: str, state: State, batch: Batch, key: Array):
         """A player's gradient, and (metrics, buffers)."""
-        player, whole = players[name], state.params[name]
+        player, params = players[name], state.params[name]
 
-        def loss(own):
-            own = whole | own if player.frozen else own
+        def loss(trainable):
+            trainable = params | trainable if player.frozen else trainable
             value, *rest = player.loss(
-                state._replace(params=state.params | {name: own}), batch, key)
+                state._replace(params=state.params | {name: trainable}), batch, key)
             return value, rest
 
-        return jax.grad(loss, has_aux=True)(moving(player, whole))
+        return jax.grad(loss, has_aux=True)(moving(player, params))
 
     def gradients(state: State, batch: Batch, key: Array):
-        return {name: slope(name, state, batch, jax.random.fold_in(key, i))[0]
+        return {name: gradient_of(name, state, batch, jax.random.fold_in(key, i))[0]
                 for i, name in enumerate(players)}
 
     def move(name: str, state: State, batch: Batch, key: Array):
         player = players[name]
-        grads, (metrics, buffers) = mean(slope(name, state, batch, key))
+        grads, (metrics, buffers) = mean(gradient_of(name, state, batch, key))
         if len(players) > 1:  # 0 on the steps it only watches: so the mean is that of its moves
-            metrics = metrics | {f'gradient_{name}': optax.tree.norm(grads) * player.every}
-        own = moving(player, state.params[name])
-        updates, opt = player.optimiser.update(grads, state.opt[name], own)
-        params = optax.apply_updates(own, updates)
+            metrics = metrics | {f'grad_norm_{name}': optax.tree.norm(grads) * player.update_every}
+        trainable = moving(player, state.params[name])
+        updates, opt = player.optimiser.update(grads, state.opt[name], trainable)
+        params = optax.apply_updates(trainable, updates)
         params = player.project(params) if player.project else params
         params = state.params[name] | params if player.frozen else params
-        buffers, average = buffers or state.buffers[name], state.average
+        buffers, ema = buffers or state.buffers[name], state.ema
         if decay(player):  # less at first, or it would mostly be the initialisation
             kept = jnp.minimum(decay(player), (1 + state.step) / (10 + state.step))
-            average = average | {name: optax.incremental_update(
-                both(params, buffers), average[name], 1 - kept)}
-        return State(state.step, state.params | {name: params}, state.opt | {name: opt}, average,
+            ema = ema | {name: optax.incremental_update(
+                both(params, buffers), ema[name], 1 - kept)}
+        return State(state.step, state.params | {name: params}, state.opt | {name: opt}, ema,
                      state.buffers | {name: buffers}), metrics
 
     def watch(name: str, state: State, batch: Batch, key: Array):
         metrics = mean(players[name].loss(state, batch, key)[1])
-        return state, metrics | ({f'gradient_{name}': jnp.zeros(())} if len(players) > 1 else {})
+        return state, metrics | ({f'grad_norm_{name}': jnp.zeros(())} if len(players) > 1 else {})
 
     def step(state: State, batch: Batch, key: Array):
         metrics, before = {}, state
         for i, (name, player) in enumerate(players.items()):
-            args = before if order == 'simultaneous' else state, batch, jax.random.fold_in(key, i)
-            if player.every == 1:
+            args = before if update_order == 'simultaneous' else state, batch, jax.random.fold_in(
+                key, i)
+            if player.update_every == 1:
                 moved, said = move(name, *args)
             else:
-                moved, said = lax.cond(state.step % player.every == 0,
+                moved, said = lax.cond(state.step % player.update_every == 0,
                                        functools.partial(move, name),
                                        functools.partial(watch, name), *args)
             state = State(state.step, *(ours | {k: v for k, v in theirs.items() if k == name}
@@ -112,4 +115,4 @@ def game(players: dict[str, Player], *, axis: str | None = None, order: str = 'a
     maps = {name: averaged(f) if callable(f) else f for name, f in maps.items()}
     if maps.get('density'):
         maps['density'] = Density(*(f and averaged(f) for f in maps['density']))
-    return Model(init=init, step=step, gradients=gradients, whole=whole, **maps)
+    return Model(init=init, step=step, gradients=gradients, full_batch=full_batch, **maps)

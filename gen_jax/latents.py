@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from gen_jax import densities, losses, nets
 from gen_jax.densities import Likelihood, Posterior, Prior
-from gen_jax.parts import Made, part
-from gen_jax.types import ABOVE_0, Array, BadInput, Batch, Density, State, Tree
+from gen_jax.parts import Spec, part
+from gen_jax.types import NON_NEGATIVE, Array, BadInput, Batch, Density, State, Tree
 
 # nats; an estimate from drawn codes crosses its bound by t with a chance of at most exp(-t), as the
 # mean of p / q over codes of q is 1 (Markov's inequality)
@@ -26,26 +26,26 @@ class Latents(NamedTuple):
     flows: int
     prior: str
     components: int
-    schedule: str
-    warmup: int
+    kl_schedule: str
+    kl_warmup_steps: int
     free_bits: float
-    made: Made | None = None
+    spec: Spec | None = None
 
     @property
-    def plain(self) -> bool:
+    def closed_form_kl(self) -> bool:
         """Whether the KL has a closed form, by dimension."""
         return self.posterior == 'diagonal' and self.prior == 'normal'
 
     @property
-    def whole(self) -> str:
+    def full_batch(self) -> str:
         """What of it takes the whole batch, see game."""
-        return 'the KL below free_bits' if losses.wanted(self.free_bits) else ''
+        return 'the KL below free_bits' if losses.enabled(self.free_bits) else ''
 
     def require(self, reason: str, **only: tuple) -> None:
         """Raises BadInput, with the reason, unless each of these is among the values given."""
         for key, values in only.items():
             value = getattr(self, key)
-            if losses.traced(value) or value not in values:
+            if losses.is_traced(value) or value not in values:
                 raise BadInput(f'latents.{key} cannot be {value} here, as {reason}; use '
                                f'{" or ".join(map(str, values))}')
 
@@ -53,27 +53,45 @@ class Latents(NamedTuple):
 @part
 def make(likelihood: str = 'bernoulli', scale: str = 'fixed', sigma: float = 1., levels: int = 256,
          posterior: str = 'diagonal', flows: int = 4, prior: str = 'normal', components: int = 500,
-         schedule: str = 'constant', warmup: int = 0, free_bits: float = 0.) -> Latents:
-    """likelihood with scale, sigma and levels, posterior with `flows`, prior with `components`: see
-    densities.  schedule, warmup: of the weight of the KL, from 0 in so many steps, see
-    losses.warm_up; evaluation has all of it.  free_bits: nats of each dimension's KL, as a mean
-    over the batch, that cost nothing (Kingma et al. 2016).  Raises BadInput for what does not fit
-    together."""
-    losses.require_warm_up(schedule, warmup)
+         kl_schedule: str = 'constant', kl_warmup_steps: int = 0, free_bits: float = 0.) -> Latents:
+    """The likelihood, prior and posterior of a VAE, and the weight of its KL.
+
+    Args:
+        likelihood: bernoulli, on logits, for data in [0, 1]; gaussian; categorical, a softmax over
+            `levels` values of each dimension; or logistic_mixture (Salimans et al. 2017).
+        scale: standard deviation of the gaussian likelihood: fixed to sigma; learned; or optimal,
+            that of the batch's own error (Rybkin et al. 2021).
+        sigma: standard deviation where scale is fixed.
+        levels: number of values of categorical and logistic_mixture.
+        posterior: diagonal or full Gaussian; planar (Rezende & Mohamed 2015) or iaf (Kingma et al.
+            2016), a diagonal Gaussian followed by flows.
+        flows: number of flows of planar and iaf.
+        prior: normal, N(0, I); mixture, of learned Gaussians; or vamp, the VampPrior (Tomczak &
+            Welling 2018).
+        components: number of components of mixture, and of pseudo-inputs of vamp.
+        kl_schedule: weight of the KL in training: constant, linear (Bowman et al. 2016) or cyclical
+            (Fu et al. 2019); evaluation uses all of it.
+        kl_warmup_steps: steps over which the weight rises from 0 to 1.
+        free_bits: nats of each dimension's KL, as a mean over the batch, that cost nothing
+            (Kingma et al. 2016).
+
+    Raises: BadInput for options that do not fit together.
+    """
+    losses.check_kl_schedule(kl_schedule, kl_warmup_steps)
     if prior == 'vamp' and posterior != 'diagonal':
         raise BadInput(f"prior 'vamp' mixes posteriors that are diagonal, not {posterior!r}")
-    made = Latents(likelihood, scale, sigma, levels, posterior, flows, prior, components, schedule,
-                   warmup, free_bits)
-    if losses.wanted(free_bits) and not made.plain:
+    latents = Latents(likelihood, scale, sigma, levels, posterior, flows, prior, components,
+                      kl_schedule, kl_warmup_steps, free_bits)
+    if losses.enabled(free_bits) and not latents.closed_form_kl:
         raise BadInput('free_bits are for the KL of each dimension, which only posterior diagonal '
                        'with prior normal has; set free_bits to 0')
-    return made
+    return latents
 
 
 LATENTS = make()
 
 
-class Drawn(NamedTuple):
+class LatentSample(NamedTuple):
     """Of a batch and k codes for each example, k the first axis where it is not 1: codes z, log
     q(z | x), log p(z) and nll = -log p(x | z), each (n,); kl (n, d) in closed form, None where
     there is none; and the player's new buffers."""
@@ -110,100 +128,104 @@ class Variational(NamedTuple):
     latent: int
     labels: int
     latents: Latents
-    plain: bool  # whether the KL has a closed form
+    closed_form_kl: bool  # whether the KL has a closed form
 
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
         keys = jax.random.split(key, 4)
         z = jnp.zeros((1, self.latent))
-        made = dict(encoder=self.encoder.init(keys[0], self.told(batch.x, batch)),
-                    decoder=self.decoder.init(keys[1], self.told(z, batch, slice(1))))
+        initial = dict(encoder=self.encoder.init(keys[0], self.with_label(batch.x, batch)),
+                    decoder=self.decoder.init(keys[1], self.with_label(z, batch, slice(1))))
         for name, parts in dict(posterior=(self.posterior.init(keys[2]), {}),
                                 prior=(self.prior.init(keys[3], batch), {}),
                                 scale=self.likelihood.init()).items():
             if any(parts):
-                made[name] = parts
-        return {n: p for n, (p, _) in made.items()}, {n: b for n, (_, b) in made.items()}
+                initial[name] = parts
+        return {n: p for n, (p, _) in initial.items()}, {n: b for n, (_, b) in initial.items()}
 
-    def told(self, x: Array, batch: Batch, rows=slice(None)):
+    def with_label(self, x: Array, batch: Batch, rows=slice(None)):
         """What a net sees: x, with the label where there are labels to be told."""
         return (x, batch.label[rows]) if self.labels else x
 
-    def of(self, state: State, part: str) -> tuple[Tree, Tree]:
-        own = state.params[self.player], state.buffers[self.player]
-        return tuple(tree.get(part, {}) for tree in own)
+    def variables(self, state: State, part: str) -> tuple[Tree, Tree]:
+        both = state.params[self.player], state.buffers[self.player]
+        return tuple(tree.get(part, {}) for tree in both)
 
-    def read(self, state: State, batch: Batch) -> tuple[Array, Tree]:
+    def encode(self, state: State, batch: Batch) -> tuple[Array, Tree]:
         """The encoder's output, and its new buffers."""
-        return self.encoder.train(*self.of(state, 'encoder'), self.told(batch.x, batch))
+        return self.encoder.train(*self.variables(state, 'encoder'), self.with_label(
+            batch.x, batch))
 
-    def draw(self, state: State, code: Array, key: Array) -> tuple[Array, Array]:
+    def sample_posterior(self, state: State, code: Array, key: Array) -> tuple[Array, Array]:
         """A code z drawn from q, and log q(z | x)."""
-        return self.posterior.sample(self.of(state, 'posterior')[0], code, key)
+        return self.posterior.sample(self.variables(state, 'posterior')[0], code, key)
 
-    def write(self, state: State, z: Array, batch: Batch) -> tuple[Array, dict[str, Tree]]:
+    def reconstruction_nll(self, state: State, z: Array,
+                           batch: Batch) -> tuple[Array, dict[str, Tree]]:
         """-log p(x | z), and new buffers of decoder and scale."""
-        y, made = self.decoder.train(*self.of(state, 'decoder'), self.told(z, batch))
+        y, new_buffers = self.decoder.train(*self.variables(state, 'decoder'),
+                                            self.with_label(z, batch))
         y = self._outputs(y)
-        params, kept = self.of(state, 'scale')
-        new = dict(decoder=made)
+        params, kept = self.variables(state, 'scale')
+        new = dict(decoder=new_buffers)
         if 'scale' in state.buffers[self.player]:
             new['scale'] = self.likelihood.keep(kept, y, batch.x)
         return self.likelihood.nll(params, new.get('scale', kept), y, batch.x), new
 
-    def cost(self, drawn: Drawn, state: State) -> Array:
+    def kl_cost(self, sample: LatentSample, state: State) -> Array:
         """What the KL of a batch costs at this step: its mean above free_bits, warmed up."""
-        kl = (drawn.divergence().mean() if drawn.kl is None else
-              jnp.maximum(drawn.kl.mean(0), self.latents.free_bits).sum())
-        return self.warmth(state) * kl
+        kl = (sample.divergence().mean() if sample.kl is None else
+              jnp.maximum(sample.kl.mean(0), self.latents.free_bits).sum())
+        return self.kl_weight(state) * kl
 
-    def warmth(self, state: State) -> Array:
+    def kl_weight(self, state: State) -> Array:
         """The weight of the KL at this step, from 0 to 1."""
-        return losses.warm_up(self.latents.schedule, state.step, self.latents.warmup)
+        return losses.kl_weight(self.latents.kl_schedule, state.step, self.latents.kl_warmup_steps)
 
     def log_prior(self, state: State, z: Array) -> Array:
-        return self.prior.log_prob(self.of(state, 'prior')[0], z, self._infer(state))
+        return self.prior.log_prob(self.variables(state, 'prior')[0], z, self._infer(state))
 
-    def draw_prior(self, state: State, key: Array, n: int) -> Array:
+    def sample_prior(self, state: State, key: Array, n: int) -> Array:
         """n codes drawn from p(z)."""
-        return self.prior.sample(self.of(state, 'prior')[0], key, n, self._infer(state))
+        return self.prior.sample(self.variables(state, 'prior')[0], key, n, self._infer(state))
 
-    def train(self, state: State, batch: Batch, key: Array, k: int = 1) -> Drawn:
+    def train(self, state: State, batch: Batch, key: Array, k: int = 1) -> LatentSample:
         """What a loss is made of."""
-        code, seen = self.read(state, batch)
+        code, new_encoder = self.encode(state, batch)
         many, examples = jax.tree.map(lambda a: jnp.tile(a, (k, *(1,) * (a.ndim - 1))),
                                       (code, batch))
-        z, log_q = self.draw(state, many, key)
-        nll, made = self.write(state, z, examples)
-        found = z, log_q, self.log_prior(state, z), nll
+        z, log_q = self.sample_posterior(state, many, key)
+        nll, new_buffers = self.reconstruction_nll(state, z, examples)
+        parts = z, log_q, self.log_prior(state, z), nll
         if k > 1:
-            found = jax.tree.map(lambda a: a.reshape(k, -1, *a.shape[1:]), found)
-        return Drawn(*found, self._kl(code), state.buffers[self.player] | made | dict(encoder=seen))
+            parts = jax.tree.map(lambda a: a.reshape(k, -1, *a.shape[1:]), parts)
+        return LatentSample(*parts, self._kl(code),
+                            state.buffers[self.player] | new_buffers | dict(encoder=new_encoder))
 
-    def test(self, state: State, batch: Batch, key: Array) -> Drawn:
+    def test(self, state: State, batch: Batch, key: Array) -> LatentSample:
         """The same as in evaluation."""
         z, log_q = self._posterior(state, batch, key)
         log_x, log_p = self._joint(state, batch, z)
-        return Drawn(z, log_q, log_p, -log_x, self._kl(self._code(state, batch)), {})
+        return LatentSample(z, log_q, log_p, -log_x, self._kl(self._code(state, batch)), {})
 
     def evaluate(self, state: State, batch: Batch, key: Array) -> dict[str, Array]:
-        """elbo, recon and kl (n,) in nats, and kl_unit (n, d) where there is a closed form."""
-        drawn = self.test(state, batch, key)
-        kl = drawn.divergence()
-        found = dict(elbo=-(drawn.nll + kl), recon=drawn.nll, kl=kl)
-        return found if drawn.kl is None else found | dict(kl_unit=drawn.kl)
+        """elbo, recon and kl (n,) in nats, and kl_per_dim (n, d) where there is a closed form."""
+        sample = self.test(state, batch, key)
+        kl = sample.divergence()
+        metrics = dict(elbo=-(sample.nll + kl), recon=sample.nll, kl=kl)
+        return metrics if sample.kl is None else metrics | dict(kl_per_dim=sample.kl)
 
-    def weighted(self, state: State, batch: Batch, key: Array, k: int) -> dict[str, Array]:
+    def evaluate_iwae(self, state: State, batch: Batch, key: Array, k: int) -> dict[str, Array]:
         """iwae (n,), the bound of k codes, and loss = -iwae; with what evaluate gives."""
         keys = jax.random.split(key, k)
-        found = lax.map(lambda key: self.test(state, batch, key)._replace(kl=None), keys).bound(k)
-        return dict(loss=-found, iwae=found) | self.evaluate(state, batch, keys[0])
+        bound = lax.map(lambda key: self.test(state, batch, key)._replace(kl=None), keys).bound(k)
+        return dict(loss=-bound, iwae=bound) | self.evaluate(state, batch, keys[0])
 
     def maps(self) -> dict[str, Callable]:
         """The fields of Model but those that a loss decides."""
         moments = self.posterior.moments
         density = Density(
             self._posterior, self._joint,
-            lambda state, batch, key: self.draw_prior(state, key, len(batch.x)), self._observe,
+            lambda state, batch, key: self.sample_prior(state, key, len(batch.x)), self._observe,
             moments and (lambda state, batch: moments(self._code(state, batch))))
         maps = dict(decode=self._decode, prior=self._sample, density=density, bounds=self.bounds())
         if self.labels:
@@ -213,48 +235,51 @@ class Variational(NamedTuple):
     def bounds(self, exact: bool = True) -> dict[str, tuple[float, float]]:
         """Of kl and elbo, in closed form where that is `exact` and there is one, of recon and of
         other bounds."""
-        chance = 0. if exact and self.plain else CHANCE
-        found = dict(kl=(0 - chance, float('inf')), kl_unit=ABOVE_0)  # not -0
+        chance = 0. if exact and self.closed_form_kl else CHANCE
+        limits = dict(kl=(0 - chance, float('inf')), kl_per_dim=NON_NEGATIVE)  # not -0
         if not self.likelihood.discrete:
-            return found
-        return found | dict(recon=ABOVE_0, elbo=(-float('inf'), chance),
+            return limits
+        return limits | dict(recon=NON_NEGATIVE, elbo=(-float('inf'), chance),
                             iwae=(-float('inf'), CHANCE))
 
     def _code(self, state, batch):
-        return self.encoder.apply(*self.of(state, 'encoder'), self.told(batch.x, batch))
+        return self.encoder.apply(*self.variables(state, 'encoder'), self.with_label(
+            batch.x, batch))
 
     def _infer(self, state):
         return lambda x: self.posterior.moments(self._code(state, Batch(x)))
 
     def _kl(self, code):
-        return losses.gaussian_kl(*self.posterior.moments(code)) if self.plain else None
+        return losses.gaussian_kl(*self.posterior.moments(code)) if self.closed_form_kl else None
 
     def _outputs(self, y):
         m = self.likelihood.outputs
         return y if m == 1 else y.reshape(len(y), *self.shape, m)
 
     def _posterior(self, state, batch, key):
-        return self.draw(state, self._code(state, batch), key)
+        return self.sample_posterior(state, self._code(state, batch), key)
 
     def _centre(self, state, batch):
-        return self.posterior.centre(self.of(state, 'posterior')[0], self._code(state, batch))
+        return self.posterior.centre(
+            self.variables(state, 'posterior')[0], self._code(state, batch))
 
-    def _output(self, state, seen):
-        return self._outputs(self.decoder.apply(*self.of(state, 'decoder'), seen))
+    def _output(self, state, inputs):
+        return self._outputs(self.decoder.apply(*self.variables(state, 'decoder'), inputs))
 
     def _joint(self, state, batch, z):
-        y = self._output(state, self.told(z, batch))
-        return -self.likelihood.nll(*self.of(state, 'scale'), y, batch.x), self.log_prior(state, z)
+        y = self._output(state, self.with_label(z, batch))
+        return -self.likelihood.nll(*self.variables(state, 'scale'), y, batch.x), self.log_prior(
+            state, z)
 
     def _observe(self, state, batch, z, key):
-        y = self._output(state, self.told(z, batch))
-        return self.likelihood.sample(*self.of(state, 'scale'), y, key)
+        y = self._output(state, self.with_label(z, batch))
+        return self.likelihood.sample(*self.variables(state, 'scale'), y, key)
 
     def _decode(self, state, z):
         return self.likelihood.mean(self._output(state, z))
 
     def _sample(self, state, key, n):
-        z = self.draw_prior(state, key, n)
+        z = self.sample_prior(state, key, n)
         return (z, jnp.arange(n) % self.labels) if self.labels else z
 
     def _show(self, state, batch, key):
@@ -276,13 +301,13 @@ def variational(player: str, example: Batch, latent: int, latents: Latents, net:
     if latents.prior == 'vamp' and labels:
         raise BadInput("prior 'vamp' has no labels for its pseudo-inputs; use prior normal")
     link = nets.link(x, net, latents.likelihood == 'bernoulli')
-    seen = densities.likelihood(latents.likelihood, x, link, scale=latents.scale,
+    observation = densities.likelihood(latents.likelihood, x, link, scale=latents.scale,
                                 sigma=latents.sigma, levels=latents.levels)
     shape = x.shape[1:]
     encoder = net.encoder((*shape[:-1], shape[-1] + labels), q.outputs)
-    start, output = (x, link) if seen.start is None else (seen.start, nets.identity)
+    start, output = (x, link) if observation.start is None else (observation.start, nets.identity)
     decoder = net.decoder(start, latent + labels, output, 0)
     if labels:
-        encoder, decoder = (nets.conditioned(net, labels) for net in (encoder, decoder))
-    return Variational(player, encoder, decoder, q, p, seen, shape, latent, labels, latents,
-                       latents.plain)
+        encoder, decoder = (nets.concat_label(net, labels) for net in (encoder, decoder))
+    return Variational(player, encoder, decoder, q, p, observation, shape, latent, labels, latents,
+                       latents.closed_form_kl)

@@ -150,8 +150,8 @@ def _batches(evaluate, prepare, size, batch, share):
     def one(state, data, key, i, before):
         rows = i * batch + jnp.arange(batch)
         rows, noise = share(rows, stream(key, TEST, before + i))
-        prepared, drawn = jax.random.split(noise)
+        prepared, noise_of_model = jax.random.split(noise)
         examples = prepare(take(data, jnp.minimum(rows, size - 1)), prepared)
-        return evaluate(state, examples, drawn), rows < size
+        return evaluate(state, examples, noise_of_model), rows < size
 
     return one

@@ -15,17 +15,17 @@ from gen_jax.types import Array, BadInput
 LOG_2PI = float(np.log(2 * np.pi))
 
 
-def wanted(value) -> bool:
+def enabled(value) -> bool:
     """Whether a number is asked for at all: not 0, or one that a sweep traces."""
-    return traced(value) or bool(value)
+    return is_traced(value) or bool(value)
 
 
-def traced(value) -> bool:
+def is_traced(value) -> bool:
     """Whether a value is a number that a program is compiled for any value of."""
     return isinstance(value, jax.core.Tracer)
 
 
-def flat(x: Array) -> Array:
+def flatten(x: Array) -> Array:
     """Examples as vectors (n, d).  Losses are computed on these: of images, XLA on CPU takes ten
     times as long to sum over the pixels of an element-wise function."""
     return x.reshape(len(x), -1)
@@ -33,7 +33,7 @@ def flat(x: Array) -> Array:
 
 def per_example(x: Array) -> Array:
     """Sum over all axes but the first."""
-    return flat(x).sum(1)
+    return flatten(x).sum(1)
 
 
 @jax.custom_jvp
@@ -49,24 +49,24 @@ def _(primals, tangents):
 
 def bernoulli_nll(logits: Array, x: Array) -> Array:
     """-log Bernoulli(x; sigmoid(logits)); the cross-entropy for x between 0 and 1."""
-    logits, x = flat(logits), flat(x)
+    logits, x = flatten(logits), flatten(x)
     return (softplus(logits) - x * logits).sum(1)
 
 
 def gaussian_nll(mean: Array, x: Array, logvar: Array | float = 0.) -> Array:
     """-log N(x; mean, exp(logvar)); logvar broadcasts against x."""
-    mean, x, logvar = (flat(a) for a in jnp.broadcast_arrays(mean, x, logvar))
+    mean, x, logvar = (flatten(a) for a in jnp.broadcast_arrays(mean, x, logvar))
     return .5 * ((x - mean) ** 2 * jnp.exp(-logvar) + logvar + LOG_2PI).sum(1)
 
 
 def squared_error(y: Array, x: Array) -> Array:
     """Squared distance of y from x, summed (not averaged) over the dimensions of an example."""
-    return ((flat(x) - flat(y)) ** 2).sum(1)
+    return ((flatten(x) - flatten(y)) ** 2).sum(1)
 
 
 def absolute_error(y: Array, x: Array) -> Array:
     """Distance of y from x in the 1-norm, summed over the dimensions of an example."""
-    return jnp.abs(flat(x) - flat(y)).sum(1)
+    return jnp.abs(flatten(x) - flatten(y)).sum(1)
 
 
 def ssim(y: Array, x: Array, size: int = 11, sigma: float = 1.5) -> Array:
@@ -88,9 +88,9 @@ def ssim(y: Array, x: Array, size: int = 11, sigma: float = 1.5) -> Array:
     var_x, var_y = smooth(x * x) - mean_x ** 2, smooth(y * y) - mean_y ** 2
     covariance = smooth(x * y) - mean_x * mean_y
     c1, c2 = .01 ** 2, .03 ** 2
-    found = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    ratio = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)
              / ((mean_x ** 2 + mean_y ** 2 + c1) * (var_x + var_y + c2)))
-    return found.mean((1, 2, 3))
+    return ratio.mean((1, 2, 3))
 
 
 def psnr(y: Array, x: Array) -> Array:
@@ -101,20 +101,20 @@ def psnr(y: Array, x: Array) -> Array:
     return -10 * jnp.log10(jnp.maximum(squared_error(y, x) / x[0].size, 1e-10))
 
 
-def fidelity(example: Array) -> Callable[[Array, Array], dict[str, Array]]:
+def fidelity_metrics(example: Array) -> Callable[[Array, Array], dict[str, Array]]:
     """(y, x) -> how near y is to x, each (n,), for data such as `example`: mse, the mean over an
     example's dimensions; of images in [0, 1], the range that they are measured by, also psnr in dB
     and ssim."""
-    pictures = example.ndim == 4 and in_unit(example)
+    pictures = example.ndim == 4 and in_unit_interval(example)
 
     def measured(y, x):
-        found = dict(mse=squared_error(y, x) / x[0].size)
-        return found | (dict(psnr=psnr(y, x), ssim=ssim(y, x)) if pictures else {})
+        metrics = dict(mse=squared_error(y, x) / x[0].size)
+        return metrics | (dict(psnr=psnr(y, x), ssim=ssim(y, x)) if pictures else {})
 
     return measured
 
 
-def reconstruction(name: str, example: Array, link) -> Callable[[Array, Array], Array]:
+def reconstruction_loss(name: str, example: Array, link) -> Callable[[Array, Array], Array]:
     """The loss called `name` as a function (y, x) -> (n,), y before the output's link function.
 
     mse: squared error summed over an example; l1: absolute error, likewise; cross_entropy: nats,
@@ -127,7 +127,7 @@ def reconstruction(name: str, example: Array, link) -> Callable[[Array, Array], 
     if name not in known:
         raise BadInput(f'unknown loss {name!r}; choose one of {", ".join(known)}')
     if name in ('cross_entropy', 'ssim'):
-        require_unit(example, f'loss {name}')
+        require_unit_interval(example, f'loss {name}')
     if name == 'ssim' and example.ndim != 4:
         raise BadInput('loss ssim needs images (h, w, c), but an example here has shape '
                        f'{tuple(example.shape[1:])}; use loss mse')
@@ -167,20 +167,21 @@ def bernoulli_kl(p: Array | float, q: Array) -> Array:
     return p * (jnp.log(p) - jnp.log(q)) + (1 - p) * (jnp.log1p(-p) - jnp.log1p(-q))
 
 
-def bound(logvar: Array, limit: float = 15.) -> Array:
+def bound_logvar(logvar: Array, limit: float = 15.) -> Array:
     """A log-variance kept smoothly within (-limit, limit), so that no exponential overflows."""
     return limit * jnp.tanh(logvar / limit)
 
 
-def require_warm_up(name: str, steps: int) -> None:
+def check_kl_schedule(name: str, steps: int) -> None:
     """Raises BadInput for what warm_up does not know."""
     if name not in ('constant', 'linear', 'cyclical'):
         raise BadInput(f'unknown schedule {name!r}; choose constant, linear or cyclical')
     if name != 'constant' and steps < 1:
-        raise BadInput(f'schedule {name!r} needs a number of steps; give --config.latents.warmup')
+        raise BadInput(
+            f'schedule {name!r} needs a number of steps; give --config.latents.kl_warmup_steps')
 
 
-def warm_up(name: str, step: Array, steps: int) -> Array:
+def kl_weight(name: str, step: Array, steps: int) -> Array:
     """The weight of the KL at a step, from 0 to 1: `constant`, 1; `linear` over so many steps
     (Bowman et al. 2016); `cyclical`, linear over so many and then 1 for as many, again and again
     (Fu et al. 2019)."""
@@ -189,7 +190,7 @@ def warm_up(name: str, step: Array, steps: int) -> Array:
     return jnp.minimum((step if name == 'linear' else step % (2 * steps)) / steps, 1.)
 
 
-def staged(rate: float, first: int) -> Callable[[Array], Array] | float:
+def staged_schedule(rate: float, first: int) -> Callable[[Array], Array] | float:
     """Burda et al. 2015's schedule: stage i = 0, 1, .. 7 lasts 3^i times `first` steps, at
     rate * 10^(-i / 7); the rate itself where first is 0."""
     ends = [(3 ** i - 1) // 2 * first for i in range(1, 8)]
@@ -202,17 +203,17 @@ def staged(rate: float, first: int) -> Callable[[Array], Array] | float:
 
 def reparameterise(key: Array, mean: Array, logvar: Array) -> Array:
     """A sample of N(mean, exp(logvar)) that is differentiable in both (Kingma & Welling 2014)."""
-    return mean + jnp.exp(logvar / 2) * normal(key, *mean.shape)
+    return mean + jnp.exp(logvar / 2) * standard_normal(key, *mean.shape)
 
 
-def normal(key: Array, *shape: int) -> Array:
+def standard_normal(key: Array, *shape: int) -> Array:
     """Draws of N(0, I), whose first columns are the same whatever the last axis: so a model with
     fewer latent dimensions, see sweep, sees the same noise."""
     return jax.random.normal(key, shape[::-1]).T
 
 
-def critic_loss(real: Array, fake: Array) -> Array:
-    """Cross-entropy of the critic's logits (n,) on real and on generated examples, in nats.
+def discriminator_loss(real: Array, fake: Array) -> Array:
+    """Cross-entropy of the discriminator's logits (n,) on real and on generated examples, in nats.
 
     -log D(x) - log(1 - D(G(z))), Goodfellow et al. 2014.
     """
@@ -220,7 +221,9 @@ def critic_loss(real: Array, fake: Array) -> Array:
 
 
 def non_saturating(fake: Array) -> Array:
-    """The generator's loss -log D(G(z)) from the critic's logits (n,), Goodfellow et al. 2014."""
+    """The generator's loss -log D(G(z)) of the discriminator's logits (n,) (Goodfellow et al.
+    2014).
+    """
     return softplus(-fake)
 
 
@@ -235,15 +238,15 @@ def beta_of_weight(weight: float, size: int, likelihood: str = 'bernoulli') -> f
     return size / (weight * {'bernoulli': 1, 'gaussian': 2}[likelihood])
 
 
-def in_unit(x: Array) -> bool:
+def in_unit_interval(x: Array) -> bool:
     """Whether concrete data x lies in [0, 1], as a Bernoulli likelihood or a sigmoid demands."""
     x = np.asarray(x)  # of a device's array NumPy's own functions would be traced
     return bool(x.min() >= 0 and x.max() <= 1)
 
 
-def require_unit(x: Array, what: str) -> None:
+def require_unit_interval(x: Array, what: str) -> None:
     """Raises BadInput where x leaves [0, 1]."""
-    if not in_unit(x):
+    if not in_unit_interval(x):
         raise BadInput(f'{what} needs data in [0, 1], but this data set spans '
                        f'[{np.min(x):.3g}, {np.max(x):.3g}]; use a loss for real numbers '
                        '(likelihood gaussian, loss mse)')
@@ -252,11 +255,11 @@ def require_unit(x: Array, what: str) -> None:
 def require_labels(label: Array | None, remedy: str) -> int:
     """How many labels there are among those of examples, (n,).  Raises BadInput, which ends with
     the remedy, unless there are two."""
-    found = 0 if label is None else int(np.asarray(label).max()) + 1
-    if found < 2:
-        raise BadInput(f'this model needs examples of at least two labels, but finds {found}; '
+    count = 0 if label is None else int(np.asarray(label).max()) + 1
+    if count < 2:
+        raise BadInput(f'this model needs examples of at least two labels, but finds {count}; '
                        f'{remedy}')
-    return found
+    return count
 
 
 def logit(p: Array, margin: float = 1e-3) -> Array:
@@ -270,6 +273,6 @@ def accuracy(logits: Array, label: Array) -> Array:
     return (logits.argmax(-1) == label).astype(jnp.float32)
 
 
-def stop(x: Array) -> Array:
+def stop_gradient(x: Array) -> Array:
     """x as a constant: no gradient flows through."""
     return lax.stop_gradient(x)

@@ -1,17 +1,14 @@
-"""gen_jax trains autoencoders, variational autoencoders and generative adversarial networks, and
-measures, draws samples of and reconstructs with those that are trained.
+"""gen_jax trains autoencoders, VAEs and GANs, and evaluates, samples and reconstructs with trained
+runs.
 
-    python -m gen_jax.main --config=configs/NAME.py[:DATASET] [--config.KEY=VALUE ...]
-    python -m gen_jax.main --workdir=RUN --mode=MODE [--config.KEY=VALUE ...]
+    python -m gen_jax.main --config=vae
+    python -m gen_jax.main --config=vae:mnist --config.epochs=3 --workdir=runs/mine
+    python -m gen_jax.main --workdir=runs/mine --mode=evaluate --config.eval.metrics=nll
+    python -m gen_jax.main --list
+    python -m gen_jax.main --config=vae --describe
 
-The same command again goes on where it stopped.  Without --config the workdir's run is used, with
-the config that it was trained by.
-
-    python -m gen_jax.main --config=configs/vae.py
-    python -m gen_jax.main --config=configs/vae.py:mnist --config.epochs=3 --workdir=runs/mine
-    python -m gen_jax.main --workdir=runs/mine --mode=evaluate --config.eval.metrics=nll,units
-    python -m gen_jax.main --workdir=runs/mine --mode=sample
-    python -m gen_jax.main --config=configs/vae.py --help
+The same command again continues a run that was stopped.  --list names models, nets, data sets,
+metrics and samplers; --describe, with a config or a workdir, every key, its value and meaning.
 """
 import os
 import signal
@@ -24,28 +21,25 @@ if __name__ == '__main__':  # the other imports take seconds
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, end)
 
-import ast
 import difflib
 from pathlib import Path
 import re
 import runpy
 import sys
-import textwrap
 
 from absl import flags, logging
 from ml_collections import config_flags
 
-from gen_jax import checkpoint, parallel, parts, train, trained
+from gen_jax import checkpoint, evaluation, parallel, train
 from gen_jax.data import cache
-from gen_jax.help import filled, folded
-from gen_jax.train import chosen, faults, stored
+from gen_jax.train import config_from_flags, config_from_workdir, faults
 from gen_jax.types import BadInput
 
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file('config', None, 'a file of configs/, and behind a colon '
                                          'the data set, where it is not the default of that file')
 WORKDIR = flags.DEFINE_string('workdir', None, 'where the run is kept; default: runs/NAME-DATASET')
-MODE = flags.DEFINE_enum('mode', 'train', ('train', *trained.MODES), 'what to do')
+MODE = flags.DEFINE_enum('mode', 'train', ('train', *evaluation.MODES), 'what to do')
 DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'compute with the other processes of this '
                                 'TPU pod or Slurm job, in which the same command is started')
 COORDINATOR = flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0, to compute with '
@@ -55,8 +49,9 @@ PROCESSES = flags.DEFINE_integer('processes', None, 'how many there are')
 PATIENCE = flags.DEFINE_integer('patience', 100, 'seconds of silence after which another process '
                                 'is held to be dead', lower_bound=1)
 OWN = CONFIG, WORKDIR, MODE, DISTRIBUTED, COORDINATOR, PROCESS, PROCESSES, PATIENCE
-HELP = '-h', '-help', '--help', '--helpfull'
-CONFIGS = Path('configs') if Path('configs').is_dir() else Path(__file__).parents[1] / 'configs'
+HELP = {'h', 'help', 'helpfull'}
+PLACES = 'configs', Path(__file__).parents[1] / 'configs', Path(__file__).with_name('configs')
+CONFIGS = next((p for p in map(Path, PLACES) if (p / 'vae.py').exists()), Path('configs'))
 EXPECTED = dict(bool='True or False', tuple='whole numbers in brackets, as (256,)')  # by type
 
 
@@ -86,18 +81,27 @@ def source(argv) -> str:
 
 
 def completed(argv) -> list[str]:
-    """argv, with the config of the workdir's run where it gives none, and where it names other
-    parts (--config.net.name=NAME) with a config that has their keys."""
+    """argv with the file of a config that is given by its name alone, or with the config of the
+    workdir's run where none is given; and where it names other parts (--config.net.name=NAME) with
+    a config that has their keys."""
+    name, colon, dataset = source(argv).partition(':')
+    if re.fullmatch(r'\w+', name) and (CONFIGS / f'{name}.py').is_file():
+        argv = with_config(argv, f'{CONFIGS / name}.py{colon}{dataset}')
     if not source(argv) and values(argv, 'workdir'):
-        argv = [argv[0], f'--config={stored.__file__}:{values(argv, "workdir")[-1]}', *argv[1:]]
+        argv = with_config(argv, f'{config_from_workdir.__file__}:{values(argv, "workdir")[-1]}')
     names = {group: given[-1] for group in parts_of(argv)
              if (given := values(argv, f'config.{group}.name'))}
     if not names:
         return argv
     named = ','.join(f'{group}={name}' for group, name in names.items())
-    at = next(i for i, word in enumerate(argv) if re.match('--?config(=|$)', word))
-    after = 1 if '=' in argv[at] else 2
-    return [*argv[:at], f'--config={chosen.__file__}:{named};{source(argv)}', *argv[at + after:]]
+    return with_config(argv, f'{config_from_flags.__file__}:{named};{source(argv)}')
+
+
+def with_config(argv, value: str) -> list[str]:
+    """argv with this value of --config, instead of another where there is one."""
+    at = [i for i, word in enumerate(argv) if re.match('--?config(=|$)', word)][:1] or [1]
+    after = 0 if not source(argv) else 1 if '=' in argv[at[0]] else 2
+    return [*argv[:at[0]], f'--config={value}', *argv[at[0] + after:]]
 
 
 def parts_of(argv) -> list[str]:
@@ -117,17 +121,17 @@ def get_config(argv):
     if not Path(file).is_file():
         folder = next((f for f in (Path(file).parent, CONFIGS) if f.name and [*f.glob('*.py')]), '')
         known = [p.stem for p in sorted(folder.glob('*.py'))] if folder else []
-        near = [':'.join([f'{folder}/{stem}.py', *dataset]) for stem in
+        close = [':'.join([f'{folder}/{stem}.py', *dataset]) for stem in
                 difflib.get_close_matches(Path(file).stem, known, 1, cutoff=.4)]
         raise BadInput(f'config file {file!r} cannot be read'
-                       + ''.join(f', did you mean --config={path}?' for path in near)
+                       + ''.join(f', did you mean --config={path}?' for path in close)
                        + f'; in {folder}/ there are {", ".join(known)}' * bool(known))
     try:
-        made = runpy.run_path(file)
-        if 'get_config' not in made:
+        module = runpy.run_path(file)
+        if 'get_config' not in module:
             raise BadInput(f'config file {file!r} has no get_config, which a config needs; those '
                            f'in {CONFIGS}/ have one')
-        return made['get_config'](*dataset)
+        return module['get_config'](*dataset)
     except BadInput:
         raise
     except Exception as e:  # of anybody's program
@@ -143,8 +147,8 @@ def unknown_key(argv, config) -> str | None:
         if word.lstrip('-').startswith('config.') and key not in known:
             leaf = [k for k in known if k.split('.')[-1] == key.split('.')[-1]]
             beside = [k for k in known if k.rpartition('.')[0] == key.rpartition('.')[0]]
-            near = (leaf or difflib.get_close_matches(key, beside or known, 1, cutoff=0))[0]
-            return f'unknown config key {key!r}; the nearest is {near!r}'
+            close = (leaf or difflib.get_close_matches(key, beside or known, 1, cutoff=0))[0]
+            return f'unknown config key {key!r}; the nearest is {close!r}'
     return None
 
 
@@ -155,64 +159,50 @@ def unknown_flag(argv, config, e: Exception) -> str | None:
     keys = sorted(train.leaves(config.to_dict()), key=lambda key: -key.count('.'))
     known = {key.rpartition('.')[2]: f'config.{key}' for key in keys}
     known |= {key: f'config.{key}' for key in keys} | {name: name for name in FLAGS}
-    near = difflib.get_close_matches(e.flagname, known, 1)
+    close = difflib.get_close_matches(e.flagname, known, 1)
     value = ''.join(f'={v}' for v in values(argv, e.flagname)[:1] if v)
-    meant = f', did you mean --{known[near[0]]}{value}?' if near else ''
+    meant = f', did you mean --{known[close[0]]}{value}?' if close else ''
     return f'there is no flag --{e.flagname}{meant}; --help says which there are'
 
 
 def wrong_type(argv, e: Exception) -> str | None:
     """What to say of a value that is not of its flag's type."""
-    found = re.match(r'flag --([^=]+)=', str(e))
-    if not isinstance(e, flags.IllegalFlagValueError) or not found or found[1] not in FLAGS:
+    match = re.match(r'flag --([^=]+)=', str(e))
+    if not isinstance(e, flags.IllegalFlagValueError) or not match or match[1] not in FLAGS:
         return None
-    name, parser = found[1], FLAGS[found[1]].parser
+    name, parser = match[1], FLAGS[match[1]].parser
     among = getattr(parser, 'enum_values', ())
     kind = (f'one of {", ".join(among)}' if among else
             parser.syntactic_help or EXPECTED.get(parser.flag_type()))
     for value in values(argv, name):
         if kind and str(e).startswith(f'flag --{name}={value}: '):
             return f'{name.removeprefix("config.")} must be {kind}, not {value!r}' \
-                   f'{train.near(value, among)}'
+                   f'{train.closest_match(value, among)}'
     return None
 
 
 # Help
 
 
-def helped(argv, about: str = __doc__, own=()) -> bool:
-    """Whether argv asks for help, which is then printed: `about` a program, its `own` flags, those
-    here, the configs, and the keys of the config that is given."""
-    if not set(HELP) & set(argv):
+def helped(argv, about: str = __doc__, more_flags=()) -> bool:
+    """Whether argv asks for help, a list or a description, which is then printed: `about` a program
+    and its flags."""
+    given = {word.lstrip('-') for word in argv if word.startswith('-')}
+    if not given & (HELP | {'list', 'describe'}):
         return False
-    from gen_jax.data import embedded
-    named = {f'--{flag.name}': FLAGS[flag.name] for flag in (*own, *OWN)}
-    wide = 2 + max(map(len, named))
-    meant = [filled(f'{name:{wide}}{flag.help}' + (f' [{flag.default}]' if flag.default else ''),
-                    more=wide * ' ') for name, flag in named.items()]
-    docs = {p.stem: ast.get_docstring(ast.parse(p.read_text())) for p in CONFIGS.glob('*.py')}
-    files = [f'{name:13}' + textwrap.shorten(doc.partition('\n\n')[0], 66, placeholder=' ...')
-             for name, doc in sorted(docs.items())]
-    shown = [folded(about), '\n'.join(['Flags:', *meant]),
-             '\n'.join([f'Configs, in {CONFIGS}/:', *files]),
-             filled(f'Data sets: {", ".join(sorted(embedded.SETS | embedded.SIZED))}; any other '
-                    'name is an image set of TFDS, in --config.data.dir or TFDS_DATA_DIR.')]
-    argv = completed(argv)
-    if source(argv):
-        config = get_config(argv)
-        pairs = train.leaves(config.to_dict()).items()
-        shown += ['Keys of this config, each changed by --config.KEY=VALUE:',
-                  filled('  '.join(f'{k}={str(v).replace(" ", "")}' for k, v in pairs)),
-                  f'What the keys model.* of {config.model.name} mean:',
-                  folded(train.find(config.model.name).make.__doc__)]
-        makers = {}
-        for group, part in parts.of(train.find(config.model.name).make).items():
-            makers.setdefault(part.made.make, []).append(f'{group}.*')
-        for make, groups in makers.items():
-            shown += [f'What the keys {", ".join(groups)} mean:', folded(make.__doc__)]
+    from gen_jax import help
+    if given & HELP:
+        named = {f'--{flag.name}': FLAGS[flag.name] for flag in (*more_flags, *OWN)}
+        wide = 2 + max(map(len, named))
+        print('\n'.join([help.folded(about), '', 'Flags:', *(help.filled(
+            f'{name:{wide}}{flag.help}' + (f' [{flag.default}]' if flag.default else ''),
+            more=wide * ' ') for name, flag in named.items())]))
+    elif 'list' in given:
+        print(help.listing(CONFIGS))
     else:
-        shown.append('With a --config, --help shows its keys, each changed by --config.KEY=VALUE.')
-    print('\n\n'.join(shown))
+        argv = completed([word for word in argv if word.lstrip('-') != 'describe'])
+        parse(argv)
+        print(help.describe(CONFIG.value))
     return True
 
 
@@ -232,11 +222,11 @@ def workdir(argv) -> Path:
 
 
 def main(argv):
-    with parallel.watched():
+    with parallel.heartbeat():
         if MODE.value == 'train':
             train.train(CONFIG.value, workdir(argv))
         else:
-            trained.use(CONFIG.value, workdir(argv), MODE.value)
+            evaluation.run_mode(CONFIG.value, workdir(argv), MODE.value)
 
 
 def guarded(argv):
@@ -251,14 +241,16 @@ def guarded(argv):
     except BadInput as e:
         print(f'gen_jax: {e}', file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever reads it, as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except train.Stopped as e:
         print(e)
-    except parallel.Lost as e:
+    except parallel.ProcessLost as e:
         print(f'gen_jax: {e}', file=sys.stderr, flush=True)
-        return parallel.leave(1)
+        return parallel.exit_process(1)
     except KeyboardInterrupt:
         print(f'\nstopped{left(argv)}', file=sys.stderr, flush=True)
-        return parallel.leave(130)
+        return parallel.exit_process(130)
     return 0
 
 
@@ -271,7 +263,7 @@ def left(argv) -> str:
                'measures all of it again'
     if MODE.value != 'train':
         return '; nothing was drawn, and the same command begins anew'
-    step = checkpoint.newest(workdir(argv) / 'checkpoints')
+    step = checkpoint.newest_step(workdir(argv) / 'checkpoints')
     if step is None:
         return ' before the first checkpoint; the same command begins anew'
     return f'; the same command goes on from the checkpoint of step {step}'

@@ -24,12 +24,12 @@ import numpy as np
 from gen_jax.types import BadInput, State, Tree
 
 MODES = 'jit', 'fsdp', 'shard_map', 'pmap'
-BESIDE = 'vmap', 'map', 'shard'
+SIDE_BY_SIDE = 'vmap', 'map', 'shard'
 AXIS = 'data'
 SMALL = 1024  # numbers in an array that fsdp leaves whole: sharing it costs more than it saves
 
 
-class Lost(Exception):
+class ProcessLost(Exception):
     """Other processes never came or are gone; what waits for them, as JAX does at exit, hangs."""
 
 
@@ -77,9 +77,10 @@ def join(coordinator: str | None = None, process: int | None = None, processes: 
     waiting.start()
     waiting.join(patience)
     if waiting.is_alive():
-        raise Lost(f'not all processes have come within {patience} s; start this command on all'
-                       f'{f", where {coordinator} can be reached" if coordinator else ""}, '
-                       'or give a larger --patience')
+        raise ProcessLost(
+            f'not all processes have come within {patience} s; start this command on all'
+            f'{f", where {coordinator} can be reached" if coordinator else ""}, '
+            'or give a larger --patience')
     if failed:
         raise BadInput(f'no TPU pod or Slurm is found here ({" ".join(str(failed[0]).split())}); '
                        'give --coordinator=HOST:PORT --process=I --processes=N')
@@ -88,7 +89,7 @@ def join(coordinator: str | None = None, process: int | None = None, processes: 
 
 
 @contextlib.contextmanager
-def watched():
+def heartbeat():
     """Within, what breaks the computation of several processes is Lost."""
     try:
         yield
@@ -96,12 +97,13 @@ def watched():
         if jax.process_count() == 1:
             raise
         time.sleep(2 * (jax.process_index() == 0))  # JAX ends all where the first is gone
-        raise Lost(f'the processes can no longer compute together ({str(e).splitlines()[0]}); the '
-                   'same command in all of them goes on from the newest checkpoint, or begins anew '
-                   'where there is none') from None
+        raise ProcessLost(
+            f'the processes can no longer compute together ({str(e).splitlines()[0]}); the '
+            'same command in all of them goes on from the newest checkpoint, or begins anew '
+            'where there is none') from None
 
 
-def leave(code: int) -> int:
+def exit_process(code: int) -> int:
     """code, to exit with; one of several processes ends here, since JAX would wait for the others
     at exit."""
     if jax.distributed.is_initialized():
@@ -109,11 +111,11 @@ def leave(code: int) -> int:
     return code
 
 
-def together(check: Callable, *args) -> Any:
+def collectively(check: Callable, *args) -> Any:
     """check(*args); what it raises as BadInput in one process, it raises in all of them."""
-    found, problem = None, ''
+    result, problem = None, ''
     try:
-        found = check(*args)
+        result = check(*args)
     except BadInput as e:
         problem = str(e)
     said = np.frombuffer(problem.encode()[:500].ljust(500), np.uint8)
@@ -121,17 +123,17 @@ def together(check: Callable, *args) -> Any:
             for words in multihost_utils.process_allgather(said).reshape(-1, 500)]
     if problem := problem or next(filter(None, said), ''):
         raise BadInput(problem)
-    return found
+    return result
 
 
-def anywhere(so: bool) -> bool:
+def any_process(so: bool) -> bool:
     """Whether it is so in any of the processes."""
     if jax.process_count() == 1:
         return so
     return bool(np.any(multihost_utils.process_allgather(np.asarray(so))))
 
 
-def local(tree: Tree) -> Tree:
+def to_host(tree: Tree) -> Tree:
     """A copy of its own for each of several processes, of arrays over the devices of all."""
     if jax.process_count() == 1:
         return tree
@@ -148,7 +150,7 @@ class Layout(NamedTuple):
     share: Callable
     place: Callable
     compile: Callable
-    born: Callable | None = None
+    init_sharded: Callable | None = None
     like: Callable | None = None
 
 
@@ -176,13 +178,13 @@ def layout(mode: str, batch: int = 0) -> Layout:
     # a birth runs once: on a CPU the same bits for a third of the compilation
     easily = {'xla_backend_optimization_level': 1} if jax.default_backend() == 'cpu' else None
 
-    def born(init, *args):
+    def init_replicated(init, *args):
         return place(jax.jit(init, compiler_options=easily)(*args))
 
     def sharded(rows, key):
         return lax.with_sharding_constraint(rows, NamedSharding(mesh, P(AXIS))), key
 
-    def own(rows, key):
+    def sharded_rows(rows, key):
         i = lax.axis_index(AXIS)
         return rows.reshape(len(devices), -1)[i], jax.random.fold_in(key, i)
 
@@ -211,7 +213,7 @@ def layout(mode: str, batch: int = 0) -> Layout:
                 run(*args), is_leaf=lambda out: isinstance(out, State))
         return jax.jit(pinned, donate_argnums=donate)
 
-    def born_split(init, *args):
+    def init_split(init, *args):
         return jax.jit(init, out_shardings=split(jax.eval_shape(init, *args)),
                        compiler_options=easily)(*args)
 
@@ -222,10 +224,11 @@ def layout(mode: str, batch: int = 0) -> Layout:
                             shapes, places)
 
     if mode == 'fsdp':
-        return Layout(None, sharded, place, fsdp, born_split, like)
+        return Layout(None, sharded, place, fsdp, init_split, like)
     if mode == 'jit':
-        return Layout(None, sharded, place, jit, born, like)
-    return Layout(AXIS, own, place, dict(shard_map=shard_map, pmap=pmap)[mode], born, like)
+        return Layout(None, sharded, place, jit, init_replicated, like)
+    return Layout(AXIS, sharded_rows, place,
+                  dict(shard_map=shard_map, pmap=pmap)[mode], init_replicated, like)
 
 
 def spec(shape: tuple[int, ...], devices: int) -> P:
@@ -237,15 +240,16 @@ def spec(shape: tuple[int, ...], devices: int) -> P:
     return P(*[None] * shape.index(max(shared)), AXIS)
 
 
-def beside(how: str, points: int, batch: int) -> Layout:
+def side_by_side(how: str, points: int, batch: int) -> Layout:
     """The Layout of so many trainings side by side, whose loop takes a leading axis of states and
     of keys: `vmap`, each operation over all of them; `map`, one after the other; `shard`, over the
     devices, a mesh with axes `sweep`, of the points, and `data`, of each one's batches.
 
     Raises BadInput for another way, or devices that cannot share points and batch equally.
     """
-    if how not in BESIDE:
-        raise BadInput(f'unknown way {how!r} to train points; choose one of {", ".join(BESIDE)}')
+    if how not in SIDE_BY_SIDE:
+        raise BadInput(
+            f'unknown way {how!r} to train points; choose one of {", ".join(SIDE_BY_SIDE)}')
     devices = jax.device_count() if how == 'shard' else 1
     side = math.gcd(points, devices)
     if batch % (devices // side):
@@ -260,7 +264,7 @@ def beside(how: str, points: int, batch: int) -> Layout:
 
     def compile(run, donate):
         def one_by_one(states, data, keys):
-            return lax.map(lambda own: run(own[0], data, own[1]), (states, keys))
+            return lax.map(lambda pair: run(pair[0], data, pair[1]), (states, keys))
 
         every = jax.vmap(run, (0, None, 0), spmd_axis_name='sweep')
         return jax.jit(one_by_one if how == 'map' else every, donate_argnums=donate,

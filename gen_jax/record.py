@@ -82,10 +82,10 @@ def read_lines(file: Path, *counts: str) -> list[dict]:
     text = file.read_text(errors='replace') if file.exists() else ''
     for number, line in enumerate(text.splitlines(), 1):
         try:
-            found = json.loads(line)
-            if not all(type(found[name]) is int for name in counts):
+            entry = json.loads(line)
+            if not all(type(entry[name]) is int for name in counts):
                 raise ValueError(line)
-            lines.append(found)
+            lines.append(entry)
         except (ValueError, LookupError, TypeError):
             damaged.append(number)
     if damaged and (damaged != [number] or text.endswith('\n')):
@@ -127,10 +127,10 @@ def alarms(named: dict[str, float], start: float = float('nan')) -> list[str]:
 
     loss = max((of(f'{side}/loss') for side in ('train', 'test')), key=lambda v: (v == v, v))
     wrong = {
-        'the critic wins outright':
+        'the discriminator wins outright':
             of('train/accuracy_real') > .99 and of('train/accuracy_fake') > .99,
         'samples are nearly all alike':
-            of('test/spread_fake') < .1 * of('test/spread_real'),
+            of('test/pairwise_distance_fake') < .1 * of('test/pairwise_distance_real'),
         'no unit of the code is in use': of('train/active_units') == 0,
         f'the loss, {loss:.2g}, is far above {start:.2g}, where it began':
             loss > start + EXPLODED * max(abs(start), 1)}
@@ -179,14 +179,16 @@ def rank(name: str) -> int:
 
 def row(parts: list[tuple[int, str]]) -> str:
     """Texts, each with its rank, side by side in one row of the terminal, or in 80 columns where
-    there is none; without those of the highest ranks where there is no room, but for rank 0."""
-    room = shutil.get_terminal_size().columns - 1  # some terminals wrap at the last column
+    there is none; where it is too long without `train/`, and without those of the highest ranks,
+    but for rank 0."""
+    width = shutil.get_terminal_size().columns - 1  # some terminals wrap at the last column
     order = sorted(range(len(parts)), key=lambda i: parts[i][0])
     for n in range(len(parts), sum(rank == 0 for rank, _ in parts) - 1, -1):
         line = '  '.join(parts[i][1] for i in sorted(order[:n]))
-        if len(line) <= room:
+        line = line if len(line) <= width else line.replace('train/', '')
+        if len(line) <= width:
             break
-    return line[:room]
+    return line[:width]
 
 
 def figure(width: float, height: float):
@@ -251,14 +253,14 @@ def pictures(file: Path, parts: dict[str, np.ndarray | None], columns: int) -> P
 
 
 @once
-def texts(file: Path, parts: dict[str, list[str]], shown: int = 8) -> Path:
+def texts(file: Path, parts: dict[str, list[str]], count: int = 8) -> Path:
     """Each example's texts one below the other, under their titles; the first are printed too."""
     wide = max(map(len, parts))
     blocks = ['\n'.join(f'{title:{wide}}  {text}' for title, text in zip(parts, example))
               for example in zip(*parts.values())]
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text('\n\n'.join(blocks) + '\n')
-    print('\n\n'.join(blocks[:shown]))
+    print('\n\n'.join(blocks[:count]))
     return file
 
 
@@ -275,8 +277,8 @@ def curves(file: Path, lines: list[dict]) -> Path:
             points = [(line['epoch'], line[f'{side}/{name}']) for line in lines
                       if f'{side}/{name}' in line]
             if points:
-                alone = 'o' if len(points) == 1 else None  # which no line shows
-                axes.plot(*zip(*points), marker=alone, label=side)
+                marker = 'o' if len(points) == 1 else None  # which no line shows
+                axes.plot(*zip(*points), marker=marker, label=side)
         axes.set(title=name.replace('_', ' '), xlabel='epoch')
         axes.legend(frameon=False)
     for axes in panels[len(names):]:

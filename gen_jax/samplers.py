@@ -64,9 +64,7 @@ def fit(name: str, codes: np.ndarray, key: Array) -> Callable[[Array, int], Arra
     if len(codes) < 2 or not np.isfinite(codes).all():
         raise BadInput(f'sampler {name} needs at least two codes, all finite')
     if name == 'aggregate':
-        # without repeating an example where there are enough: each has one draw of its q
-        return lambda key, n: jnp.asarray(codes)[
-            jax.random.choice(key, len(codes), (n,), replace=n > len(codes))]
+        return aggregate(codes)
     flat = codes.reshape(len(codes), -1)
     mean, sd = flat.mean(0, dtype=np.float64), flat.std(0, dtype=np.float64)
     standard = np.float32((flat - mean) / np.where(sd > 0, sd, 1))
@@ -75,16 +73,23 @@ def fit(name: str, codes: np.ndarray, key: Array) -> Callable[[Array, int], Arra
         n, *codes.shape[1:])
 
 
+def aggregate(codes: np.ndarray) -> Callable[[Array, int], Array]:
+    """Codes of training examples, drawn at random: the aggregated posterior."""
+    # without repeating an example where there are enough: each has one draw of its q
+    return lambda key, n: jnp.asarray(codes)[
+        jax.random.choice(key, len(codes), (n,), replace=n > len(codes))]
+
+
 def gmm(x: np.ndarray, key: Array) -> Callable[[Array, int], Array]:
     """A Gaussian mixture of full covariances by expectation maximisation."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', ConvergenceWarning)  # a fit that still improves is a fit
-        found = GaussianMixture(min(COMPONENTS, len(x)),
+        fitted = GaussianMixture(min(COMPONENTS, len(x)),
                                 random_state=int(jax.random.bits(key))).fit(np.float64(x))
     weight, mean, root = (jnp.asarray(a, jnp.float32) for a in (
-        found.weights_, found.means_, np.linalg.cholesky(found.covariances_)))
+        fitted.weights_, fitted.means_, np.linalg.cholesky(fitted.covariances_)))
 
     def draw(key, n):
         keys = jax.random.split(key)
@@ -128,7 +133,7 @@ def flow_model(latent: int, layers: int = 8) -> Model:
 def log_prob(params: Tree, x: Array) -> Array:
     """log p(x) of a flow, in nats, (n,)."""
     u, logdet = maf(params, x)
-    return densities.normal(u) + logdet
+    return densities.normal_log_prob(u) + logdet
 
 
 def masked(layer: Tree, x: Array) -> tuple[Array, Array]:
@@ -158,10 +163,10 @@ def unmaf(params: Tree, u: Array) -> Array:
 def unmasked(layer: Tree, y: Array) -> Array:
     """x of which masked gives y: one dimension after the other, each affine given those before."""
     def solve(i, x):
-        own = jax.nn.one_hot(i, x.shape[1])
-        found, slope = jax.jvp(lambda x: masked(layer, x)[0], (x,),
-                               (jnp.broadcast_to(own, x.shape),))
-        return jnp.where(own > 0, x + (y - found) / slope, x)
+        dimension = jax.nn.one_hot(i, x.shape[1])
+        value, derivative = jax.jvp(lambda x: masked(layer, x)[0], (x,),
+                               (jnp.broadcast_to(dimension, x.shape),))
+        return jnp.where(dimension > 0, x + (y - value) / derivative, x)
 
     return lax.fori_loop(0, y.shape[1], solve, jnp.zeros_like(y))
 
@@ -171,8 +176,8 @@ def twostage(x: np.ndarray, key: Array) -> Callable[[Array, int], Array]:
     2019)."""
     model = vae.make(Batch(jnp.asarray(x[:1024])), latent=x.shape[1],
                      latents=latents.make(likelihood='gaussian', scale='optimal'),
-                     net=nets.of('mlp', width=(256, 256)), optimiser=optimisers.make(
-                         learning_rate=3e-3, schedule='cosine', steps=STEPS))
+                     net=nets.make('mlp', width=(256, 256)), optimiser=optimisers.make(
+                         learning_rate=3e-3, schedule='cosine', schedule_steps=STEPS))
     state = trained(model, x, key)
 
     def draw(key, n):
@@ -190,20 +195,21 @@ def trained(model: Model, x: np.ndarray, key: Array) -> State:
     Raises BadInput where a loss is not finite.
     """
     order = np.asarray(jax.random.permutation(key, len(x)))
-    held, kept = (Batch(jnp.asarray(x[rows])) for rows in np.split(order, [-(-len(x) // 10)]))
-    size = len(kept.x)
+    validation, training = (Batch(jnp.asarray(x[rows]))
+                            for rows in np.split(order, [-(-len(x) // 10)]))
+    size = len(training.x)
     batch = min(256, -(-size // 20))
     run = loop.training(model, lambda batch, key: batch, size, batch, size // batch)
 
     @jax.jit
-    def epoch(state, kept, held):
-        state, _, bad = run(state, kept, key)
-        loss = model.evaluate(state, held, key)['loss'].mean()
+    def epoch(state, training, validation):
+        state, _, bad = run(state, training, key)
+        loss = model.evaluate(state, validation, key)['loss'].mean()
         return state, jnp.where(bad >= 0, jnp.nan, loss)
 
-    state, least = jax.jit(model.init)(key, kept), np.inf
+    state, least = jax.jit(model.init)(key, training), np.inf
     for _ in range(-(-STEPS // (size // batch))):
-        state, loss = epoch(state, kept, held)
+        state, loss = epoch(state, training, validation)
         if not np.isfinite(loss):
             raise BadInput('the density of the codes cannot be fitted: its loss is not finite; '
                            'use another --config.sampler')

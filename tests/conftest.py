@@ -46,8 +46,8 @@ def thorough(values, *every_day) -> list:
 
 
 # what of a part a short name means in tests
-NET = dict(kind='name', width='width', norm='norm', act='act')
-ADAM = dict(rate='learning_rate', b1='b1', b2='b2', eps='eps', average='average')
+NET = dict(kind='name', width='width', norm='norm', activation='activation')
+ADAM = 'learning_rate', 'b1', 'b2', 'eps', 'ema_decay'
 GANS = 'gan', 'infogan', 'vaegan', 'bigan'  # whose nets all see examples, and learn at one rate
 OF_GANS = dict(conv='dcgan', residual='sngan')
 
@@ -55,56 +55,61 @@ OF_GANS = dict(conv='dcgan', residual='sngan')
 def spread(name: str, **hyper) -> dict:
     """The keywords of train.defaults for a model and hyper-parameters without their part: those of
     nets are of every net that sees examples, with the norm, activation and width that it had, those
-    of Adam of every player, and `critic_...` is the discriminator's alone.  Raises KeyError for one
-    that the model has not."""
+    of Adam of every player, and `discriminator_...` is the discriminator's alone.  Raises KeyError
+    for one that the model has not."""
     from gen_jax import nets, parts, train
-    make = train.find(name).make
-    known, own = parts.of(make), inspect.signature(make).parameters
-    found = {}
+    from gen_jax.adversarial import rules
+    make = train.find_model(name).make
+    known, local = parts.find_parts(make), inspect.signature(make).parameters
+    result = {}
 
     def give(group, key, value):
-        found.setdefault(group, {})[key] = value
+        result.setdefault(group, {})[key] = value
 
-    seeing = [g for g in known if g.endswith('net') and g != 'above_net' and (
+    seeing = [g for g in known if g.endswith('net') and g != 'top_net' and (
         g != 'discriminator_net' or name in GANS)]
     for key, value in hyper.items():
         kind = OF_GANS.get(value, value) if key == 'kind' and name in GANS else value
-        if key in own and key not in known:
-            found[key] = value
+        if key == 'loss' and 'discriminator' in known and value in rules.LOSSES:
+            give('discriminator', key, value)
+        elif key in local and key not in known:
+            result[key] = value
         elif key in known:
-            found[key] = found.get(key, {}) | value
-        elif key.startswith('critic') and 'discriminator_net' in known:
-            key = key.removeprefix('critic_').replace('critic', 'width')
+            result[key] = result.get(key, {}) | value
+        elif (short := key.removeprefix('discriminator_')) != key and short in (*NET, *ADAM) and (
+                'discriminator_net' in known):
+            key = short
             group = 'discriminator_optimiser' if key in ADAM else 'discriminator_net'
-            give(group, (NET | ADAM)[key], value)
+            give(group, NET.get(key, key), value)
         elif key in NET and seeing:
             for group in seeing:
-                if (group, key) != ('recogniser_net', 'norm') and not (
-                        group == 'discriminator_net' and f'critic_{key}' in hyper):
+                if (group, key) != ('recognition_net', 'norm') and not (
+                        group == 'discriminator_net' and f'discriminator_{key}' in hyper):
                     give(group, NET[key], kind)
-        elif key == 'above' and 'above_net' in known:
-            give('above_net', 'width', value)
-        elif key == 'average' and 'optimiser' in known:
+        elif key == 'top' and 'top_net' in known:
+            give('top_net', 'width', value)
+        elif key == 'ema_decay' and 'optimiser' in known:
             give('optimiser', key, value)
         elif key in ADAM and 'optimiser' in known:
             for group in known:
-                of_a_critic = group == 'discriminator_optimiser' and (
-                    f'critic_{key}' in hyper or key == 'rate' and name not in GANS)
-                if group.endswith('optimiser') and group != 'prior_optimiser' and not of_a_critic:
-                    give(group, ADAM[key], value)
+                of_a_discriminator = group == 'discriminator_optimiser' and (
+                    f'discriminator_{key}' in hyper or key == 'learning_rate' and name not in GANS)
+                others = 'prior_optimiser', *['discriminator_optimiser'] * of_a_discriminator
+                if group.endswith('optimiser') and group not in others:
+                    give(group, key, value)
         else:
             group = next((g for g in ('latents', 'discriminator')
-                          if g in known and key in known[g].made.keys), None)
+                          if g in known and key in known[g].spec.keys), None)
             if group is None:
                 raise KeyError(key)
             give(group, key, value)
     for group in seeing:
-        other = found.get(group, {}).get('name')
-        if other in nets.NAMES and other != known[group].made.keys['name']:
-            has = nets.of(other).made.keys
-            found[group] = {k: v for k, v in (known[group].made.keys | found[group]).items()
+        other = result.get(group, {}).get('name')
+        if other in nets.NAMES and other != known[group].spec.keys['name']:
+            has = nets.make(other).spec.keys
+            result[group] = {k: v for k, v in (known[group].spec.keys | result[group]).items()
                             if k in has}
-    return found
+    return result
 
 
 def takes(name: str, key: str, value=None) -> bool:
@@ -125,12 +130,12 @@ def defaults(name: str, dataset: str, **hyper):
 def model(name: str, batch, context=None, **hyper):
     """A model of gen_jax/models with hyper-parameters as `spread` takes them."""
     from gen_jax import parts, train
-    from gen_jax.types import ALONE
-    make = train.find(name).make
-    known, given = parts.of(make), spread(name, **hyper)
-    own = {k: v for k, v in given.items() if k not in known}
+    from gen_jax.types import DEFAULT_CONTEXT
+    make = train.find_model(name).make
+    known, given = parts.find_parts(make), spread(name, **hyper)
+    local = {k: v for k, v in given.items() if k not in known}
     groups = {k: v for k, v in given.items() if k in known}
-    return parts.build(make, batch, context or ALONE, groups=groups, **own)
+    return parts.build_model(make, batch, context or DEFAULT_CONTEXT, groups=groups, **local)
 
 
 def pytest_addoption(parser):
@@ -258,7 +263,7 @@ def undrawn():
     """Trains without pictures, which take as long as the rest of a short training."""
     from gen_jax import record, train
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(train, 'draw', lambda *_: [])
+        patched.setattr(train, 'save_pictures', lambda *_: [])
         patched.setattr(record, 'curves', lambda *_: '')
         yield
 

@@ -86,19 +86,19 @@ def main(trials: int, seed: int) -> bool:
     chance, counts = random.Random(seed), collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        out, whole, workdir = (folder / name for name in ('out', 'whole', 'run'))
+        out, complete, workdir = (folder / name for name in ('out', 'whole', 'run'))
         flags = ['--config=configs/vae.py', '--config.data.limit=150', '--config.net.width=(8,)',
                  '--config.eval.every=1']
-        status = forked([*flags, '--config.epochs=3', f'--workdir={whole}'], out)
+        status = forked([*flags, '--config.epochs=3', f'--workdir={complete}'], out)
         assert status == 0, out.read_text()
         for trial in range(trials):
             shutil.rmtree(workdir, ignore_errors=True)
             if damaged := trial % 5 == 4:
-                shutil.copytree(whole, workdir)
+                shutil.copytree(complete, workdir)
                 about = damage(chance, workdir)
                 argv = [*flags, '--config.epochs=4', f'--workdir={workdir}',
                         f'--mode={chance.choice(["train", "train", "evaluate", "sample"])}',
-                        '--config.eval.metrics=units']
+                        '--config.eval.metrics=active_units']
             else:
                 argv = overrides(chance)
                 about = ' '.join(argv)

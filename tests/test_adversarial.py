@@ -1,4 +1,4 @@
-"""The parts of GANs against formulas in NumPy and SciPy, critics known in closed form, and games
+"""The parts of GANs against formulas in NumPy and SciPy, discriminators in closed form, and games
 whose moves are known."""
 import functools
 
@@ -13,7 +13,7 @@ from scipy import stats
 from conftest import model as model_of, quick, thorough
 from gen_jax import adversarial, game, nets
 from gen_jax.adversarial import rules
-from gen_jax.adversarial.rules import adversary, augmentation, packed, penalties
+from gen_jax.adversarial.rules import find_loss, augmentation, pack, penalties
 from gen_jax.optimisers import Optimiser
 from gen_jax.nets import layers, sngan
 from gen_jax.types import BadInput, Batch, Context, Player, State
@@ -42,9 +42,9 @@ def leaky(x):
     return np.where(x > 0, x, .2 * x)
 
 
-def uniform(drawn, low, high):
+def uniform(samples, low, high):
     """Whether these numbers are drawn from U(low, high)."""
-    return stats.kstest(np.ravel(drawn), 'uniform', (low, high - low)).pvalue > 1e-3
+    return stats.kstest(np.ravel(samples), 'uniform', (low, high - low)).pvalue > 1e-3
 
 
 def weights(params):
@@ -59,11 +59,11 @@ def plain(f):
     return nets.Net(lambda key, x: ({}, {}), lambda p, b, x: f(x), lambda p, b, x: (f(x), {}))
 
 
-def judge(f, shape=(2,), **options):
-    """A critic whose net is the function f, and a state to play it in."""
-    state = State(jnp.int32(0), dict(critic={}), {}, {}, dict(critic={}))
-    played = {k: options.pop(k) for k in ('condition', 'labels', 'batch') if k in options}
-    return adversarial.critic('critic', shape, adversarial.make(**options), plain(f),
+def make_discriminator(f, shape=(2,), **options):
+    """A discriminator whose net is the function f, and a state to play it in."""
+    state = State(jnp.int32(0), dict(discriminator={}), {}, {}, dict(discriminator={}))
+    played = {k: options.pop(k) for k in ('conditioning', 'labels', 'batch') if k in options}
+    return adversarial.discriminator('discriminator', shape, adversarial.make(**options), plain(f),
                               **played), state
 
 
@@ -85,9 +85,9 @@ LOGITS = random(50, 1, 2.), random(50, 2, 2.) - 1
 
 
 def slopes(loss, real, fake):
-    """Of the mean losses of critic and generator in all logits."""
+    """Of the mean losses of discriminator and generator in all logits."""
     return [jax.grad(lambda a, b, side=side: side(a, b).mean(), (0, 1))(real, fake)
-            for side in (loss.critic, loss.generator)]
+            for side in (loss.discriminator, loss.generator)]
 
 
 def test_the_papers_and_the_losses_are_the_same_ones():
@@ -96,57 +96,59 @@ def test_the_papers_and_the_losses_are_the_same_ones():
 
 @pytest.mark.parametrize('name', PAPERS)
 def test_losses_are_those_of_the_papers(name):
-    for found, truth in zip(adversary(name), PAPERS[name]):
-        y = np.broadcast_to(found(*LOGITS), 50)
+    for values, truth in zip(find_loss(name), PAPERS[name]):
+        y = np.broadcast_to(values(*LOGITS), 50)
         np.testing.assert_allclose(y, truth(*(np.asarray(a, float) for a in LOGITS)), rtol=2e-5,
                                    atol=1e-6)
 
 
 @pytest.mark.parametrize('name', PAPERS)
 def test_only_differences_of_logits_matter_to_some(name):
-    loss, shifted = adversary(name), [a + 3 for a in LOGITS]
+    loss, shifted = find_loss(name), [a + 3 for a in LOGITS]
     same = [np.allclose(a, b, atol=1e-6) for a, b in zip(
         jax.tree.leaves(slopes(loss, *LOGITS)), jax.tree.leaves(slopes(loss, *shifted)))]
     relative = name in ('wasserstein', 'relativistic', 'relativistic_average')
     assert all(same) == relative
-    assert np.allclose(loss.critic(*LOGITS), loss.critic(*shifted), atol=1e-5) == relative
-    moved = np.mean(loss.middle(*shifted) - loss.middle(*LOGITS))
+    assert np.allclose(loss.discriminator(*LOGITS), loss.discriminator(*shifted),
+                       atol=1e-5) == relative
+    moved = np.mean(loss.threshold(*shifted) - loss.threshold(*LOGITS))
     assert moved == pytest.approx(3 if relative else 0, abs=1e-5)
 
 
 @pytest.mark.parametrize('name', PAPERS)
 def test_who_is_told_apart_is_on_either_side_of_the_middle(name):
-    """The middle is halfway between the logits at which the critic is content."""
+    """The middle is halfway between the logits at which the discriminator is content."""
     content = dict(least_squares=(1., 0.), wasserstein=(7., 3.), relativistic=(7., 3.),
                    relativistic_average=(7., 3.)).get(name, (1., -1.))
-    assert np.mean(adversary(name).middle(*map(jnp.atleast_1d, content))) == np.mean(content)
+    assert np.mean(find_loss(name).threshold(*map(jnp.atleast_1d, content))) == np.mean(content)
 
 
 @pytest.mark.parametrize('name', ['minimax', 'wasserstein'])
 def test_zero_sum_games_are_zero_sum(name):
-    critic, generator = slopes(adversary(name), *LOGITS)
-    np.testing.assert_allclose(critic[1], -generator[1], rtol=1e-5)
+    discriminator, generator = slopes(find_loss(name), *LOGITS)
+    np.testing.assert_allclose(discriminator[1], -generator[1], rtol=1e-5)
 
 
 @pytest.mark.parametrize('name', PAPERS)
 def test_the_generator_gains_where_its_examples_are_believed(name):
     between = jnp.linspace(.05, .95, 50)
-    critic, generator = slopes(adversary(name), between, between[::-1])
-    assert (generator[1] < 0).all() and (critic[1] > 0).all() and (critic[0] < 0).all()
+    discriminator, generator = slopes(find_loss(name), between, between[::-1])
+    assert (generator[1] < 0).all() and (discriminator[1] > 0).all() and (discriminator[0]
+                                                                          < 0).all()
 
 
-def test_where_the_critic_wins_only_minimax_falls_silent():
+def test_where_the_discriminator_wins_only_minimax_falls_silent():
     fake = jnp.array([-8., 0.])
-    slope = {name: slopes(adversary(name), fake, fake)[1][1] * 2 for name in PAPERS}
-    np.testing.assert_allclose(slope['minimax'], -sigmoid(fake), rtol=1e-5)
-    np.testing.assert_allclose(slope['nonsaturating'], sigmoid(fake) - 1, rtol=1e-5)
+    derivative = {name: slopes(find_loss(name), fake, fake)[1][1] * 2 for name in PAPERS}
+    np.testing.assert_allclose(derivative['minimax'], -sigmoid(fake), rtol=1e-5)
+    np.testing.assert_allclose(derivative['nonsaturating'], sigmoid(fake) - 1, rtol=1e-5)
 
 
 P, Q = stats.norm(-.7, 1), stats.norm(1, .6)
 
 
-def test_cross_entropy_of_the_best_critic_is_the_jensen_shannon_divergence():
-    """2 log 2 - 2 JSD, and any other critic loses more; JSD from entropies."""
+def test_cross_entropy_of_the_best_discriminator_is_the_jensen_shannon_divergence():
+    """2 log 2 - 2 JSD, and any other discriminator loses more; JSD from entropies."""
     x = np.linspace(-9, 9, 20001)
     p, q = P.pdf(x), Q.pdf(x)
     logit, dx = P.logpdf(x) - Q.logpdf(x), x[1] - x[0]
@@ -156,9 +158,9 @@ def test_cross_entropy_of_the_best_critic_is_the_jensen_shannon_divergence():
     def loss(shift=0., scale=1.):
         """Of either side: the other's is log 2 where its logit is 0."""
         said, zero = jnp.float32(scale * logit + shift), jnp.zeros(len(x))
-        critic = adversary('minimax').critic
-        real, fake = (np.asarray(a, float) - np.log(2) for a in (critic(said, zero),
-                                                                 critic(zero, said)))
+        discriminator = find_loss('minimax').discriminator
+        real, fake = (np.asarray(a, float) - np.log(2) for a in (discriminator(said, zero),
+                                                                 discriminator(zero, said)))
         return (real * p + fake * q).sum() * dx
 
     assert loss() == pytest.approx(2 * np.log(2) - 2 * jsd, abs=1e-4)
@@ -168,22 +170,22 @@ def test_cross_entropy_of_the_best_critic_is_the_jensen_shannon_divergence():
 @pytest.mark.parametrize('share', [.2, .5, .9])
 @pytest.mark.parametrize('smooth', [0., .1, .3])
 @pytest.mark.parametrize('name', ['minimax', 'nonsaturating', 'least_squares'])
-def test_the_best_critic_says_the_share_of_the_data_times_its_target(name, smooth, share):
+def test_the_best_discriminator_says_the_share_of_the_data_times_its_target(name, smooth, share):
     """D = (1 - smooth) p / (p + q), Salimans et al. 2016: there the slope is 0."""
     best = (1 - smooth) * share
     logit = jnp.float32(best if name == 'least_squares' else np.log(best / (1 - best)))
-    real, fake = jax.grad(adversary(name, smooth).critic, (0, 1))(logit, logit)
+    real, fake = jax.grad(find_loss(name, smooth).discriminator, (0, 1))(logit, logit)
     assert share * real + (1 - share) * fake == pytest.approx(0, abs=1e-6)
 
 
-def test_smoothing_is_cross_entropy_with_another_target_for_the_critic_alone():
+def test_smoothing_is_cross_entropy_with_another_target_for_the_discriminator_alone():
     real, fake = (np.asarray(a, float) for a in LOGITS)
     for name in 'minimax', 'nonsaturating':
-        loss = adversary(name, .1)
+        loss = find_loss(name, .1)
         truth = -.9 * log(sigmoid(real)) - .1 * log(sigmoid(-real)) - log(sigmoid(-fake))
-        np.testing.assert_allclose(loss.critic(*LOGITS), truth, rtol=1e-5)
+        np.testing.assert_allclose(loss.discriminator(*LOGITS), truth, rtol=1e-5)
         np.testing.assert_allclose(loss.generator(*LOGITS), PAPERS[name][1](real, fake), rtol=1e-5)
-    np.testing.assert_allclose(adversary('least_squares', .1).critic(*LOGITS),
+    np.testing.assert_allclose(find_loss('least_squares', .1).discriminator(*LOGITS),
                                .5 * (real - .9) ** 2 + .5 * fake ** 2, rtol=1e-4, atol=1e-6)
 
 
@@ -192,33 +194,35 @@ def test_smoothing_is_cross_entropy_with_another_target_for_the_critic_alone():
 CHARGED = 'gradient', 'onesided', 'dragan', 'r1', 'r2', 'r1r2'
 
 
-def charged(name, critic, real, fake, key=KEY):
-    return sum((penalty(critic, real, fake, key) for penalty in penalties(name, 'wasserstein')),
-               jnp.zeros(len(real)))
+def charged(name, discriminator, real, fake, key=KEY):
+    return sum(
+        (penalty(discriminator, real, fake, key) for penalty in penalties(name, 'wasserstein')),
+        jnp.zeros(len(real)))
 
 
-def due(name, critic, real, fake, key=KEY):
-    """What a critic is charged, (n,)."""
-    return np.asarray(charged(name, critic, real, fake, key))
+def due(name, discriminator, real, fake, key=KEY):
+    """What a discriminator is charged, (n,)."""
+    return np.asarray(charged(name, discriminator, real, fake, key))
 
 
 @pytest.mark.parametrize('norm', [.3, 2.5])
 @pytest.mark.parametrize('shape', [(3,), (4, 5, 2)])
-def test_penalties_of_a_linear_critic(shape, norm):
+def test_penalties_of_a_linear_discriminator(shape, norm):
     """Its slope is |w| over all axes of an example, wherever it is measured."""
     w = random(shape, 3)
     w = norm * w / jnp.sqrt((w ** 2).sum())
-    critic = lambda x: (x * w).reshape(len(x), -1).sum(1)
+    discriminator = lambda x: (x * w).reshape(len(x), -1).sum(1)
     truth = dict(gradient=(norm - 1) ** 2, onesided=max(norm - 1, 0) ** 2, dragan=(norm - 1) ** 2,
                  r1=norm ** 2 / 2, r2=norm ** 2 / 2, r1r2=norm ** 2, none=0, clip=0)
     assert truth.keys() == set(rules.PENALTIES)
     for name, value in truth.items():
-        np.testing.assert_allclose(due(name, critic, random((6, *shape)), random((6, *shape), 1)),
-                                   [value] * 6, rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(
+            due(name, discriminator, random((6, *shape)), random((6, *shape), 1)), [value] * 6,
+            rtol=1e-4, err_msg=name)
 
 
 def bowl(x):
-    """A critic whose gradient is the example itself."""
+    """A discriminator whose gradient is the example itself."""
     return (x ** 2).reshape(len(x), -1).sum(1) / 2
 
 
@@ -235,20 +239,20 @@ def test_the_gradient_is_penalised_evenly_between_real_and_generated(shape):
     """From 3 to 5 in every pixel: all pixels of an example lie as far along."""
     n, size = 2000, np.prod(shape) ** .5
     for name in 'gradient', 'onesided':
-        found = np.sqrt(due(name, bowl, jnp.full((n, *shape), 3.), jnp.full((n, *shape), 5.))) + 1
-        assert uniform(found, 3 * size, 5 * size)
+        values = np.sqrt(due(name, bowl, jnp.full((n, *shape), 3.), jnp.full((n, *shape), 5.))) + 1
+        assert uniform(values, 3 * size, 5 * size)
 
 
 def test_dragan_looks_around_the_data():
     """Normally, by half its standard deviation, whatever the samples."""
     real = jnp.where(jnp.arange(2000)[:, None] % 2, 18., 22.)
-    found = np.sqrt(due('dragan', bowl, real, jnp.full_like(real, jnp.nan))) + 1
-    away = found - np.asarray(real)[:, 0]
+    values = np.sqrt(due('dragan', bowl, real, jnp.full_like(real, jnp.nan))) + 1
+    away = values - np.asarray(real)[:, 0]
     assert stats.kstest(away, stats.norm(0, 1).cdf).pvalue > 1e-3
 
 
 def test_penalties_are_those_of_finite_differences():
-    net = nets.of('mlp', width=(7, 6), act='tanh').encoder((4,), 1)
+    net = nets.make('mlp', width=(7, 6), activation='tanh').encoder((4,), 1)
     x = random((5, 4), 4)
     params, buffers = quick(net.init)(KEY, x)
     params = jax.tree.map(lambda a: 2 * a + .1, params)
@@ -263,49 +267,50 @@ def test_penalties_are_those_of_finite_differences():
     at = np.asarray(x, float)
     truth = np.array([(logit(at + e) - logit(at - e)) / 2e-5 for e in steps]).T
     square = (truth ** 2).sum(1)
-    critic = lambda x: net.apply(params, buffers, x)[:, 0]
+    discriminator = lambda x: net.apply(params, buffers, x)[:, 0]
     for name, value in dict(r1=square / 2, r1r2=square, gradient=(square ** .5 - 1) ** 2,
                             onesided=np.maximum(square ** .5 - 1, 0) ** 2).items():
-        np.testing.assert_allclose(due(name, critic, x, x), value, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(due(name, discriminator, x, x), value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize('name', CHARGED)
-def test_a_critic_learns_by_the_penaltys_own_slope(name):
+def test_a_discriminator_learns_by_the_penaltys_own_slope(name):
     """Through the gradient inside: (|w| - 1)^2 has 2 (|w| - 1) w / |w|, and |w|^2 / 2 has w."""
     w = jnp.array([3., 4.])
-    found = jax.grad(lambda w: charged(
+    values = jax.grad(lambda w: charged(
         name, lambda x: x @ w, random((6, 2)), random((6, 2), 1)).mean())(w)
     truth = dict(r1=1., r2=1., r1r2=2.).get(name, 2 * (5 - 1) / 5)
-    np.testing.assert_allclose(found, truth * w, rtol=1e-5)
+    np.testing.assert_allclose(values, truth * w, rtol=1e-5)
 
 
 @pytest.mark.parametrize('name', CHARGED)
-def test_a_flat_critic_has_a_finite_penalty_and_slope(name):
-    value, slope = jax.value_and_grad(lambda w: charged(
+def test_a_flat_discriminator_has_a_finite_penalty_and_slope(name):
+    value, derivative = jax.value_and_grad(lambda w: charged(
         name, lambda x: x @ w, random((6, 2)), random((6, 2), 1)).mean())(jnp.zeros(2))
-    assert np.isfinite(value) and np.isfinite(slope).all()
+    assert np.isfinite(value) and np.isfinite(derivative).all()
 
 
 @pytest.mark.parametrize('penalty', CHARGED)
-def test_the_critic_pays_weight_times_the_penalty(penalty):
+def test_the_discriminator_pays_weight_times_the_penalty(penalty):
     """The sides as they are: r1 of the data, r2 of the samples; and none for the generator."""
     real, fake = Batch(random((6, 2), 1, 3.)), Batch(random((6, 2), 2, 5.))
     net = lambda x: bowl(x)[:, None]
-    critic, state = judge(net, loss='wasserstein', penalty=penalty, weight=7.)
-    value, metrics, _ = critic.move(state, real, fake, KEY)
+    discriminator, state = make_discriminator(net, loss='wasserstein', penalty=penalty,
+                                              penalty_weight=7.)
+    value, metrics, _ = discriminator.loss_and_metrics(state, real, fake, KEY)
     r1, r2 = (float(np.square(b.x).sum(1).mean() / 2) for b in (real, fake))
-    np.testing.assert_allclose(metrics['critic_loss'], r2 - r1, rtol=1e-5)
+    np.testing.assert_allclose(metrics['discriminator_loss'], r2 - r1, rtol=1e-5)
     np.testing.assert_allclose(value, r2 - r1 + 7 * metrics['penalty'], rtol=1e-5)
     if penalty in ('r1', 'r2', 'r1r2'):
         np.testing.assert_allclose(metrics['penalty'], dict(r1=r1, r2=r2, r1r2=r1 + r2)[penalty],
                                    rtol=1e-5)
-    np.testing.assert_allclose(critic.against(state, real, fake, KEY), -r2, rtol=1e-5)
-    free, _ = judge(net, loss='wasserstein')
-    assert 'penalty' not in free.move(state, real, fake, KEY)[1]
+    np.testing.assert_allclose(discriminator.generator_loss(state, real, fake, KEY), -r2, rtol=1e-5)
+    free, _ = make_discriminator(net, loss='wasserstein')
+    assert 'penalty' not in free.loss_and_metrics(state, real, fake, KEY)[1]
 
 
 def test_clipped_parameters_stop_at_the_cut():
-    moved = rules.clipped(.1)(dict(a=jnp.array([-.5, .05, .14]), b=jnp.array(-.2)))
+    moved = rules.clip_params(.1)(dict(a=jnp.array([-.5, .05, .14]), b=jnp.array(-.2)))
     np.testing.assert_allclose(moved['a'], [-.1, .05, .1], rtol=1e-6)
     assert float(moved['b']) == pytest.approx(-.1)
 
@@ -321,12 +326,13 @@ def examples(n=16, label=False):
 
 def make(name, example=None, **hyper):
     """A small model of the family on vectors."""
-    sizes = dict(critic=(16,), width=(12,)) if name == 'aae' else dict(width=(16,), average=0.)
+    sizes = dict(discriminator_width=(16, ), width=(12, )) if name == 'aae' else dict(
+        width=(16, ), ema_decay=0.)
     kind = dict(kind='mlp', norm='none', latent=3)
     if name == 'infogan':
-        kind |= dict(categories=3, continuous=1)
+        kind |= dict(num_categories=3, num_continuous=1)
     if name == 'bigan':
-        kind |= dict(critic_norm='none')
+        kind |= dict(discriminator_norm='none')
     return model_of(name, example or examples(), **kind | sizes | hyper)
 
 
@@ -348,27 +354,28 @@ def largest(tree):
 @pytest.mark.parametrize('name', thorough(FAMILY, 'gan', 'vaegan'))
 def test_either_side_learns_while_the_other_stands_still(name):
     """A rate of 0 for one side: its parameters stay as they were to the bit, those of the other all
-    change, and its loss falls.  The critic's are cut off at its first move, and then stay within
-    the cut; no one else's are."""
-    lost = 'coder_loss' if name == 'bigan' else 'generator_loss'
-    more = dict(aae=dict(adversary=1e6), vaegan=dict(gamma=0.), gan=dict(cut=.03),
-                infogan=dict(information=0.)).get(name, {})
-    batch, cut = jax.tree.map(np.asarray, examples()), more.get('cut', .01)
+    change, and its loss falls.  The discriminator's are clipped at its first update, and stay
+    within clip_value; no other player's are."""
+    lost = 'encoder_generator_loss' if name == 'bigan' else 'generator_loss'
+    more = dict(aae=dict(adversarial_weight=1e6), vaegan=dict(gamma=0.), gan=dict(clip_value=.03),
+                infogan=dict(info_weight=0.)).get(name, {})
+    batch, cut = jax.tree.map(np.asarray, examples()), more.get('clip_value', .01)
 
     # compiled apart, since within `run` XLA may round what is drawn otherwise for either use
     how = dict(loss='wasserstein', penalty='clip') | more
     start = quick(make(name, batch, **how).init)(KEY, batch)
 
     @quick
-    def run(rate, critic_rate):
-        model = make(name, batch, rate=rate, critic_rate=critic_rate, **how)
+    def run(rate, discriminator_rate):
+        model = make(name, batch, learning_rate=rate,
+                     discriminator_learning_rate=discriminator_rate, **how)
         return play(model, 30, batch, lambda i: KEY, start)
 
-    for rates, what in (((.003, 0.), lost), ((0., .003), 'critic_loss')):
+    for rates, what in (((.003, 0.), lost), ((0., .003), 'discriminator_loss')):
         states, metrics = run(*rates)
         for player, params in states.params.items():
-            first = 2 * (player == 'critic')  # once for the cut, once for its rounding
-            moves = (player == 'critic') == (rates[1] > 0)
+            first = 2 * (player == 'discriminator')  # once for the cut, once for its rounding
+            moves = (player == 'discriminator') == (rates[1] > 0)
             for path, leaf in jax.tree.leaves_with_path(params):
                 if leaf[0].size > 1:  # a constant in all logits means nothing to this loss
                     assert (leaf[first] == leaf[-1]).all() != moves, (player, path)
@@ -381,45 +388,47 @@ def test_either_side_learns_while_the_other_stands_still(name):
 
 @pytest.mark.parametrize('name', thorough(['gan', 'infogan', 'aae', 'bigan'], 'gan', 'bigan'))
 def test_gradients_are_those_of_the_losses_that_evaluation_measures(name):
-    """Norms of the true gradients, each in the player's own parameters, critic standing still."""
-    model, batch = make(name, critic_rate=0., rate=0.), examples()
+    """Norms of the true gradients, each in the player's parameters, the discriminator constant."""
+    model, batch = make(name, discriminator_learning_rate=0., learning_rate=0.), examples()
     state = quick(model.init)(KEY, batch)
-    losing = dict(gan=lambda m: m['generator_loss'], bigan=lambda m: m['coder_loss'],
-                  infogan=lambda m: m['generator_loss'] - m['information'],
+    losing = dict(gan=lambda m: m['generator_loss'], bigan=lambda m: m['encoder_generator_loss'],
+                  infogan=lambda m: m['generator_loss'] - m['mutual_info_bound'],
                   aae=lambda m: m['loss'] + m['generator_loss'])[name]
-    side = dict(aae='ae', bigan='coder').get(name, 'generator')
-    sides = {side: losing} | ({} if name == 'aae' else dict(critic=lambda m: m['critic_loss']))
+    side = dict(aae='ae', bigan='encoder_generator').get(name, 'generator')
+    sides = {side: losing
+             } | ({} if name == 'aae' else dict(discriminator=lambda m: m['discriminator_loss']))
     if name == 'infogan':
-        sides['recogniser'] = lambda m: -m['information']
+        sides['recognition'] = lambda m: -m['mutual_info_bound']
     said = quick(model.step)(state, batch, KEY)[1]
 
     @quick
     def gradients():
-        found = {}
+        values = {}
         for player, loss in sides.items():
-            def value(own, player=player, loss=loss):
-                moved = state._replace(params=state.params | {player: own})
+            def value(local, player=player, loss=loss):
+                moved = state._replace(params=state.params | {player: local})
                 return loss(model.evaluate(moved, batch, key[player])).mean()
-            found[player] = optax.tree.norm(jax.grad(value)(state.params[player]))
-        return found
+            values[player] = optax.tree.norm(jax.grad(value)(state.params[player]))
+        return values
 
     key = {player: jax.random.fold_in(KEY, i) for i, player in enumerate(
-        ('ae', 'critic') if name == 'aae' else ('critic', side, 'recogniser'))}
+        ('ae', 'discriminator') if name == 'aae' else ('discriminator', side, 'recognition'))}
     for player, truth in gradients().items():
         assert truth > 1e-3
-        np.testing.assert_allclose(said[f'gradient_{player}'], truth, rtol=1e-4, err_msg=player)
+        np.testing.assert_allclose(said[f'grad_norm_{player}'], truth, rtol=1e-4, err_msg=player)
 
 
 @pytest.mark.parametrize('name', FAMILY)
 def test_a_sweep_can_trace_rates_and_weights(name):
     """The model is made of examples on the device inside of what is compiled."""
     batch = examples()
-    jax.eval_shape(lambda rate: make(name, batch, rate=rate, weight=rate, penalty='r1').init(
-        KEY, batch), .1)
+    jax.eval_shape(
+        lambda rate: make(name, batch, learning_rate=rate, penalty_weight=rate, penalty='r1').init(
+            KEY, batch), .1)
 
 
 def test_a_condition_counts_the_labels():
-    model = make('gan', examples(label=True), condition='concat')
+    model = make('gan', examples(label=True), discriminator_conditioning='concat')
     state = quick(model.init)(KEY, examples(label=True))
     z, label = model.prior(state, KEY, 7)
     assert z.shape == (7, 3) and label.tolist() == [0, 1, 2, 0, 1, 2, 0]
@@ -461,8 +470,8 @@ def test_colour_changes_brightness_saturation_and_contrast(channels):
         assert uniform(saturation, 0, 2)
         assert abs(np.corrcoef([a.ravel() for a in (bright, contrast, saturation)])
                    - np.eye(3)).max() < .2
-    whole = mean(x, (1, 2, 3)) + bright + contrast * (grey[0] + saturation * tint[0])
-    np.testing.assert_allclose(y, whole, atol=1e-5)
+    complete = mean(x, (1, 2, 3)) + bright + contrast * (grey[0] + saturation * tint[0])
+    np.testing.assert_allclose(y, complete, atol=1e-5)
 
 
 def test_translation_moves_whole_pixels_and_brings_in_zeros():
@@ -506,8 +515,8 @@ def test_augmentation_is_of_every_example_and_key_its_own_and_differentiable(nam
     np.testing.assert_allclose(along, change(x + v) - y, atol=1e-5)
     assert len(np.unique(np.asarray(y).reshape(12, -1), axis=0)) > 6
     assert not np.array_equal(y, changed([name], x, jax.random.key(1)))
-    slope = jax.grad(lambda x: (change(x) * v).sum())(x)
-    assert ((slope != 0).mean((1, 2, 3)) > .5).all() and np.isfinite(slope).all()
+    derivative = jax.grad(lambda x: (change(x) * v).sum())(x)
+    assert ((derivative != 0).mean((1, 2, 3)) > .5).all() and np.isfinite(derivative).all()
 
 
 def test_augmentations_follow_each_other_and_both_sides_see_them():
@@ -515,35 +524,35 @@ def test_augmentations_follow_each_other_and_both_sides_see_them():
     x, names = images(8), ['colour', 'translation', 'cutout']
     y = changed(names, x)
     assert ((y == 0).mean((1, 2, 3)) > .1).all() and np.isin(y[y != 0], x).mean() < .01
-    seen = []
+    recorded = []
 
     def spy(x):
-        seen.append(np.asarray(x))
+        recorded.append(np.asarray(x))
         return x.sum((1, 2, 3))[:, None]
 
-    critic, state = judge(spy, x.shape[1:], augment='cutout, translation')
-    critic.move(state, Batch(x), Batch(x), KEY)
-    critic.against(state, Batch(x), Batch(x), jax.random.key(1))
-    assert all((a == 0).mean() > .1 for a in seen)
-    assert len({a.tobytes() for a in seen}) == len(seen) == 4
-    critic.score(state, Batch(x))
-    np.testing.assert_array_equal(seen[-1], x)  # examples as they are
-    seen_slope = jax.grad(lambda f: judge(lambda x: x.sum((1, 2, 3))[:, None], x.shape[1:],
-                                          augment='cutout', loss='wasserstein')[0].against(
-        state, Batch(x), Batch(f), KEY))(x)
-    assert (abs(seen_slope).sum((1, 2, 3)) > 0).all()
+    discriminator, state = make_discriminator(spy, x.shape[1:], augment='cutout, translation')
+    discriminator.loss_and_metrics(state, Batch(x), Batch(x), KEY)
+    discriminator.generator_loss(state, Batch(x), Batch(x), jax.random.key(1))
+    assert all((a == 0).mean() > .1 for a in recorded)
+    assert len({a.tobytes() for a in recorded}) == len(recorded) == 4
+    discriminator.score(state, Batch(x))
+    np.testing.assert_array_equal(recorded[-1], x)  # examples as they are
+    discriminator = make_discriminator(lambda x: x.sum((1, 2, 3))[:, None], x.shape[1:],
+                                       augment='cutout', loss='wasserstein')[0]
+    gradient = jax.grad(lambda f: discriminator.generator_loss(state, Batch(x), Batch(f), KEY))(x)
+    assert (abs(gradient).sum((1, 2, 3)) > 0).all()
 
 
 # Packs and noise
 
 
 @pytest.mark.parametrize('shape', [(3,), (2, 4, 3)])
-@pytest.mark.parametrize('pack', [1, 2, 3])
-def test_a_pack_holds_neighbours_one_behind_the_other(pack, shape):
+@pytest.mark.parametrize('size', [1, 2, 3])
+def test_a_pack_holds_neighbours_one_behind_the_other(size, shape):
     x = random((12, *shape))
-    y = np.asarray(packed(x, pack))
-    for i in range(12 // pack):
-        np.testing.assert_array_equal(y[i], np.concatenate(x[i * pack:(i + 1) * pack], -1))
+    y = np.asarray(pack(x, size))
+    for i in range(12 // size):
+        np.testing.assert_array_equal(y[i], np.concatenate(x[i * size:(i + 1) * size], -1))
 
 
 def test_the_order_of_packs_is_that_of_the_batch():
@@ -551,10 +560,10 @@ def test_the_order_of_packs_is_that_of_the_batch():
     x = random((12, 2, 3))
     groups = np.arange(12).reshape(4, 3)
     perm = np.array([2, 0, 3, 1])
-    np.testing.assert_array_equal(packed(x[groups[perm].ravel()], 3), packed(x, 3)[perm])
+    np.testing.assert_array_equal(pack(x[groups[perm].ravel()], 3), pack(x, 3)[perm])
     within = x[groups[:, ::-1].ravel()]
-    blocks = np.asarray(packed(x, 3)).reshape(4, 2, 3, 3)
-    np.testing.assert_array_equal(packed(within, 3), blocks[:, :, ::-1].reshape(4, 2, 9))
+    blocks = np.asarray(pack(x, 3)).reshape(4, 2, 3, 3)
+    np.testing.assert_array_equal(pack(within, 3), blocks[:, :, ::-1].reshape(4, 2, 9))
 
 
 def test_a_pack_is_judged_at_once():
@@ -563,50 +572,52 @@ def test_a_pack_is_judged_at_once():
         return x.reshape(len(x), 2, -1).sum(2).prod(1)[:, None]
 
     real, fake = random((8, 3), 1), random((8, 3), 2)
-    critic, state = judge(net, (3,), pack=2, batch=8, loss='wasserstein', penalty='r1', weight=0.)
+    discriminator, state = make_discriminator(net, (3, ), packing=2, batch=8, loss='wasserstein',
+                                              penalty='r1', penalty_weight=0.)
     of = lambda x: np.asarray(x, float).sum(1).reshape(4, 2).prod(1)
-    value, metrics, _ = critic.move(state, Batch(real), Batch(fake), KEY)
+    value, metrics, _ = discriminator.loss_and_metrics(state, Batch(real), Batch(fake), KEY)
     assert value == pytest.approx(of(fake).mean() - of(real).mean(), rel=1e-5)
-    assert critic.against(state, Batch(real), Batch(fake), KEY) == pytest.approx(-of(fake).mean(),
-                                                                                 rel=1e-5)
+    assert discriminator.generator_loss(state, Batch(real), Batch(fake), KEY) == pytest.approx(
+        -of(fake).mean(), rel=1e-5)
     pairs = np.asarray(real, float).sum(1).reshape(4, 2)  # by either sum the slope is the other
     assert metrics['penalty'] == pytest.approx(1.5 * (pairs ** 2).sum(1).mean(), rel=1e-5)
     sums = np.asarray(real, float).sum(1)
-    np.testing.assert_allclose(critic.score(state, Batch(real)), sums * np.roll(sums, -1),
+    np.testing.assert_allclose(discriminator.score(state, Batch(real)), sums * np.roll(sums, -1),
                                rtol=1e-4)
 
 
 def test_instance_noise_falls_to_nothing():
-    x, wide = jnp.zeros((4000, 2)), dict(noise=.5, noise_steps=4)
-    for options, levels in ((wide, [.5, .375, .25, .125, 0, 0]), (dict(noise=.5), [.5] * 6),
-                            ({}, [0] * 6), (dict(noise_steps=4), [0] * 6)):
-        critic, _ = judge(bowl, **options)
+    x, wide = jnp.zeros((4000, 2)), dict(instance_noise=.5, instance_noise_steps=4)
+    for options, levels in ((wide, [.5, .375, .25, .125, 0,
+                                    0]), (dict(instance_noise=.5), [.5] * 6), ({}, [0] * 6),
+                            (dict(instance_noise_steps=4), [0] * 6)):
+        discriminator, _ = make_discriminator(bowl, **options)
         for step, level in enumerate(levels):
-            seen = critic.view(x, KEY, jnp.int32(step))
-            assert float(seen.std()) == pytest.approx(level, rel=.05)
-            assert level == 0 or stats.kstest(np.ravel(seen) / level, 'norm').pvalue > 1e-3
-            assert level > 0 or (seen == x).all()
+            recorded = discriminator.view(x, KEY, jnp.int32(step))
+            assert float(recorded.std()) == pytest.approx(level, rel=.05)
+            assert level == 0 or stats.kstest(np.ravel(recorded) / level, 'norm').pvalue > 1e-3
+            assert level > 0 or (recorded == x).all()
 
 
-def test_noise_is_put_on_whatever_the_critic_sees_at_the_states_step():
-    critic, state = judge(lambda x: x.sum(1)[:, None], noise=3., noise_steps=10,
-                          loss='wasserstein')
+def test_noise_is_put_on_whatever_the_discriminator_sees_at_the_states_step():
+    discriminator, state = make_discriminator(lambda x: x.sum(1)[:, None], instance_noise=3.,
+                                              instance_noise_steps=10, loss='wasserstein')
     nothing = Batch(jnp.zeros((4, 2)))
     for step, some in (0, True), (9, True), (10, False):
         at = state._replace(step=jnp.int32(step))
-        assert (critic.move(at, nothing, nothing, KEY)[0] != 0) == some
-        assert (critic.against(at, nothing, nothing, KEY) != 0) == some
-        assert not critic.score(at, nothing).any()
+        assert (discriminator.loss_and_metrics(at, nothing, nothing, KEY)[0] != 0) == some
+        assert (discriminator.generator_loss(at, nothing, nothing, KEY) != 0) == some
+        assert not discriminator.score(at, nothing).any()
 
 
 # Conditions
 
 
-def weighted(critic, x):
-    """A state of a critic of one hidden layer, and its weights."""
-    params, buffers = critic.init(KEY, x, LABEL)
+def weighted(discriminator, x):
+    """A state of a discriminator of one hidden layer, and its weights."""
+    params, buffers = discriminator.init(KEY, x, LABEL)
     params = jax.tree.map(lambda a: a + .3 * random(a.shape, a.size), params)
-    state = State(jnp.int32(0), dict(critic=params), {}, {}, dict(critic=buffers))
+    state = State(jnp.int32(0), dict(discriminator=params), {}, {}, dict(discriminator=buffers))
     return state, *weights(params)
 
 
@@ -616,34 +627,38 @@ X = random((5, 6), 9)
 
 def test_projection_is_psi_and_the_product_with_the_labels_embedding():
     """psi(phi(x)) + <e(y), phi(x)> (Miyato & Koyama 2018), the embedding with a bias."""
-    net = nets.of('mlp', width=(7,), act='leaky')
-    critic = adversarial.critic('critic', (6,), adversarial.make(), net, condition='projection',
-                                labels=4)
-    state, (w, b), (last, bias) = weighted(critic, X)
+    net = nets.make('mlp', width=(7,), activation='leaky_relu')
+    discriminator = adversarial.discriminator('discriminator', (6, ), adversarial.make(), net,
+                                              conditioning='projection', labels=4)
+    state, (w, b), (last, bias) = weighted(discriminator, X)
     phi = leaky(np.asarray(X, float) @ w + b)
     assert last.shape == (7, 5)
-    embedding, own = last[:, 1:][:, LABEL], bias[1:][np.asarray(LABEL)]
-    truth = phi @ last[:, 0] + bias[0] + (phi * embedding.T).sum(1) + own
-    np.testing.assert_allclose(critic.score(state, Batch(X, LABEL)), truth, rtol=1e-4, atol=1e-5)
-    said = critic.move(state, Batch(X, LABEL), Batch(X, LABEL), KEY)[1]['critic_loss']
+    embedding, local = last[:, 1:][:, LABEL], bias[1:][np.asarray(LABEL)]
+    truth = phi @ last[:, 0] + bias[0] + (phi * embedding.T).sum(1) + local
+    np.testing.assert_allclose(discriminator.score(state, Batch(X, LABEL)), truth, rtol=1e-4,
+                               atol=1e-5)
+    said = discriminator.loss_and_metrics(state, Batch(X, LABEL), Batch(X, LABEL),
+                                          KEY)[1]['discriminator_loss']
     np.testing.assert_allclose(said, PAPERS['minimax'][0](truth, truth).mean(), rtol=1e-4)
 
 
 def test_concat_sees_the_labels_indicator():
-    net = nets.of('mlp', width=(7,), act='leaky')
-    critic = adversarial.critic('critic', (6,), adversarial.make(), net, condition='concat',
-                                labels=4)
-    state, (w, b), (last, bias) = weighted(critic, X)
+    net = nets.make('mlp', width=(7,), activation='leaky_relu')
+    discriminator = adversarial.discriminator('discriminator', (6, ), adversarial.make(), net,
+                                              conditioning='concat', labels=4)
+    state, (w, b), (last, bias) = weighted(discriminator, X)
     both = np.concatenate([np.asarray(X, float), np.eye(4)[np.asarray(LABEL)]], 1)
     truth = (leaky(both @ w + b) @ last + bias)[:, 0]
-    np.testing.assert_allclose(critic.score(state, Batch(X, LABEL)), truth, rtol=1e-4, atol=1e-5)
-    said = critic.move(state, Batch(X, LABEL), Batch(X, LABEL), KEY)[1]['critic_loss']
+    np.testing.assert_allclose(discriminator.score(state, Batch(X, LABEL)), truth, rtol=1e-4,
+                               atol=1e-5)
+    said = discriminator.loss_and_metrics(state, Batch(X, LABEL), Batch(X, LABEL),
+                                          KEY)[1]['discriminator_loss']
     np.testing.assert_allclose(said, PAPERS['minimax'][0](truth, truth).mean(), rtol=1e-4)
 
 
-def test_an_auxiliary_critic_names_labels_and_the_generator_helps_it():
-    """Each pays the cross-entropy of SciPy's softmax: the critic of both sides."""
-    critic, state = judge(lambda x: x, (5,), condition='auxiliary', labels=4)
+def test_an_auxiliary_discriminator_names_labels_and_the_generator_helps_it():
+    """Each pays the cross-entropy of SciPy's softmax: the discriminator of both sides."""
+    discriminator, state = make_discriminator(lambda x: x, (5,), conditioning='auxiliary', labels=4)
     real, fake = Batch(random((5, 5), 1), LABEL), Batch(random((5, 5), 2), LABEL)
 
     def named(batch):
@@ -652,33 +667,35 @@ def test_an_auxiliary_critic_names_labels_and_the_generator_helps_it():
         right = y.argmax(1) == np.asarray(LABEL)
         return -np.log(p[np.arange(5), LABEL]).mean(), right.mean()
 
-    value, metrics, _ = critic.move(state, real, fake, KEY)
+    value, metrics, _ = discriminator.loss_and_metrics(state, real, fake, KEY)
     logits = real.x[:, 0], fake.x[:, 0]
     loss = PAPERS['nonsaturating']
-    assert metrics['critic_loss'] == pytest.approx(loss[0](*logits).mean(), rel=1e-5)
-    truth = metrics['critic_loss'] + named(real)[0] + named(fake)[0]
+    assert metrics['discriminator_loss'] == pytest.approx(loss[0](*logits).mean(), rel=1e-5)
+    truth = metrics['discriminator_loss'] + named(real)[0] + named(fake)[0]
     assert value == pytest.approx(float(truth), rel=1e-5)
-    assert metrics['label_real'] == pytest.approx(named(real)[1])
-    assert metrics['label_fake'] == pytest.approx(named(fake)[1])
-    value = critic.against(state, real, fake, KEY)
+    assert metrics['label_accuracy_real'] == pytest.approx(named(real)[1])
+    assert metrics['label_accuracy_fake'] == pytest.approx(named(fake)[1])
+    value = discriminator.generator_loss(state, real, fake, KEY)
     assert value == pytest.approx(loss[1](*logits).mean() + named(fake)[0], rel=1e-5)
 
 
-@pytest.mark.parametrize('told', ['concat', 'norm'])
-def test_the_generator_makes_what_its_label_says(told):
+@pytest.mark.parametrize('conditioning', ['concat', 'norm'])
+def test_the_generator_makes_what_its_label_says(conditioning):
     """In evaluation a label changes its own examples and no others, and one code can be shown under
     every label; before training all labels are alike to the norms."""
-    norm = 'layer' if told == 'norm' else 'none'
-    model = make('gan', examples(label=True), condition='projection', told=told, norm=norm)
+    norm = 'layer' if conditioning == 'norm' else 'none'
+    model = make('gan', examples(label=True), discriminator_conditioning='projection',
+                 generator_conditioning=conditioning, norm=norm)
     state = quick(model.init)(KEY, examples(label=True))
     params = jax.tree.map(lambda a: a + .5 * random(a.shape, a.size), state.params['generator'])
     fresh, state = state, state._replace(params=state.params | dict(generator=params))
     z = jnp.repeat(random((1, 3)), 4, 0)
-    shown = np.asarray(model.decode(state, (z, jnp.array([0, 1, 2, 1]))))
-    assert len(np.unique(shown.round(5), axis=0)) == 3 and np.allclose(shown[1], shown[3])
-    if told == 'norm':
-        shown = np.asarray(model.decode(fresh, (z, jnp.array([0, 1, 2, 1]))))
-        assert np.allclose(shown, shown[:1], atol=1e-6)
+    displayed = np.asarray(model.decode(state, (z, jnp.array([0, 1, 2, 1]))))
+    assert len(np.unique(displayed.round(5), axis=0)) == 3 and np.allclose(
+        displayed[1], displayed[3])
+    if conditioning == 'norm':
+        displayed = np.asarray(model.decode(fresh, (z, jnp.array([0, 1, 2, 1]))))
+        assert np.allclose(displayed, displayed[:1], atol=1e-6)
 
 
 # The order of play
@@ -696,7 +713,8 @@ def tug(order, names='xy', every=1):
                       every if name == 'y' else 1)
 
     both = dict(x=player('x', 1), y=player('y', -1))
-    return game.game({name: both[name] for name in names}, order=order, evaluate=None, decode=None)
+    return game.game({name: both[name]
+                      for name in names}, update_order=order, evaluate=None, decode=None)
 
 
 def path(order, steps=40, **options):
@@ -729,11 +747,11 @@ def test_alternating_moves_stay_on_an_ellipse(names):
 @pytest.mark.parametrize('every', [1, 2, 4])
 def test_gradients_are_reported_as_norms_whose_mean_is_that_of_the_moves(order, every):
     x, y, said = path(order, every=every)
-    np.testing.assert_allclose(said['gradient_x'], abs(y[:-1]), rtol=1e-4)
-    seen = x[1:] if order == 'alternating' else x[:-1]
+    np.testing.assert_allclose(said['grad_norm_x'], abs(y[:-1]), rtol=1e-4)
+    recorded = x[1:] if order == 'alternating' else x[:-1]
     moves = np.arange(40) % every == 0
-    np.testing.assert_allclose(said['gradient_y'], every * moves * abs(seen), rtol=1e-4)
-    in_turn = said['gradient_y'].reshape(-1, every).mean(1)
+    np.testing.assert_allclose(said['grad_norm_y'], every * moves * abs(recorded), rtol=1e-4)
+    in_turn = said['grad_norm_y'].reshape(-1, every).mean(1)
     np.testing.assert_allclose(in_turn, abs(np.diff(y)).reshape(-1, every).sum(1) / RATE, rtol=1e-3,
                                atol=1e-5)
 
@@ -744,12 +762,12 @@ def trio(first, order):
         def loss(state, batch, key):
             others = sum(jnp.sin((i + 1) * state.params[other]).sum()
                          for i, other in enumerate('abc') if other != name)
-            return ((state.params[name] * others) ** 2).sum(), {}, dict(seen=others)
+            return ((state.params[name] * others) ** 2).sum(), {}, dict(recorded=others)
         start = random((2,), ord(name))
-        return Player(lambda key, batch: (start, dict(seen=jnp.zeros(()))), loss,
-                      Optimiser(*optax.sgd(.1, momentum=.9), average=.9))
+        return Player(lambda key, batch: (start, dict(recorded=jnp.zeros(()))), loss,
+                      Optimiser(*optax.sgd(.1, momentum=.9), ema_decay=.9))
     names = first + 'abc'.replace(first, '')
-    return game.game({n: player(n) for n in names}, order=order, evaluate=None, decode=None)
+    return game.game({n: player(n) for n in names}, update_order=order, evaluate=None, decode=None)
 
 
 def test_simultaneously_everyone_moves_as_if_first():
@@ -758,9 +776,9 @@ def test_simultaneously_everyone_moves_as_if_first():
     state = play(trio('b', 'simultaneous'), 2, batch)[0]
     last, end = (jax.tree.map(lambda a, i=i: a[i], state) for i in (1, 2))
     for name in 'abc':
-        alone, _ = trio(name, 'alternating').step(last, batch, KEY)
-        for part in 'params', 'opt', 'average', 'buffers':
-            for a, b in zip(*(jax.tree.leaves(getattr(s, part)[name]) for s in (alone, end))):
+        single, _ = trio(name, 'alternating').step(last, batch, KEY)
+        for part in 'params', 'opt', 'ema', 'buffers':
+            for a, b in zip(*(jax.tree.leaves(getattr(s, part)[name]) for s in (single, end))):
                 np.testing.assert_allclose(a, b, rtol=1e-5, err_msg=f'{name} {part}')
     assert int(end.step) == 2
 
@@ -779,7 +797,7 @@ def test_over_a_mapped_axis_the_norm_is_that_of_the_mean_gradient():
     x = jnp.array([[3., 0.], [0., 4.]])
     start = model.init(KEY, Batch(x[:1]))
     said = jax.vmap(model.step, (None, 0, None), axis_name='i')(start, Batch(x), KEY)[1]
-    np.testing.assert_allclose(said['gradient_x'], [2.5, 2.5], rtol=1e-6)
+    np.testing.assert_allclose(said['grad_norm_x'], [2.5, 2.5], rtol=1e-6)
 
 
 # Nets
@@ -831,8 +849,8 @@ def test_conditional_norms_have_gain_and_shift_of_the_label(norm, shape, axes):
     params, buffers = net.init(KEY, (x, label))
     np.testing.assert_allclose(net.train(params, buffers, (x, label))[0], standard(x, axes),
                                atol=1e-3)
-    own = params['blocks_0']
-    assert own.keys() == {'gain', 'shift'}
+    local = params['blocks_0']
+    assert local.keys() == {'gain', 'shift'}
     assert {a.shape for a in jax.tree.leaves(params)} == {(3, 4)}
     params = jax.tree.map(lambda a: random(a.shape, 5), params)
     params['blocks_0']['shift']['embedding'] = random((3, 4), 6)
@@ -896,38 +914,38 @@ def test_resample_is_sngans_block(change, raw, size, width):
 def test_sngans_nets_take_and_give_images_of_any_size(size):
     x = jnp.float32(np.random.default_rng(0).uniform(size=(4, *size, 3)))
     shapes = {}
-    of = functools.partial(nets.of, 'sngan', width=(4, 6, 8))
-    body = of(norm='layer', act='leaky').encoder(x.shape[1:], None)
-    whole = of(norm='spectral', act='leaky').encoder(x.shape[1:], 5)
+    of = functools.partial(nets.make, 'sngan', width=(4, 6, 8))
+    body = of(norm='layer', activation='leaky_relu').encoder(x.shape[1:], None)
+    complete = of(norm='spectral', activation='leaky_relu').encoder(x.shape[1:], 5)
     make = of(norm='batch').decoder(x, 5, nets.identity, labels=3)
-    for name, net, given in (('body', body, x), ('whole', whole, x),
+    for name, net, given in (('body', body, x), ('complete', complete, x),
                              ('make', make, (jnp.zeros((4, 5)), jnp.zeros(4, jnp.int32)))):
         def both(net=net, given=given):
             params, buffers = net.init(KEY, given)
             return net.apply(params, buffers, given), net.train(params, buffers, given)[0]
         shapes[name] = {y.shape for y in jax.eval_shape(both)}
-    assert shapes == dict(body={(4, 8)}, whole={(4, 5)}, make={x.shape})
+    assert shapes == dict(body={(4, 8)}, complete={(4, 5)}, make={x.shape})
 
 
 def test_a_chain_is_the_second_net_of_the_first():
     """Its parameters by name, and the statistics of both."""
     x = random((6, 5), 3, 2.)
-    first = nets.of('mlp', width=(3,), norm='batch').encoder((5,), 4)
-    second = nets.of('mlp', width=(3,), norm='batch').encoder((4,), 2)
-    both = nets.chain(first, second)
+    first = nets.make('mlp', width=(3,), norm='batch').encoder((5,), 4)
+    second = nets.make('mlp', width=(3,), norm='batch').encoder((4,), 2)
+    both = nets.sequential(first, second)
     params, buffers = quick(both.init)(KEY, x)
     assert params.keys() == buffers.keys() == {'first', 'second'}
     ours, theirs = ((params[name], buffers[name]) for name in ('first', 'second'))
 
     @quick
     def links():
-        a, seen = first.train(*ours, x)
-        b, made = second.train(*theirs, a)
-        return (b, dict(first=seen, second=made)), second.apply(*theirs, first.apply(*ours, x))
+        a, recorded = first.train(*ours, x)
+        b, built = second.train(*theirs, a)
+        return (b, dict(first=recorded, second=built)), second.apply(*theirs, first.apply(*ours, x))
 
-    found = quick(lambda: (both.train(params, buffers, x), both.apply(params, buffers, x)))()
-    assert jax.tree.structure(found) == jax.tree.structure(links())
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, links())
+    values = quick(lambda: (both.train(params, buffers, x), both.apply(params, buffers, x)))()
+    assert jax.tree.structure(values) == jax.tree.structure(links())
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), values, links())
 
 
 # What cannot be
@@ -935,28 +953,27 @@ def test_a_chain_is_the_second_net_of_the_first():
 IMAGE = Batch(jnp.float32(np.random.default_rng(0).uniform(size=(4, 8, 8, 1))))
 
 
-@pytest.mark.parametrize('bad, said', [
-    (dict(loss='wgan'), 'minimax, nonsaturating'),
-    (dict(penalty='l2'), 'none, gradient'),
-    (dict(condition='acgan'), 'none, concat'),
-    (dict(told='gain', condition='concat'), 'concat or norm'),
-    (dict(augment='colour,blur'), "'blur'"),
-    (dict(augment='colour'), 'needs images'),
-    (dict(order='at once'), 'alternating or simultaneous'),
-    (dict(penalty='clip'), 'wasserstein'),
-    (dict(penalty='clip', loss='hinge'), 'wasserstein'),
-    (dict(penalty='clip', loss='wasserstein', cut=0.), 'positive'),
-    (dict(critic_norm='huge'), 'unknown norm'),
-    (dict(critic_norm='instance'), 'for images'),
-    (dict(pack=3), 'divide the batch of 16'),
-    (dict(pack=0), 'pack must be at least 1, not 0'),
-    (dict(pack=2, condition='concat'), 'no one label'),
-    (dict(condition='concat', told='norm'), "norm 'none'"),
-    (dict(condition='concat', told='norm', kind='linear', norm='batch'), 'norm'),
-    (dict(latent=0), 'latent'),
-    *((dict(penalty=name, critic_norm='batch'), name) for name in CHARGED),
-    *((dict(smooth=.1, loss=name), 'targets') for name in PAPERS
-      if name not in ('minimax', 'nonsaturating', 'least_squares'))])
+@pytest.mark.parametrize(
+    'bad, said',
+    [(dict(loss='wgan'), 'minimax, nonsaturating'), (dict(penalty='l2'), 'none, gradient'),
+     (dict(discriminator_conditioning='acgan'), 'none, concat'),
+     (dict(generator_conditioning='gain', discriminator_conditioning='concat'), 'concat or norm'),
+     (dict(augment='colour,blur'), "'blur'"), (dict(augment='colour'), 'needs images'),
+     (dict(update_order='at once'), 'alternating or simultaneous'),
+     (dict(penalty='clip'), 'wasserstein'), (dict(penalty='clip', loss='hinge'), 'wasserstein'),
+     (dict(penalty='clip', loss='wasserstein', clip_value=0.), 'positive'),
+     (dict(discriminator_norm='huge'), 'unknown norm'),
+     (dict(discriminator_norm='instance'), 'for images'),
+     (dict(packing=3), 'divide the batch of 16'),
+     (dict(packing=0), 'pack must be at least 1, not 0'),
+     (dict(packing=2, discriminator_conditioning='concat'), 'no one label'),
+     (dict(discriminator_conditioning='concat', generator_conditioning='norm'), "norm 'none'"),
+     (dict(discriminator_conditioning='concat',
+           generator_conditioning='norm', kind='linear', norm='batch'), 'norm'),
+     (dict(latent=0), 'latent'), *((dict(penalty=name, discriminator_norm='batch'), name)
+                                   for name in CHARGED),
+     *((dict(label_smoothing=.1, loss=name), 'targets')
+       for name in PAPERS if name not in ('minimax', 'nonsaturating', 'least_squares'))])
 def test_what_cannot_be_is_refused(bad, said):
     with pytest.raises(BadInput) as error:
         make('gan', examples(label=True), context=Context(batch=16), **bad)
@@ -967,7 +984,7 @@ def test_what_cannot_be_is_refused(bad, said):
 def test_conditions_need_two_labels(condition):
     for batch in examples(), examples()._replace(label=jnp.zeros(16, jnp.int32)):
         with pytest.raises(BadInput, match='at least two labels'):
-            make('gan', batch, condition=condition)
+            make('gan', batch, discriminator_conditioning=condition)
 
 
 @pytest.mark.parametrize('name', FAMILY)
@@ -977,7 +994,7 @@ def test_the_family_refuses_alike(name):
             make(name, **bad)
     if name != 'aae':
         with pytest.raises(BadInput, match='batch'):
-            make(name, penalty='gradient', critic_norm='batch')
+            make(name, penalty='gradient', discriminator_norm='batch')
 
 
 @pytest.mark.parametrize('dataset, flags, said', [

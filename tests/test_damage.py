@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from conftest import ROOT, defaults, snapshot, thorough
-from gen_jax import checkpoint, data, sweep, train, trained
-from gen_jax.data import streams
+from gen_jax import checkpoint, data, sweep, train, evaluation
+from gen_jax.data import streaming
 from gen_jax.metrics import inception
 from gen_jax.types import BadInput, State
 from test_resume import by_path, same_bits
-from test_streams import image, store
+from test_streaming import image, store
 
 sys.path.insert(0, str(ROOT / 'experiments'))
 import study  # noqa: E402
@@ -25,11 +25,11 @@ import study  # noqa: E402
 
 def flip(file: Path, chance, padding: bool = True) -> None:
     """Flips one bit, if need be not of a byte that is 0, leaving the file's times as they are."""
-    content, told = bytearray(file.read_bytes()), file.stat()
+    content, reported = bytearray(file.read_bytes()), file.stat()
     places = [i for i, byte in enumerate(content) if byte or padding]
     content[chance.choice(places)] ^= 1 << chance.integers(8)
     file.write_bytes(content)
-    os.utime(file, ns=(told.st_atime_ns, told.st_mtime_ns))
+    os.utime(file, ns=(reported.st_atime_ns, reported.st_mtime_ns))
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -69,8 +69,8 @@ def test_a_flipped_bit_in_any_file_of_a_checkpoint_is_named(two, copied, flips):
     for i in range(max(flips, len(files))):
         folder, file, said = copied(), files[i % len(files)], []
         flip(folder / '2' / file, chance)
-        found = checkpoint.restore(folder, state_of(0), say=said.append)
-        same_bits(by_path(found), by_path(state_of(1)))
+        values = checkpoint.restore(folder, state_of(0), say=said.append)
+        same_bits(by_path(values), by_path(state_of(1)))
         assert said == [f'checkpoint 2 cannot be read ({file} is damaged); trying the one before '
                         'it']
         assert [p.name for p in folder.iterdir() if p.name.isdigit()] == ['1']
@@ -93,8 +93,8 @@ def test_a_flipped_bit_does_not_choose_the_best_checkpoint(copied):
     folder, said = copied(), []
     file = folder / '2' / 'metrics' / 'metrics'
     file.write_text(file.read_text().replace('0.5', '0.9'))
-    found = checkpoint.restore(folder, state_of(0), best='test/loss', say=said.append)
-    assert int(found.step) == 1 and 'checkpoint 2 cannot be read (metrics/metrics is d' in said[0]
+    values = checkpoint.restore(folder, state_of(0), best='test/loss', say=said.append)
+    assert int(values.step) == 1 and 'checkpoint 2 cannot be read (metrics/metrics is d' in said[0]
 
 
 def test_a_checkpoint_from_before_there_were_digests_is_said_to_be_unverified(copied):
@@ -106,17 +106,17 @@ def test_a_checkpoint_from_before_there_were_digests_is_said_to_be_unverified(co
 
 
 def test_a_checkpoint_never_is_in_its_place_without_digests(tmp_path, monkeypatch):
-    seen = {}
+    recorded = {}
 
     def noted(source, to, *args, rename=os.rename, **how):
         if Path(to).name.isdigit():
-            seen[Path(to).name] = (Path(source) / checkpoint.DIGESTS).read_text()
+            recorded[Path(to).name] = (Path(source) / checkpoint.DIGESTS).read_text()
         return rename(source, to, *args, **how)
 
     monkeypatch.setattr(os, 'rename', noted)
     with checkpoint.manager(tmp_path) as saves:
         checkpoint.save(saves, state_of(1), {})
-    assert seen.keys() == {'1'} and 'default/' in seen['1']
+    assert recorded.keys() == {'1'} and 'default/' in recorded['1']
 
 
 def test_a_whole_checkpoint_of_another_config_is_kept(copied):
@@ -130,7 +130,7 @@ def test_a_whole_checkpoint_of_another_config_is_kept(copied):
 
 def config_of(**top):
     config = defaults('vae', 'digits', width=(16,), latent=4)
-    config.epochs, config.eval.samples, config.eval.metrics = 2, 4, 'units'
+    config.epochs, config.eval.samples, config.eval.metrics = 2, 4, 'active_units'
     config.update(top)
     return config
 
@@ -156,7 +156,7 @@ def test_whatever_reads_a_run_verifies_it(trained_run, tmp_path, capsys, read):
     classifier = defaults('classifier', 'digits')
     classifier.init = str(workdir)
     dict(resume=lambda: train.train(config_of(), workdir),
-         evaluate=lambda: trained.use(config_of(), workdir, 'evaluate'),
+         evaluate=lambda: evaluation.run_mode(config_of(), workdir, 'evaluate'),
          load=lambda: train.load(workdir),
          init=lambda: train.prepare(classifier))[read]()
     out = capsys.readouterr().out
@@ -169,8 +169,8 @@ def test_a_sweep_verifies_what_it_goes_on_from(tmp_path, capsys):
         config = config_of(epochs=epochs)
         config.eval.every = 1
         group, = sweep.plan(config, sweep.grid({'seed': [0, 1]}))
-        (made, points), = sweep.fitting(group, 'map', sweep.memory())
-        sweep.follow(group, made, points, tmp_path)
+        (built, points), = sweep.fitting(group, 'map', sweep.memory())
+        sweep.follow(group, built, points, tmp_path)
         if epochs == 2:
             damage_arrays(tmp_path / 'checkpoints', '22')
     out = capsys.readouterr().out
@@ -252,15 +252,15 @@ def tiny(tmp_path):
 @pytest.mark.parametrize('cache', thorough([True, False], True))
 def test_a_flipped_bit_in_a_prepared_set_is_named_or_does_not_matter(tmp_path, flips, cache):
     chance, named = np.random.default_rng(0), 0
-    wanted = np.array([image(i) for i in range(20)])
+    expected = np.array([image(i) for i in range(20)])
     store(tmp_path / 'whole', counts=(20, 5))
     for i in range(flips):
         folder = shutil.copytree(tmp_path / 'whole', tmp_path / str(i) / 'data')
         flip(record(folder), chance, padding=False)
         try:
-            found = load(folder, cache=cache, memory_limit=8000. if cache else 0.0001)
-            np.testing.assert_array_equal(np.asarray(found.train.x), wanted)
-            np.testing.assert_array_equal(found.train.label, np.arange(20) % 3)
+            values = load(folder, cache=cache, memory_limit=8000. if cache else 0.0001)
+            np.testing.assert_array_equal(np.asarray(values.train.x), expected)
+            np.testing.assert_array_equal(values.train.label, np.arange(20) % 3)
         except BadInput as e:
             named += 1
             assert str(e).startswith(f'{record(folder)} is damaged') and '\n' not in str(e)
@@ -300,11 +300,11 @@ def changed(old, new):
 def test_a_damaged_file_of_a_prepared_set_is_named(tiny, name, damage, said):
     damage(place(tiny) / name)
     before = snapshot(tiny)
-    with pytest.raises(BadInput) as found:
+    with pytest.raises(BadInput) as values:
         load(tiny)
-    assert str(found.value).startswith(f'{place(tiny)}/{name} {said}'), found.value
-    assert str(found.value).endswith(f'; remove {place(tiny)} and prepare the set again')
-    assert '\n' not in str(found.value) and snapshot(tiny) == before
+    assert str(values.value).startswith(f'{place(tiny)}/{name} {said}'), values.value
+    assert str(values.value).endswith(f'; remove {place(tiny)} and prepare the set again')
+    assert '\n' not in str(values.value) and snapshot(tiny) == before
 
 
 def test_a_file_of_another_number_of_examples_than_described_is_named(tiny):
@@ -331,11 +331,12 @@ def test_a_set_that_tfds_knows_is_named_too(tmp_path):
 def test_damage_that_a_worker_process_meets_is_named(tiny):
     """In a stream without a cache, as training goes on."""
     flags.FLAGS.mark_as_parsed()
-    found = load(tiny, cache=False, memory_limit=0.0001, workers=2)
+    values = load(tiny, cache=False, memory_limit=0.0001, workers=2)
     file = record(tiny)
     file.write_bytes(file.read_bytes()[:2000] + bytes(1000) + file.read_bytes()[3000:])
     with pytest.raises(BadInput, match='is damaged: its example .*prepare the set again'):
-        list(streams.ahead(streams.Batches(found.train, lambda i: np.arange(20), 4), workers=2))
+        list(streaming.ahead(streaming.Batches(values.train, lambda i: np.arange(20), 4),
+                             workers=2))
 
 
 @pytest.mark.full
@@ -356,14 +357,14 @@ def test_a_flipped_bit_in_weights_is_named_or_does_not_matter(tmp_path, monkeypa
     monkeypatch.setattr(inception, 'SHAPES', {'a.kernel': (1, 1, 3, 2), 'a.bias': (2,)})
     chance, file, named = np.random.default_rng(0), tmp_path / 'weights.safetensors', 0
     tensors = {k: chance.normal(size=s).astype(np.float32) for k, s in inception.SHAPES.items()}
-    whole = numpy.save(tensors, metadata=dict(sha256=inception.digest(tensors)))
+    complete = numpy.save(tensors, metadata=dict(sha256=inception.digest(tensors)))
     for _ in range(flips):
-        file.write_bytes(whole)
+        file.write_bytes(complete)
         flip(file, chance)
         try:
-            found, _ = inception.load(file)
+            values, _ = inception.load(file)
             for name, tensor in tensors.items():
-                np.testing.assert_array_equal(found[name], tensor)
+                np.testing.assert_array_equal(values[name], tensor)
         except BadInput as e:
             named += 1
             assert str(file) in str(e) and 'experiments/inception.py' in str(e), e
@@ -385,8 +386,8 @@ def test_nothing_is_written_where_a_set_lies_and_the_place_is_said_once(tiny, tm
         path.chmod(path.stat().st_mode & 0o555)
     try:
         for _ in range(2):
-            found = load(tiny)
-            np.testing.assert_array_equal(found.train.x, [image(i) for i in range(20)])
+            values = load(tiny)
+            np.testing.assert_array_equal(values.train.x, [image(i) for i in range(20)])
     finally:
         for path in [tiny, *tiny.rglob('*')]:
             path.chmod(path.stat().st_mode | 0o200)
@@ -406,7 +407,7 @@ def test_decoded_images_are_by_default_beside_compiled_programs(tiny, tmp_path, 
 
 def test_another_set_of_the_same_name_has_copies_of_its_own(tmp_path, monkeypatch):
     first = store(tmp_path / 'one', counts=(20, 5))
-    monkeypatch.setattr('test_streams.image', lambda i, shape: image(100 + i, shape))
+    monkeypatch.setattr('test_streaming.image', lambda i, shape: image(100 + i, shape))
     second = store(tmp_path / 'other', counts=(20, 5))
     for _ in range(2):
         for folder, start in (first, 0), (second, 100):
@@ -419,8 +420,8 @@ def test_decoded_images_are_bounded_and_the_oldest_go_first(tmp_path, capsys):
     folders = [store(tmp_path / str(i), counts=(20 + i, 5)) for i in range(3)]
     for folder in folders[:2]:
         load(folder, cache_limit=.006)
-    made = sorted((tmp_path / 'cache').rglob('*.npy'), key=lambda file: file.stat().st_mtime_ns)
-    for i, file in enumerate(made):
+    built = sorted((tmp_path / 'cache').rglob('*.npy'), key=lambda file: file.stat().st_mtime_ns)
+    for i, file in enumerate(built):
         os.utime(file, (i, i))
     load(folders[0], cache_limit=.006)  # is used again
     assert 'removing' not in capsys.readouterr().out
@@ -439,5 +440,5 @@ def test_where_decoded_images_are_kept_may_change_between_two_commands(tmp_path)
     for where in None, str(tmp_path / 'cache'):
         config = config_of()
         config.data.cache_dir = where
-        with train.claim(tmp_path / 'run', config):
+        with train.lock_workdir(tmp_path / 'run', config):
             pass

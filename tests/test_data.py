@@ -11,7 +11,7 @@ import pytest
 
 from conftest import thorough
 from gen_jax import data, loop, train
-from gen_jax.data import cache, embedded, stored
+from gen_jax.data import cache, builtin, tfds_sets
 from gen_jax.types import BadInput, Batch, Model, State
 
 KEY = jax.random.key(0)
@@ -20,8 +20,8 @@ KEY = jax.random.key(0)
 def same_examples(x, label, others, labels):
     """Both hold the same examples with the same labels, in whatever order."""
     def rows(x, label):
-        together = np.column_stack([np.reshape(x, (len(label), -1)), label]).astype(np.uint8)
-        return np.sort(together.view(f'V{together.shape[1]}').ravel())
+        joint = np.column_stack([np.reshape(x, (len(label), -1)), label]).astype(np.uint8)
+        return np.sort(joint.view(f'V{joint.shape[1]}').ravel())
 
     np.testing.assert_array_equal(rows(x, label), rows(others, labels))
 
@@ -85,12 +85,12 @@ def mine(monkeypatch):
         end = len(x) - len(x) // 5
         splits = [Batch(x[rows], None if label is None else np.asarray(label)[rows])
                   for rows in (slice(end), slice(end, None))]
-        monkeypatch.setitem(embedded.SETS, 'mine', lambda: tuple(splits))
+        monkeypatch.setitem(builtin.SETS, 'mine', lambda: tuple(splits))
         return data.load('mine', **options)
     return load
 
 
-def seen(dataset):
+def recorded(dataset):
     """All examples as models see them."""
     return np.concatenate([dataset.prepare(b, KEY).x for b in (dataset.train, dataset.test)])
 
@@ -112,14 +112,14 @@ def whole_numbers(most, dtype, shape=(20, 4, 5, 1)):
     (255, np.int32, dict(range='8bit'), 255)))
 def test_numbers_are_scaled_by_what_they_mean(mine, most, dtype, options, full):
     x = whole_numbers(most, dtype)
-    found = mine(x, **options)
-    ours = seen(found)
+    result = mine(x, **options)
+    ours = recorded(result)
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, x.astype(float) / full, rtol=1e-6)
     if options.get('range') != 'real':
-        bits = seen(mine(x, binarize='static', **options))
+        bits = recorded(mine(x, binarize='static', **options))
         assert set(np.unique(bits)) <= {0, 1} and abs(bits.mean() - ours.mean()) < .2
-        np.testing.assert_array_equal(seen(mine(x, binarize='dynamic', **options))[x == 0], 0)
+        np.testing.assert_array_equal(recorded(mine(x, binarize='dynamic', **options))[x == 0], 0)
         assert full > 1 or np.array_equal(bits, ours)
 
 
@@ -133,9 +133,9 @@ def test_numbers_are_scaled_by_what_they_mean(mine, most, dtype, options, full):
     (9, np.float32, dict(binarize='static'), r'static needs images in \[0, 1\].*real.*data.range'),
     (9, np.uint8, dict(standardise=True), 'standardise is for real numbers, but.*mine are 8bit')])
 def test_numbers_whose_meaning_is_not_clear_are_asked_for(mine, most, dtype, options, said):
-    with pytest.raises(BadInput, match=said) as found:
+    with pytest.raises(BadInput, match=said) as result:
         mine(whole_numbers(most, dtype), **options)
-    assert '\n' not in str(found.value)
+    assert '\n' not in str(result.value)
 
 
 def test_range_is_not_for_what_is_drawn():
@@ -161,12 +161,12 @@ def test_labels_become_those_that_are_there_and_keep_their_names(mine):
     for known, names in ((np.array([2, 5, 9, 40]), ('2', '5', '9', '40')),
                          (np.array([2., 5., 9., 40.]), ('2', '5', '9', '40')),
                          (np.array(['ant', 'bee', 'cat', 'dog']), ('ant', 'bee', 'cat', 'dog'))):
-        found = mine(x, known[order])
-        assert found.names == names and found.train.label.dtype == np.int32
-        np.testing.assert_array_equal(found.train.label, order[:32])
-        np.testing.assert_array_equal(found.test.label, order[32:])
-    found = mine(x, np.array([2, 5, 9, 40])[order], identities=(40, 5))
-    assert found.names == ('40', '5') and set(found.test.label) == {0, 1}
+        result = mine(x, known[order])
+        assert result.names == names and result.train.label.dtype == np.int32
+        np.testing.assert_array_equal(result.train.label, order[:32])
+        np.testing.assert_array_equal(result.test.label, order[32:])
+    result = mine(x, np.array([2, 5, 9, 40])[order], identities=(40, 5))
+    assert result.names == ('40', '5') and set(result.test.label) == {0, 1}
 
 
 @pytest.mark.parametrize('label, said', [
@@ -181,8 +181,8 @@ def test_labels_that_cannot_be_are_refused_by_name(mine, label, said):
 
 def test_labels_that_one_split_has_not_are_not_used(mine, capsys):
     x = whole_numbers(255, np.uint8, (40, 4, 5, 1))
-    found = mine(x, np.where(np.arange(40) < 32, np.arange(40) % 3, -1))
-    assert found.train.label is found.test.label is None and found.names == ()
+    result = mine(x, np.where(np.arange(40) < 32, np.arange(40) % 3, -1))
+    assert result.train.label is result.test.label is None and result.names == ()
     assert 'the test split of mine has no labels, so none are used' in capsys.readouterr().out
 
 
@@ -193,12 +193,12 @@ def test_large_numbers_are_warned_of_and_standardised(mine, capsys):
     assert len(lines) == 1 and lines[0].startswith('warning: mine holds real numbers of size 3')
     assert '--config.data.standardise' in lines[0]
     np.testing.assert_allclose(warned.train.x, x[:40], rtol=1e-6)
-    found = mine(x, standardise=True)
+    result = mine(x, standardise=True)
     assert capsys.readouterr().out == ''
-    np.testing.assert_allclose(found.train.x.mean(0), 0, atol=1e-5)
-    np.testing.assert_allclose(found.train.x.std(0), [1, 1, 0], rtol=1e-5)
-    wanted = (x[40:] - x[:40].mean(0)) / np.where(x[:40].std(0) > 1e-6, x[:40].std(0), 1)
-    np.testing.assert_allclose(found.test.x, wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(result.train.x.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(result.train.x.std(0), [1, 1, 0], rtol=1e-5)
+    expected = (x[40:] - x[:40].mean(0)) / np.where(x[:40].std(0) > 1e-6, x[:40].std(0), 1)
+    np.testing.assert_allclose(result.test.x, expected, rtol=1e-4, atol=1e-5)
     mine(whole_numbers(255, np.float32))
     assert '--config.data.range=8bit' in capsys.readouterr().out
     for name in 'digits', 'breast_cancer', 'text', 'ring':
@@ -214,22 +214,22 @@ def test_static_bits_are_the_same_at_each_load_and_never_drawn_again(digits):
     np.testing.assert_array_equal(one.train.x, two.train.x)
     np.testing.assert_array_equal(one.test.x, two.test.x)
     assert set(np.unique(one.train.x)) == {0, 255} and one.train.x.dtype == np.uint8
-    seen = [one.prepare(one.train, jax.random.key(seed)).x for seed in (0, 1)]
-    np.testing.assert_array_equal(*seen)
-    assert set(np.unique(seen[0])) == {0, 1}
+    recorded = [one.prepare(one.train, jax.random.key(seed)).x for seed in (0, 1)]
+    np.testing.assert_array_equal(*recorded)
+    assert set(np.unique(recorded[0])) == {0, 1}
 
 
 def test_static_bits_have_the_grey_value_as_probability(digits):
     bits = data.load('digits', binarize='static')
     for ours, grey in (bits.train.x, digits.train.x), (bits.test.x, digits.test.x):
         for level in np.unique(grey):
-            drawn, p = ours[grey == level] == 255, level / 255
-            assert abs(drawn.mean() - p) <= 5 * np.sqrt(p * (1 - p) / drawn.size)
+            samples, p = ours[grey == level] == 255, level / 255
+            assert abs(samples.mean() - p) <= 5 * np.sqrt(p * (1 - p) / samples.size)
 
 
 def test_static_bits_of_train_and_test_are_drawn_apart():
     x = np.full((64, 8, 8, 1), 128, np.uint8)
-    assert 0.4 < (data.coin_flips(x, 0) == data.coin_flips(x, 1)).mean() < 0.6
+    assert 0.4 < (data.binarize_with_noise(x, 0) == data.binarize_with_noise(x, 1)).mean() < 0.6
 
 
 def test_dynamic_bits_have_the_grey_value_as_probability():
@@ -292,17 +292,17 @@ def test_views_of_what_has_none_are_refused(name, said):
 @pytest.mark.parametrize('identities', [(3, 5), (5, 3), (9, 0, 4)])
 def test_identities_are_relabelled_in_their_order(digits, identities):
     chosen = data.load('digits', identities=identities)
-    for ours, whole in (chosen.train, digits.train), (chosen.test, digits.test):
-        kept = [i for i, label in enumerate(whole.label) if label in identities]
-        np.testing.assert_array_equal(ours.x, whole.x[kept])
-        np.testing.assert_array_equal(np.array(identities)[ours.label], whole.label[kept])
+    for ours, complete in (chosen.train, digits.train), (chosen.test, digits.test):
+        kept = [i for i, label in enumerate(complete.label) if label in identities]
+        np.testing.assert_array_equal(ours.x, complete.x[kept])
+        np.testing.assert_array_equal(np.array(identities)[ours.label], complete.label[kept])
         assert ours.label.dtype == np.int32
 
 
 def test_identities_choose_among_swapped_pictures_too():
     swapped = np.arange(4 * 3 * 2).reshape(4, 3, 2)
     batch = Batch(np.arange(4)[:, None], np.array([0, 2, 1, 2]), swapped)
-    kept = data.keep(batch, (2, 0), 'faces')
+    kept = data.keep_identities(batch, (2, 0), 'faces')
     np.testing.assert_array_equal(kept.x[:, 0], [0, 1, 3])
     np.testing.assert_array_equal(kept.label, [1, 0, 0])
     np.testing.assert_array_equal(kept.swapped, swapped[[0, 1, 3]][:, [2, 0]])
@@ -319,26 +319,26 @@ def test_identities_that_are_not_there_are_refused(name, identities, said):
 
 @pytest.mark.parametrize('limit', [1, 7, 10, 95, 1438])
 def test_limit_takes_the_first_examples_equally_of_all_labels(digits, limit, capsys):
-    found = data.load('digits', limit=limit)
-    assert found.train.x.shape == (limit, 8, 8, 1) and len(found.test.x) == 359
+    result = data.load('digits', limit=limit)
+    assert result.train.x.shape == (limit, 8, 8, 1) and len(result.test.x) == 359
     if limit < 10:  # those of the others would be of no class
-        assert found.train.label is found.test.label is None
+        assert result.train.label is result.test.label is None
         assert f'data.limit={limit} leaves label' in capsys.readouterr().out
         return
-    counts = np.bincount(found.train.label, minlength=10)
+    counts = np.bincount(result.train.label, minlength=10)
     if limit < 1000:
         assert np.ptp(counts) <= 1
     for label, count in enumerate(counts):
-        np.testing.assert_array_equal(found.train.x[found.train.label == label],
+        np.testing.assert_array_equal(result.train.x[result.train.label == label],
                                       digits.train.x[digits.train.label == label][:count])
 
 
 def test_limit_where_a_label_runs_out_takes_more_of_the_others():
     batch = Batch(np.arange(8), np.array([0, 0, 0, 0, 0, 1, 1, 2]))
     for limit, counts in (3, [1, 1, 1]), (5, [2, 2, 1]), (7, [4, 2, 1]):
-        found = data.balanced(batch, limit, 'set')
-        np.testing.assert_array_equal(np.bincount(found.label), counts)
-        assert (np.diff(found.x) > 0).all()
+        result = data.balanced(batch, limit, 'set')
+        np.testing.assert_array_equal(np.bincount(result.label), counts)
+        assert (np.diff(result.x) > 0).all()
     np.testing.assert_array_equal(data.balanced(Batch(np.arange(8)), 3, 'set').x, [0, 1, 2])
 
 
@@ -349,8 +349,8 @@ def test_limit_that_cannot_be_is_refused(limit):
 
 
 def test_limit_counts_the_examples_of_the_identities():
-    found = data.load('digits', identities=(3, 5), limit=21)
-    assert np.ptp(np.bincount(found.train.label)) == 1 and len(found.train.x) == 21
+    result = data.load('digits', identities=(3, 5), limit=21)
+    assert np.ptp(np.bincount(result.train.label)) == 1 and len(result.train.x) == 21
     with pytest.raises(BadInput, match='data.limit'):
         data.load('digits', identities=(3, 5), limit=1000)
 
@@ -360,7 +360,7 @@ def test_what_a_model_sees_at_first_holds_every_label(labelled):
     label = np.zeros(3000, np.int32)
     label[[2000, 2500, 2600]] = 2, 1, 2
     batch = Batch(np.arange(3000), label if labelled else None)
-    example = train.seen(data.Dataset(batch, batch, unprepared), KEY)
+    example = train.example_batch(data.Dataset(batch, batch, unprepared), KEY)
     rows = np.asarray(example.x)
     np.testing.assert_array_equal(rows[:1024], np.arange(1024))
     if labelled:
@@ -378,14 +378,14 @@ SIDE = 32
 
 @pytest.fixture(scope='module')
 def photos():
-    return embedded.photos(SIDE)
+    return builtin.photos(SIDE)
 
 
 def test_photos_are_crops_of_two_photographs(photos):
     for batch, count in zip(photos, (8000, 1000)):
         assert batch.x.shape == (count, SIDE, SIDE, 3) and batch.x.dtype == np.uint8
         np.testing.assert_array_equal(batch.label, np.arange(count) % 2)
-    for one, again in zip(photos, embedded.photos()):
+    for one, again in zip(photos, builtin.photos()):
         assert np.array_equal(one.x, again.x), 'not the same each time'
     dataset = data.load('photos', size=8)
     assert dataset.train.x.shape == (8000, 8, 8, 3)
@@ -459,7 +459,7 @@ def example(i):
 
 @pytest.fixture
 def builder(tmp_path, monkeypatch):
-    """What stored.py uses of a TFDS builder; `decoded` counts the splits that were read."""
+    """What tfds_sets.py uses of a TFDS builder; `decoded` counts the splits that were read."""
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     features = dict(image=Image(shape=(4, 5, 1), np_dtype=np.uint8), label=ClassLabel())
     splits = {name: SimpleNamespace(num_examples=n, filepaths=[], shard_lengths=[])
@@ -487,15 +487,15 @@ def part_of(builder, part, split='train'):
 
 
 def holds_all(batch, split='train'):
-    wanted = [example(i) for i in range(SPLITS[split])]
-    np.testing.assert_array_equal(batch.x, [e['image'] for e in wanted])
-    np.testing.assert_array_equal(batch.label, [e['label'] for e in wanted])
+    expected = [example(i) for i in range(SPLITS[split])]
+    np.testing.assert_array_equal(batch.x, [e['image'] for e in expected])
+    np.testing.assert_array_equal(batch.label, [e['label'] for e in expected])
 
 
 def test_cache_is_made_once_and_then_mapped(builder, capsys):
-    holds_all(stored.cached(builder, 'train'))
+    holds_all(tfds_sets.cached(builder, 'train'))
     assert 'decoding 7 images of fake train' in capsys.readouterr().out
-    again = stored.cached(builder, 'train')
+    again = tfds_sets.cached(builder, 'train')
     holds_all(again)
     assert builder.decoded == ['train'] and capsys.readouterr().out == ''
     assert isinstance(again.x, np.memmap) and again.x.dtype == np.uint8
@@ -503,9 +503,9 @@ def test_cache_is_made_once_and_then_mapped(builder, capsys):
 
 
 def test_splits_have_caches_of_their_own(builder):
-    holds_all(stored.cached(builder, 'train'))
-    holds_all(stored.cached(builder, 'test'), 'test')
-    holds_all(stored.cached(builder, 'train'))
+    holds_all(tfds_sets.cached(builder, 'train'))
+    holds_all(tfds_sets.cached(builder, 'test'), 'test')
+    holds_all(tfds_sets.cached(builder, 'train'))
     assert builder.decoded == ['train', 'test']
 
 
@@ -537,28 +537,28 @@ def of_another_set(file):
 @pytest.mark.parametrize('damage', [truncated, header_only, emptied, garbage, pickled,
                                     of_another_set])
 def test_damaged_cache_is_made_again_and_said_so(builder, capsys, damage, part):
-    stored.cached(builder, 'train')
+    tfds_sets.cached(builder, 'train')
     damage(part_of(builder, part))
     capsys.readouterr()
-    holds_all(stored.cached(builder, 'train'))
+    holds_all(tfds_sets.cached(builder, 'train'))
     out = capsys.readouterr().out
     assert 'the cache ' in out and 'making it again' in out and 'decoding 7' in out
-    holds_all(stored.cached(builder, 'train'))
+    holds_all(tfds_sets.cached(builder, 'train'))
     assert builder.decoded == ['train', 'train']
 
 
 def test_cache_of_another_number_of_examples_is_made_again(builder):
-    stored.cached(builder, 'train')
+    tfds_sets.cached(builder, 'train')
     for part, array in dict(image=np.zeros((5, 4, 5, 1), np.uint8), label=np.zeros(5)).items():
         np.save(part_of(builder, part), array)
-    holds_all(stored.cached(builder, 'train'))
+    holds_all(tfds_sets.cached(builder, 'train'))
 
 
 @pytest.mark.parametrize('part', ['image', 'label', 'sum'])
 def test_missing_part_of_a_cache_is_made_again(builder, part):
-    stored.cached(builder, 'train')
+    tfds_sets.cached(builder, 'train')
     part_of(builder, part).unlink()
-    holds_all(stored.cached(builder, 'train'))
+    holds_all(tfds_sets.cached(builder, 'train'))
     assert builder.decoded == ['train', 'train']
 
 
@@ -587,20 +587,20 @@ def test_write_leaves_one_file_that_all_can_read(tmp_path):
 def test_cache_that_cannot_be_written_is_said(builder, tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(BadInput, match='file/fake/1.0.0 cannot be written.*data.cache_dir'):
-        stored.cached(builder, 'train', stored.How(cache_dir=str(tmp_path / 'file')))
+        tfds_sets.cached(builder, 'train', tfds_sets.ReadOptions(cache_dir=str(tmp_path / 'file')))
 
 
 @pytest.mark.parametrize('flip', [*range(12), *(pytest.param(i, marks=pytest.mark.full)
                                                 for i in range(12, 200))])
 def test_a_flipped_bit_anywhere_in_a_cache_is_seen(builder, flip):
     """All of its three files, their headers too, whose padding alone does not matter."""
-    stored.cached(builder, 'train')
+    tfds_sets.cached(builder, 'train')
     chance = np.random.default_rng(flip)
     file = files(builder)[flip % 3]
     content = bytearray(file.read_bytes())
     content[chance.integers(len(content))] ^= 1 << chance.integers(8)
     file.write_bytes(content)
-    holds_all(stored.cached(builder, 'train'))
+    holds_all(tfds_sets.cached(builder, 'train'))
 
 
 @pytest.mark.parametrize('image', [
@@ -609,7 +609,7 @@ def test_a_flipped_bit_anywhere_in_a_cache_is_seen(builder, flip):
 def test_set_without_images_of_one_size_is_refused(builder, image):
     builder.info.features['image'] = image
     with pytest.raises(BadInput, match='fake'):
-        stored.cached(builder, 'train')
+        tfds_sets.cached(builder, 'train')
     assert files(builder) == []
 
 
@@ -617,14 +617,14 @@ def test_set_without_images_of_one_size_is_refused(builder, image):
 def test_cache_keeps_the_type_of_images(builder, dtype):
     builder.info.features['image'] = Image(shape=(4, 5, 1), np_dtype=dtype)
     for _ in range(2):
-        found = stored.cached(builder, 'train').x
-        assert found.dtype == dtype and len(builder.decoded) == 1
-        np.testing.assert_array_equal(found, [example(i)['image'] for i in range(7)])
+        result = tfds_sets.cached(builder, 'train').x
+        assert result.dtype == dtype and len(builder.decoded) == 1
+        np.testing.assert_array_equal(result, [example(i)['image'] for i in range(7)])
 
 
 def test_set_without_labels_has_them_all_minus_one(builder):
     del builder.info.features['label']
-    assert set(stored.cached(builder, 'train').label) == {-1}
+    assert set(tfds_sets.cached(builder, 'train').label) == {-1}
 
 
 # MNIST
@@ -683,13 +683,14 @@ def test_mnist_static_bits_keep_the_mean(mnist, mnist_dir):
 def counter(size):
     """A model whose state counts how often it saw each example, which is its own number."""
     def step(state, batch, key):
-        seen = state.params['seen'].at[batch.x].add(1)
+        recorded = state.params['recorded'].at[batch.x].add(1)
         first = state.params['first'].at[state.step].set(batch.x[0])
-        return state._replace(step=state.step + 1, params=dict(seen=seen, first=first)), dict(
-            loss=batch.x.sum().astype(jnp.float32), step=state.step.astype(jnp.float32))
+        return state._replace(
+            step=state.step + 1, params=dict(recorded=recorded, first=first)), dict(
+                loss=batch.x.sum().astype(jnp.float32), step=state.step.astype(jnp.float32))
 
     def init(steps):
-        params = dict(seen=jnp.zeros(size, jnp.int32), first=jnp.zeros(steps, jnp.int32))
+        params = dict(recorded=jnp.zeros(size, jnp.int32), first=jnp.zeros(steps, jnp.int32))
         return State(jnp.zeros((), jnp.int32), params, {}, {}, {})
 
     return Model(init=init, step=step, decode=None,
@@ -720,13 +721,13 @@ def played(size, batch, epochs, seed=0, steps=None):
 
 @pytest.mark.parametrize('size, batch', [(23, 5), (60, 10), (7, 7), (9, 1)])
 def test_epoch_shows_each_example_at_most_once_and_whole_batches(size, batch):
-    seen = played(size, batch, 1)[0].params['seen']
-    assert int(seen.max()) == 1 and int(seen.sum()) == size // batch * batch
+    recorded = played(size, batch, 1)[0].params['recorded']
+    assert int(recorded.max()) == 1 and int(recorded.sum()) == size // batch * batch
 
 
 def test_examples_left_out_differ_between_epochs():
-    seen = played(23, 5, 8)[0].params['seen']
-    assert int(seen.sum()) == 8 * 20 and int(seen.min()) > 0
+    recorded = played(23, 5, 8)[0].params['recorded']
+    assert int(recorded.sum()) == 8 * 20 and int(recorded.min()) > 0
 
 
 def test_order_is_a_new_one_each_epoch_and_the_seed_s():
@@ -739,9 +740,9 @@ def test_order_is_a_new_one_each_epoch_and_the_seed_s():
 
 @pytest.mark.parametrize('steps', [1, 3])
 def test_steps_in_several_calls_are_those_of_one(steps):
-    whole, parts = played(60, 10, 2)[0], played(60, 10, 2, steps=steps)[0]
-    np.testing.assert_array_equal(whole.params['first'], parts.params['first'])
-    assert int(parts.step) == 12 and int(parts.params['seen'].max()) == 2
+    complete, parts = played(60, 10, 2)[0], played(60, 10, 2, steps=steps)[0]
+    np.testing.assert_array_equal(complete.params['first'], parts.params['first'])
+    assert int(parts.step) == 12 and int(parts.params['recorded'].max()) == 2
 
 
 def test_metrics_are_means_over_the_steps():
@@ -767,18 +768,18 @@ def test_first_step_that_is_not_finite_is_named(wrong):
 def test_evaluation_counts_each_example_once(size, batch):
     x = np.random.default_rng(size).normal(size=size).astype(np.float32)
     run = jax.jit(loop.evaluation(counter(size).evaluate, unprepared, size, batch))
-    found = run(counter(size).init(1), Batch(jnp.asarray(x)), KEY)
-    np.testing.assert_allclose(found['x'], x.mean(dtype=np.float64), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found['row'], [x.mean(), (x ** 2).mean()], rtol=1e-5, atol=1e-6)
+    result = run(counter(size).init(1), Batch(jnp.asarray(x)), KEY)
+    np.testing.assert_allclose(result['x'], x.mean(dtype=np.float64), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(result['row'], [x.mean(), (x ** 2).mean()], rtol=1e-5, atol=1e-6)
 
 
 def noise_of(steps):
     """What a model saw of its key and of prepare's in each step of an epoch."""
     def step(state, batch, key):
-        drawn = dict(step=jax.random.uniform(key), prepared=batch.x[0])
+        samples = dict(step=jax.random.uniform(key), prepared=batch.x[0])
         return state._replace(step=state.step + 1,
                               params=jax.tree.map(lambda a, v: a.at[state.step].set(v),
-                                                  state.params, drawn)), dict(loss=jnp.zeros(()))
+                                                  state.params, samples)), dict(loss=jnp.zeros(()))
 
     def prepare(batch, key):
         return Batch(jax.random.uniform(key, (2,)))
@@ -792,5 +793,5 @@ def noise_of(steps):
 
 
 def test_each_step_has_noise_of_its_own():
-    drawn = noise_of(8)
-    assert len(np.unique(np.concatenate([drawn['step'], drawn['prepared']]))) == 16
+    samples = noise_of(8)
+    assert len(np.unique(np.concatenate([samples['step'], samples['prepared']]))) == 16

@@ -37,11 +37,11 @@ def test_probabilities_of_all_levels_sum_to_one(name):
 def test_levels_are_drawn_as_often_as_likely(name):
     p = levels(name)
     y = random((1, p.outputs), 3, 1.5) if p.outputs > 1 else jnp.array([.7])
-    drawn = p.sample({}, {}, jnp.broadcast_to(y, (40_000, *y.shape)), KEY)
+    samples = p.sample({}, {}, jnp.broadcast_to(y, (40_000, *y.shape)), KEY)
     values = [0, 1] if name == 'bernoulli' else GRID
     expected = [float(jnp.exp(-p.nll({}, {}, y[None], jnp.full((1, 1), v)))[0]) for v in values]
-    found = [float((abs(drawn - v) < 1e-4).mean()) for v in values]
-    np.testing.assert_allclose(found, expected, atol=.01)
+    result = [float((abs(samples - v) < 1e-4).mean()) for v in values]
+    np.testing.assert_allclose(result, expected, atol=.01)
     if name != 'logistic_mixture':  # whose mean is that before the ends of the range cut it off
         assert float(p.mean(y[None])[0, 0]) == pytest.approx(np.dot(expected, values), abs=1e-5)
 
@@ -91,11 +91,11 @@ def test_posterior_is_the_density_of_its_codes(name):
     params = q.init(jax.random.key(1))
     code = random((1, q.outputs), 2, .7).at[:, 2:4].set(1.2)
     z, log_q = q.sample(params, jnp.broadcast_to(code, (200_000, q.outputs)), KEY)
-    ratio = np.exp(densities.normal(z) - log_q)
+    ratio = np.exp(densities.normal_log_prob(z) - log_q)
     assert ratio.mean() == pytest.approx(1, abs=.02)
     assert ratio.std() < 10
-    middle = q.centre(params, code)
-    assert middle.shape == (1, 2) and (q.moments is not None) == (name == 'diagonal')
+    centre = q.centre(params, code)
+    assert centre.shape == (1, 2) and (q.moments is not None) == (name == 'diagonal')
 
 
 def test_full_posterior_is_a_gaussian_of_that_covariance():
@@ -140,10 +140,10 @@ def test_prior_is_the_density_of_its_samples(name):
     if name == 'mixture':
         params |= dict(logit=random((5,), 7), logvar=random((5, 2), 8, .3))
     z = p.sample(params, jax.random.key(3), 100_000, infer)
-    ratio = np.exp(densities.normal(z, jnp.zeros(2), 0.) - p.log_prob(params, z, infer))
+    ratio = np.exp(densities.normal_log_prob(z, jnp.zeros(2), 0.) - p.log_prob(params, z, infer))
     if name == 'normal':
         np.testing.assert_allclose(ratio, 1, rtol=1e-5)
-    wide = np.exp(densities.normal(z, z.mean(0), jnp.log(z.var(0) / 4))
+    wide = np.exp(densities.normal_log_prob(z, z.mean(0), jnp.log(z.var(0) / 4))
                   - p.log_prob(params, z, infer))
     assert wide.mean() == pytest.approx(1, abs=.05)
 
@@ -167,10 +167,10 @@ def test_mixture_is_exact_however_narrow_its_components_are(size, logvar):
     mean, noise = random((50, 40), 1, size), random((200, 40), 2)
     logvar = jnp.full((50, 40), float(logvar))
     z = mean[jnp.arange(200) % 50] + jnp.exp(logvar[0] / 2) * noise
-    found = jax.jit(densities.mixture)(z, mean, logvar, jnp.zeros(50))
+    result = jax.jit(densities.mixture_log_prob)(z, mean, logvar, jnp.zeros(50))
     z, mean, logvar = (np.asarray(a, np.float64) for a in (z, mean, logvar))
     each = -.5 * ((z[:, None] - mean) ** 2 * np.exp(-logvar) + logvar + np.log(2 * np.pi)).sum(-1)
-    np.testing.assert_allclose(found, special.logsumexp(each, -1) - np.log(50), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(result, special.logsumexp(each, -1) - np.log(50), rtol=0, atol=1e-3)
 
 
 def test_mixture_keeps_no_table_of_all_differences(monkeypatch):
@@ -178,14 +178,14 @@ def test_mixture_keeps_no_table_of_all_differences(monkeypatch):
     args = random((1000, 8)), random((50, 8), 1), random((50, 8), 2), random((50,), 3)
 
     def value(z, mean, logvar, logit):
-        return densities.mixture(z, mean, logvar, logit).sum()
+        return densities.mixture_log_prob(z, mean, logvar, logit).sum()
 
-    whole = jax.jit(jax.value_and_grad(value, (0, 1, 2, 3)))(*args)
+    complete = jax.jit(jax.value_and_grad(value, (0, 1, 2, 3)))(*args)
     monkeypatch.setattr(gaussians, 'BLOCK', 7 * 50 * 8)
     compiled = jax.jit(jax.value_and_grad(lambda *a: value(*a), (0, 1, 2, 3))).lower(
         *args).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 1000 * 50 * 8 * 4 / 4
-    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(compiled(*args))):
+    for one, other in zip(jax.tree.leaves(complete), jax.tree.leaves(compiled(*args))):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
@@ -207,8 +207,8 @@ def test_vamp_mixes_the_posteriors_of_its_inputs():
     (lambda: prior('uniform', 2), 'normal, mixture'), (lambda: prior('vamp', 2, 0), 'components'),
     (lambda: posterior('point', 2), 'diagonal, full'), (lambda: posterior('iaf', 2, 0), 'flows'),
     (lambda: posterior('full', 0), 'latent must be'),
-    (lambda: losses.require_warm_up('slow', 1), 'linear'),
-    (lambda: losses.require_warm_up('linear', 0), 'warmup')])
+    (lambda: losses.check_kl_schedule('slow', 1), 'linear'),
+    (lambda: losses.check_kl_schedule('linear', 0), 'warmup')])
 def test_what_cannot_be_is_refused(make, said):
     with pytest.raises(BadInput) as error:
         make()
@@ -216,7 +216,7 @@ def test_what_cannot_be_is_refused(make, said):
 
 
 def test_schedules():
-    weight = {name: [float(losses.warm_up(name, jnp.int32(i), 4)) for i in range(12)]
+    weight = {name: [float(losses.kl_weight(name, jnp.int32(i), 4)) for i in range(12)]
               for name in ('constant', 'linear', 'cyclical')}
     assert weight['constant'] == [1.] * 12
     assert weight['linear'] == [0, .25, .5, .75] + [1.] * 8
@@ -225,10 +225,10 @@ def test_schedules():
 
 def test_burdas_stages():
     """Stage i lasts 3^i epochs (3280 in all) at 1e-3 * 10^(-i / 7)."""
-    rate, first = losses.staged(1e-3, 3000), 3000
+    rate, first = losses.staged_schedule(1e-3, 3000), 3000
     end = 0
     for i in range(8):
         begin, end = end, end + 3 ** i * first
         for step in begin, end - 1:
             assert float(rate(jnp.int32(step))) == pytest.approx(1e-3 * 10 ** (-i / 7), rel=1e-5)
-    assert end == 3280 * first and losses.staged(.1, 0) == .1
+    assert end == 3280 * first and losses.staged_schedule(.1, 0) == .1

@@ -16,10 +16,10 @@ TURN = np.array([[1, 1], [-1, 1]]) / 2 ** .5
 
 def scores(measure, codes, factors):
     """All numbers of a score, by name."""
-    found = measure(codes, factors)
-    found = found if isinstance(found, dict) else {measure.__name__: found}
-    assert all(type(v) is float and 0 <= v <= 1 for v in found.values())
-    return found
+    result = measure(codes, factors)
+    result = result if isinstance(result, dict) else {measure.__name__: result}
+    assert all(type(v) is float and 0 <= v <= 1 for v in result.values())
+    return result
 
 
 def grid(*sizes, times=1):
@@ -55,10 +55,10 @@ def test_mig_of_drawn_codes_is_that_of_the_posteriors(sd):
         p = stats.norm.pdf(z, np.arange(5), sd).mean()
         return -p * np.log(p) if p else 0.
 
-    whole = integrate.quad(entropy_of, -8 * sd, 4 + 8 * sd, limit=500)[0]
-    told = whole - stats.norm(0, sd).entropy()
-    found = disentangle.mig_sampled(mean, logvar, values, jax.random.key(0))
-    assert found == pytest.approx(told / np.log(5), abs=.02)
+    complete = integrate.quad(entropy_of, -8 * sd, 4 + 8 * sd, limit=500)[0]
+    reported = complete - stats.norm(0, sd).entropy()
+    result = disentangle.mig_sampled(mean, logvar, values, jax.random.key(0))
+    assert result == pytest.approx(reported / np.log(5), abs=.02)
     assert disentangle.mig(mean, values) > .99
 
 
@@ -85,9 +85,9 @@ def test_codes_that_tell_nothing_score_nought(measure, factors, noise):
 
 
 def test_codes_that_tell_nothing_are_neither_disentangled_nor_informative(factors, noise):
-    found = dci(noise, factors)
-    assert found['disentanglement'] < .02 and found['completeness'] < .02
-    assert found['informativeness'] == pytest.approx(np.mean([1 / k for k in SIZES]), abs=.03)
+    result = dci(noise, factors)
+    assert result['disentanglement'] < .02 and result['completeness'] < .02
+    assert result['informativeness'] == pytest.approx(np.mean([1 / k for k in SIZES]), abs=.03)
 
 
 def test_codes_that_tell_nothing_are_not_modular_where_factors_are_alike(noise):
@@ -97,11 +97,11 @@ def test_codes_that_tell_nothing_are_not_modular_where_factors_are_alike(noise):
 
 @pytest.mark.parametrize('measure', ON_CODES)
 def test_constant_codes_score_nought(measure, factors):
-    found = scores(measure, np.ones((4000, 3)), factors)
+    result = scores(measure, np.ones((4000, 3)), factors)
     if measure is dci:
-        assert found.pop('informativeness') == pytest.approx(np.mean([1 / k for k in SIZES]),
+        assert result.pop('informativeness') == pytest.approx(np.mean([1 / k for k in SIZES]),
                                                              abs=.05)
-    assert max(found.values()) < 1e-12
+    assert max(result.values()) < 1e-12
 
 
 def test_turned_codes_are_informative_but_not_disentangled():
@@ -110,23 +110,23 @@ def test_turned_codes_are_informative_but_not_disentangled():
     assert mig(values, values) > .99 and mig(codes, values) < .02
     assert sap(values, values) > .99 and sap(codes, values) < .1
     assert modularity(values, values) > .99 and modularity(codes, values) < .1
-    found = dci(codes, values)
-    assert found['disentanglement'] < .1 and found['completeness'] < .1
-    assert found['informativeness'] > .95
+    result = dci(codes, values)
+    assert result['disentanglement'] < .1 and result['completeness'] < .1
+    assert result['informativeness'] > .95
 
 
 def test_a_little_noise_costs_little_disentanglement(factors, noise):
-    found = dci(factors + .3 * noise[:, :4], factors)
-    assert min(found.values()) > .85
+    result = dci(factors + .3 * noise[:, :4], factors)
+    assert min(result.values()) > .85
 
 
 def test_split_codes_are_disentangled_but_not_complete():
     """Two factors of four values, each told by two dimensions, a bit in each."""
     values = grid(4, 4, times=100)
     codes = np.concatenate([values // 2, values % 2], 1).astype(float)
-    found = dci(codes, values)
-    assert found['disentanglement'] > .99 and found['informativeness'] == 1
-    assert found['completeness'] == pytest.approx(.5, abs=.05)  # two of four dimensions alike
+    result = dci(codes, values)
+    assert result['disentanglement'] > .99 and result['informativeness'] == 1
+    assert result['completeness'] == pytest.approx(.5, abs=.05)  # two of four dimensions alike
     assert modularity(codes, values) > .99 and mig(codes, values) < .01
     assert sap(codes, values) < .01
 
@@ -134,9 +134,9 @@ def test_split_codes_are_disentangled_but_not_complete():
 def test_dimensions_of_two_factors_are_complete_but_not_disentangled():
     values = grid(4, 4, 4, 4, times=10)
     codes = np.stack([4 * values[:, 0] + values[:, 1], 4 * values[:, 2] + values[:, 3]], 1)
-    found = dci(codes.astype(float), values)
-    assert found['completeness'] > .99 and found['informativeness'] == 1
-    assert found['disentanglement'] == pytest.approx(.5, abs=.05)  # two of four factors alike
+    result = dci(codes.astype(float), values)
+    assert result['completeness'] > .99 and result['informativeness'] == 1
+    assert result['disentanglement'] == pytest.approx(.5, abs=.05)  # two of four factors alike
 
 
 # Known values
@@ -251,15 +251,15 @@ def test_perfect_representation_scores_one_and_a_blind_one_chance(measure):
 @pytest.mark.parametrize('measure', ON_CHOICE)
 def test_representation_of_some_factors_scores_in_between(measure):
     """Three factors seen in a dimension each, two in none, which cannot be told apart."""
-    found = measure(lambda values: values[:, :3], (4, 5, 6, 7, 8), votes=1000)
-    assert .7 < found < .9 if measure is beta_vae else .5 < found < .9
+    result = measure(lambda values: values[:, :3], (4, 5, 6, 7, 8), votes=1000)
+    assert .7 < result < .9 if measure is beta_vae else .5 < result < .9
 
 
 def test_factors_that_share_a_dimension_cannot_be_told_apart():
     """The least varying dimension names two factors; one more tells the third."""
-    found = factor_vae(lambda v: np.stack([v[:, 0] + 8 * v[:, 1], v[:, 2]], 1), (8, 8, 8),
+    result = factor_vae(lambda v: np.stack([v[:, 0] + 8 * v[:, 1], v[:, 2]], 1), (8, 8, 8),
                        collapsed=0)
-    assert .5 < found < .8
+    assert .5 < result < .8
 
 
 def test_collapsed_dimensions_are_ignored():
@@ -282,25 +282,25 @@ def test_variance_is_over_that_at_large():
 
 @pytest.mark.parametrize('measure', ON_CHOICE)
 def test_examples_agree_in_one_factor(measure):
-    seen = []
+    recorded = []
 
     def represent(values):
-        seen.append(values)
+        recorded.append(values)
         return values.astype(float)
 
     count = dict(pairs=50) if measure is beta_vae else dict(count=100)
     measure(represent, SIZES, votes=200, **count)
-    values, = seen
+    values, = recorded
     assert values.shape == (200 * 100, 4) and values.dtype.kind == 'i'
     np.testing.assert_array_equal(values.min(0), 0)
     np.testing.assert_array_equal(values.max(0), np.array(SIZES) - 1)
     if measure is beta_vae:  # in each pair a value of its own
-        together = (values.reshape(200, 50, 2, 4)[:, :, 0] ==
+        joint = (values.reshape(200, 50, 2, 4)[:, :, 0] ==
                     values.reshape(200, 50, 2, 4)[:, :, 1]).all(1)
     else:
-        together = (values.reshape(200, 100, 4) == values.reshape(200, 100, 4)[:, :1]).all(1)
-    np.testing.assert_array_equal(together.sum(1), 1)
-    assert together.mean(0).min() > .15, 'each factor in its turn'
+        joint = (values.reshape(200, 100, 4) == values.reshape(200, 100, 4)[:, :1]).all(1)
+    np.testing.assert_array_equal(joint.sum(1), 1)
+    assert joint.mean(0).min() > .15, 'each factor in its turn'
 
 
 @pytest.mark.parametrize('measure', ON_CHOICE)

@@ -44,10 +44,10 @@ def check_pca(rows):
 
 
 def check_reduce(rows):
-    found = {row['method']: row for row in rows}
+    values = {row['method']: row for row in rows}
     umap = ['UMAP'] if importlib.util.find_spec('umap') else []
-    assert list(found) == ['PCA', 'LDA', 't-SNE', *umap, 'AE', 'VAE']
-    knn = {method: float(row['knn']) for method, row in found.items()}
+    assert list(values) == ['PCA', 'LDA', 't-SNE', *umap, 'AE', 'VAE']
+    knn = {method: float(row['knn']) for method, row in values.items()}
     assert min(knn.values()) > .5 and knn['LDA'] > .6  # chance is 0.1
     assert min(knn[method] for method in ['t-SNE', *umap]) > .95
     assert min(knn['AE'], knn['VAE']) > knn['PCA'] + .05
@@ -110,9 +110,10 @@ def test_a_quick_experiment_leaves_table_and_figure_and_is_not_repeated(experime
     table, figure = workdir / f'{name}.csv', workdir / f'{name}.png'
     with table.open(newline='') as f:
         rows = list(csv.DictReader(f))
-    shown = (workdir / f'{name}.md').read_text()
-    assert shown in first.out
-    assert shown.startswith(f'| {" | ".join(rows[0])} |\n') and shown.count('\n') == len(rows) + 2
+    displayed = (workdir / f'{name}.md').read_text()
+    assert displayed in first.out
+    assert displayed.startswith(f'| {" | ".join(rows[0])} |\n') and displayed.count(
+        '\n') == len(rows) + 2
     with Image.open(figure) as image:
         pixels = np.asarray(image.convert('L'), float)
     assert min(pixels.shape) >= 400 and pixels.std() > 10
@@ -191,7 +192,7 @@ def test_help_is_the_experiments_question_and_flags_at_80_columns(python, name):
     question, said = (' '.join(text.split()) for text in (
         ast.get_docstring(ast.parse(script.read_text())).splitlines()[0], result.out))
     assert question in said and f'python experiments/{name}.py' in said
-    known = dict(ablate=['--sweep.KEY=A,B', '--search', '--config', 'vaegan'], readme=['FOLDER'],
+    known = dict(ablate=['--sweep.KEY=A,B', '--search', '--config', '--memory'], readme=['FOLDER'],
                  inception=['OUT.safetensors'], speed=['--peer'])
     for word in known.get(name, ['--dataset', '--data_dir', '--workdir', '--quick']):
         assert word in result.out

@@ -154,17 +154,18 @@ def test_jit_is_the_eager_function():
 def test_vmap_is_a_loop():
     poses = random_pose(KEY, len(IDENTITIES))
     who = jax.tree.map(lambda *field: jnp.float32(field), *IDENTITIES)
-    for i, together in enumerate(jax.vmap(draw)(who, poses)):
-        np.testing.assert_allclose(together, picture(IDENTITIES[i], one(poses, i)), atol=1e-4)
+    for i, joint in enumerate(jax.vmap(draw)(who, poses)):
+        np.testing.assert_allclose(joint, picture(IDENTITIES[i], one(poses, i)), atol=1e-4)
 
 
 def test_every_factor_of_the_pose_has_a_finite_gradient():
     """Also at rest and with an odd size, where a pixel lies on the axis of symmetry."""
     target = jax.random.uniform(KEY, (33, 33, 3))
     identity = arrays(IDENTITIES[0])
-    slope = quick(jax.grad(lambda pose: (draw(identity, pose, 33) * target).mean()))
+    gradient = quick(jax.grad(lambda pose: (draw(identity, pose, 33) * target).mean()))
     some = random_pose(KEY, 7)
-    slopes = np.array([slope(pose) for pose in [arrays(Pose()), *(one(some, i) for i in range(7))]])
+    slopes = np.array(
+        [gradient(pose) for pose in [arrays(Pose()), *(one(some, i) for i in range(7))]])
     assert np.isfinite(slopes).all()
     assert (abs(slopes).max(0) > 1e-5).all()
 
@@ -173,59 +174,59 @@ def test_every_factor_of_the_pose_has_a_finite_gradient():
 
 
 @pytest.fixture(scope='module')
-def made():
+def built():
     return faces(COUNT, TESTS, SIZE)
 
 
-def test_shapes_and_types(made):
-    train, test = made
+def test_shapes_and_types(built):
+    train, test = built
     assert train.x.shape == (4 * COUNT, SIZE, SIZE, 3)
     assert test.x.shape == (4 * TESTS, SIZE, SIZE, 3)
     assert test.swapped.shape == (4 * TESTS, 4, SIZE, SIZE, 3) and train.swapped is None
-    for batch in made:
+    for batch in built:
         assert batch.x.dtype == np.uint8 and batch.label.dtype == np.int32
         assert batch.label.shape == batch.x.shape[:1]
     assert test.swapped.dtype == np.uint8
 
 
-def test_the_set_is_the_same_each_time(made):
-    for batch, again in zip(made, faces(COUNT, TESTS, SIZE)):
+def test_the_set_is_the_same_each_time(built):
+    for batch, again in zip(built, faces(COUNT, TESTS, SIZE)):
         jax.tree.map(np.testing.assert_array_equal, batch, again)
 
 
-def test_every_four_in_a_row_are_four_identities_in_no_fixed_order(made):
-    for batch in made:
+def test_every_four_in_a_row_are_four_identities_in_no_fixed_order(built):
+    for batch in built:
         fours = batch.label.reshape(-1, 4)
         assert (np.sort(fours, 1) == np.arange(4)).all()
         assert len(np.unique(fours, axis=0)) > 1
 
 
-def test_swapped_holds_the_example_at_its_label(made):
-    test = made[1]
+def test_swapped_holds_the_example_at_its_label(built):
+    test = built[1]
     np.testing.assert_array_equal(test.swapped[np.arange(4 * TESTS), test.label], test.x)
 
 
-def test_swapped_holds_each_test_pose_on_four_identities(made):
-    test = made[1]
+def test_swapped_holds_each_test_pose_on_four_identities(built):
+    test = built[1]
     for a, b in itertools.combinations(range(4), 2):
         assert (abs(test.swapped[:, a] - test.swapped[:, b].astype(int)).mean((1, 2, 3)) > 5).all()
     flat = test.swapped.reshape(4 * TESTS, -1)
-    poses, which, seen = np.unique(flat, axis=0, return_inverse=True, return_counts=True)
-    assert len(poses) == TESTS and (seen == 4).all()
+    poses, which, recorded = np.unique(flat, axis=0, return_inverse=True, return_counts=True)
+    assert len(poses) == TESTS and (recorded == 4).all()
     assert len({*zip(which.ravel(), test.label)}) == 4 * TESTS  # with four labels each
     assert (which.ravel().reshape(-1, 4).min(1) < which.ravel().reshape(-1, 4).max(1)).any()
 
 
-def test_no_pose_is_seen_twice_neither_in_train_nor_in_test(made):
-    train, test = made
+def test_no_pose_is_seen_twice_neither_in_train_nor_in_test(built):
+    train, test = built
     pictures = np.concatenate([train.x, *np.moveaxis(test.swapped, 1, 0)])
     assert len(np.unique(pictures.reshape(len(pictures), -1), axis=0)) == 4 * COUNT + 4 * TESTS
 
 
-def test_the_pictures_are_the_drawing_of_their_identity(made):
+def test_the_pictures_are_the_drawing_of_their_identity(built):
     """The colour of the shirt, seen at the lower edge, tells who it is."""
-    for batch in made:
+    for batch in built:
         shirts = np.array([who.shirt for who in IDENTITIES[:4]]) * 255
-        seen = batch.x[:, -1, SIZE // 8].astype(float)
-        nearest = abs(seen[:, None] - shirts).sum(-1).argmin(1)
+        recorded = batch.x[:, -1, SIZE // 8].astype(float)
+        nearest = abs(recorded[:, None] - shirts).sum(-1).argmin(1)
         np.testing.assert_array_equal(nearest, batch.label)

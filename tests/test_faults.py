@@ -30,19 +30,19 @@ EPOCHS, STEPS = 4, 11
 
 
 def config(**top):
-    made = defaults('vae', 'digits', width=(16,), latent=4, norm='batch')
-    made.epochs, made.eval.samples, made.scan, made.eval.every = EPOCHS, 4, 4, 2
-    made.update(top)
-    return made
+    built = defaults('vae', 'digits', width=(16,), latent=4, norm='batch')
+    built.epochs, built.eval.samples, built.steps_per_call, built.eval.every = EPOCHS, 4, 4, 2
+    built.update(top)
+    return built
 
 
 FLAGS = ('--config=configs/vae.py', '--config.net.width=(16,)', '--config.model.latent=4',
-         '--config.net.norm=batch', '--config.scan=4', '--config.eval.samples=4',
+         '--config.net.norm=batch', '--config.steps_per_call=4', '--config.eval.samples=4',
          f'--config.epochs={EPOCHS}', '--config.eval.every=2')  # config(), on the command line
 
 
 @pytest.fixture(scope='module')
-def whole(tmp_path_factory):
+def complete(tmp_path_factory):
     """The workdir of a run that nothing happened to."""
     workdir = tmp_path_factory.mktemp('whole')
     train.train(config(), workdir)
@@ -51,14 +51,14 @@ def whole(tmp_path_factory):
 
 def after_calls(monkeypatch, n, act):
     """act() once training has made n calls."""
-    advance, made = train.Trainer.advance, []
+    advance, built = train.Trainer.advance, []
 
     def acting(self, state):
-        found = advance(self, state)
-        made.append(0)
-        if len(made) == n:
+        values = advance(self, state)
+        built.append(0)
+        if len(built) == n:
             act()
-        return found
+        return values
 
     monkeypatch.setattr(train.Trainer, 'advance', acting)
 
@@ -71,7 +71,7 @@ def after_calls(monkeypatch, n, act):
 @pytest.mark.parametrize('number', thorough([signal.SIGINT, signal.SIGTERM], signal.SIGTERM),
                          ids=['SIGINT', 'SIGTERM'])
 def test_a_run_asked_to_stop_saves_its_step_and_goes_on(
-        whole, tmp_path, monkeypatch, capfd, calls, step, number):
+        complete, tmp_path, monkeypatch, capfd, calls, step, number):
     before = signal.getsignal(number)
     with monkeypatch.context() as patched:
         after_calls(patched, calls, lambda: os.kill(os.getpid(), number))
@@ -81,10 +81,10 @@ def test_a_run_asked_to_stop_saves_its_step_and_goes_on(
     assert signal.getsignal(number) is before
     assert max(stored(tmp_path)) == step
     train.train(config(), tmp_path)
-    same_runs(whole, tmp_path)
+    same_runs(complete, tmp_path)
 
 
-def test_a_second_interrupt_stops_at_once(whole, tmp_path, monkeypatch):
+def test_a_second_interrupt_stops_at_once(complete, tmp_path, monkeypatch):
     """And what was being saved is saved, not written behind the back of the next program."""
     def twice():
         os.kill(os.getpid(), signal.SIGINT)
@@ -102,7 +102,7 @@ def test_a_second_interrupt_stops_at_once(whole, tmp_path, monkeypatch):
         assert snapshot(tmp_path / 'checkpoints') == before
     assert list(stored(tmp_path)) == [22]
     train.train(config(), tmp_path)
-    same_runs(whole, tmp_path)
+    same_runs(complete, tmp_path)
 
 
 def test_a_program_asked_to_stop_ends_with_a_word_and_status_0(environment, tmp_path):
@@ -140,8 +140,8 @@ def asking():
     (asking, train.Stopped)))
 def test_what_ends_a_run_is_said_on_a_row_of_its_own(tmp_path, monkeypatch, act, what):
     """Not behind the progress, which a terminal shows in a row without an end."""
-    terminal, made = Terminal(), record.Progress
-    monkeypatch.setattr(record, 'Progress', lambda *args, **how: made(*args, **how, out=terminal))
+    terminal, built = Terminal(), record.Progress
+    monkeypatch.setattr(record, 'Progress', lambda *args, **how: built(*args, **how, out=terminal))
     after_calls(monkeypatch, 4, act)
     with pytest.raises(what):
         train.train(config(), tmp_path)
@@ -150,10 +150,10 @@ def test_what_ends_a_run_is_said_on_a_row_of_its_own(tmp_path, monkeypatch, act,
 
 INTERRUPTED = '''
 import sys
-from gen_jax import main, train, trained
+from gen_jax import main, train, evaluation
 def interrupted(*_):
     raise KeyboardInterrupt
-train.train = trained.use = interrupted
+train.train = evaluation.run_mode = interrupted
 sys.exit(main.guarded(sys.argv))
 '''
 
@@ -164,9 +164,9 @@ sys.exit(main.guarded(sys.argv))
     ('evaluate', True, 'stopped; what was measured is in {}/summary.json, and the same command '
      'measures all of it again'),
     ('sample', True, 'stopped; nothing was drawn, and the same command begins anew')])
-def test_an_interruption_promises_what_is_there(python, whole, tmp_path, mode, trained, said):
+def test_an_interruption_promises_what_is_there(python, complete, tmp_path, mode, trained, said):
     (tmp_path / 'main.py').write_text(INTERRUPTED)
-    workdir = whole if trained else tmp_path / 'run'
+    workdir = complete if trained else tmp_path / 'run'
     result = python(tmp_path / 'main.py', *FLAGS, f'--workdir={workdir}', f'--mode={mode}')
     assert (result.code, result.out) == (130, ''), result
     assert result.err == f'\n{said.format(workdir)}\n'
@@ -212,27 +212,28 @@ def test_an_interruption_of_the_imports_is_a_word(environment, tmp_path):
 
 
 @pytest.mark.parametrize('mode', ['train', 'evaluate'])
-def test_the_second_program_on_a_workdir_is_refused(run_main, whole, mode):
-    before = snapshot(whole)
-    with train.alone(whole):
-        one_line(run_main(*FLAGS, '--config.epochs=9', f'--workdir={whole}', f'--mode={mode}'),
-                 str(whole), f'in use by process {os.getpid()} on ')
-    assert snapshot(whole) == before
+def test_the_second_program_on_a_workdir_is_refused(run_main, complete, mode):
+    before = snapshot(complete)
+    with train.exclusive(complete):
+        one_line(run_main(*FLAGS, '--config.epochs=9', f'--workdir={complete}', f'--mode={mode}'),
+                 str(complete), f'in use by process {os.getpid()} on ')
+    assert snapshot(complete) == before
 
 
-def test_the_lock_of_a_dead_program_is_no_lock(whole, capsys):
-    (whole / 'lock').write_text('process 1 on elsewhere')
-    with train.alone(whole):
+def test_the_lock_of_a_dead_program_is_no_lock(complete, capsys):
+    (complete / 'lock').write_text('process 1 on elsewhere')
+    with train.exclusive(complete):
         assert 'process 1 on elsewhere, which had this workdir, is gone' in capsys.readouterr().out
-        assert f'process {os.getpid()} ' in (whole / 'lock').read_text()
-    assert not (whole / 'lock').exists()
+        assert f'process {os.getpid()} ' in (complete / 'lock').read_text()
+    assert not (complete / 'lock').exists()
 
 
 def test_a_workdir_is_free_again_whatever_ended_its_program(tmp_path):
-    with pytest.raises(ZeroDivisionError), train.alone(tmp_path):
+    with pytest.raises(ZeroDivisionError), train.exclusive(tmp_path):
         raise ZeroDivisionError
-    with train.alone(tmp_path), pytest.raises(BadInput, match=f'in use by process {os.getpid()} '):
-        with train.alone(tmp_path):
+    with train.exclusive(tmp_path), pytest.raises(BadInput,
+                                                  match=f'in use by process {os.getpid()} '):
+        with train.exclusive(tmp_path):
             pass
 
 
@@ -290,7 +291,7 @@ def falling(monkeypatch, at, once=True):
 
 def test_a_run_that_skips_goes_on(tmp_path, monkeypatch):
     falling(monkeypatch, 13)
-    train.train(config(nan='skip'), tmp_path)
+    train.train(config(on_nan='skip'), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
     np.testing.assert_allclose([line['train/skipped'] for line in lines], [0, 1 / STEPS, 0, 0],
                                atol=1e-6)
@@ -300,24 +301,24 @@ def test_a_run_that_skips_goes_on(tmp_path, monkeypatch):
 def test_a_run_that_would_skip_all_of_an_epoch_stops(tmp_path, monkeypatch):
     falling(monkeypatch, None)
     with pytest.raises(BadInput, match='not finite at step 8; nothing was saved'):
-        train.train(config(nan='skip'), tmp_path)
+        train.train(config(on_nan='skip'), tmp_path)
 
 
 def test_a_run_rolls_back_to_what_was_saved_and_goes_on_otherwise(
-        whole, tmp_path, monkeypatch, capsys):
+        complete, tmp_path, monkeypatch, capsys):
     falling(monkeypatch, 25)
-    train.train(config(nan='rollback'), tmp_path / 'one')
+    train.train(config(on_nan='rollback'), tmp_path / 'one')
     assert 'not finite at step 25; back to step 22,' in capsys.readouterr().out
     lines, others = ([json.loads(line) for line in (w / 'metrics.jsonl').read_text().splitlines()]
-                     for w in (tmp_path / 'one', whole))
+                     for w in (tmp_path / 'one', complete))
     assert [line['epoch'] for line in lines] == [1, 2, 3, 4]
     assert lines[:2] == others[:2] and lines[2] != others[2]
     # stopped behind the rollback, it goes on as one that was not
     with monkeypatch.context() as patched:
         after_calls(patched, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(train.Stopped, match='after step 33'):
-            train.train(config(nan='rollback'), tmp_path / 'two')
-    train.train(config(nan='rollback'), tmp_path / 'two')
+            train.train(config(on_nan='rollback'), tmp_path / 'two')
+    train.train(config(on_nan='rollback'), tmp_path / 'two')
     same_runs(tmp_path / 'one', tmp_path / 'two')
 
 
@@ -371,7 +372,7 @@ def test_a_value_that_cannot_be_stops_a_run_in_an_evaluation(
 @pytest.mark.full
 def test_a_value_that_cannot_be_is_skipped_as_what_is_not_finite(tmp_path, monkeypatch):
     measuring(monkeypatch, 'elbo', 1e20)
-    train.train(config(nan='skip'), tmp_path)
+    train.train(config(on_nan='skip'), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
     assert [line['train/skipped'] * STEPS for line in lines] == pytest.approx([0, 1, 0, 0])
     assert all(line['train/elbo'] < 0 for line in lines)
@@ -391,9 +392,9 @@ def test_means_of_ones_are_one_and_of_no_skips_nothing(n):
 
 @pytest.mark.full
 def test_a_loss_that_explodes_is_kept_in_the_summary(tmp_path):
-    made = config(epochs=2)
-    made.optimiser.learning_rate, made.net.norm = 1e6, 'none'
-    train.train(made, tmp_path)
+    built = config(epochs=2)
+    built.optimiser.learning_rate, built.net.norm = 1e6, 'none'
+    train.train(built, tmp_path)
     said, = json.loads((tmp_path / 'summary.json').read_text())['alarms']
     assert said.startswith('the loss, ') and said.endswith(', where it began')
 
@@ -403,7 +404,7 @@ def test_a_run_that_always_falls_stops_rolling_back(tmp_path, monkeypatch):
     falling(monkeypatch, 25, once=False)
     monkeypatch.setattr(train, 'ROLLBACKS', 2)
     with pytest.raises(BadInput, match='not finite at step 25; the checkpoint of step 22 is kept'):
-        train.train(config(nan='rollback'), tmp_path)
+        train.train(config(on_nan='rollback'), tmp_path)
 
 
 # Disks and damage
@@ -413,30 +414,30 @@ def test_a_run_that_always_falls_stops_rolling_back(tmp_path, monkeypatch):
 def test_a_full_disk_is_said_in_a_line_and_what_was_saved_is_kept(
         run_main, tmp_path, tmp_path_factory):
     """A small file system in memory, which only root can make."""
-    made = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=20m', 'tmpfs', str(tmp_path)],
+    built = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=20m', 'tmpfs', str(tmp_path)],
                           capture_output=True, check=False)
-    if made.returncode:
-        pytest.skip(f'no file system can be mounted: {made.stderr.decode().strip()}')
+    if built.returncode:
+        pytest.skip(f'no file system can be mounted: {built.stderr.decode().strip()}')
     try:
         workdir, filler = tmp_path / 'run', tmp_path / 'filler'
         train.train(config(epochs=2), workdir)
         for free in 16_100_000, 10_000_000, 0:  # full after a while, before the start, altogether
             with filler.open('ab') as file:
-                room = shutil.disk_usage(tmp_path).free - free
-                file.write(b'x' * room)
+                space = shutil.disk_usage(tmp_path).free - free
+                file.write(b'x' * space)
             result = run_main(*FLAGS, f'--workdir={workdir}', '--config.epochs=300')
             one_line(result, f'{workdir} cannot be written (No space left on device)')
             assert 22 in stored(workdir)
         filler.unlink()
-        again, whole = max(stored(workdir)) // 11 + 2, tmp_path_factory.mktemp('undisturbed')
-        for folder in workdir, whole:  # how far it came before depends on the machine
+        again, complete = max(stored(workdir)) // 11 + 2, tmp_path_factory.mktemp('undisturbed')
+        for folder in workdir, complete:  # how far it came before depends on the machine
             train.train(config(epochs=again), folder)
-        same_runs(whole, workdir)
+        same_runs(complete, workdir)
     finally:
         subprocess.run(['umount', str(tmp_path)], check=True)
 
 
-def test_what_cannot_be_written_is_said_and_what_was_saved_is_kept(environment, whole, tmp_path):
+def test_what_cannot_be_written_is_said_and_what_was_saved_is_kept(environment, complete, tmp_path):
     """A limit to the size of files, beyond which writing fails as on a full disk."""
     def small():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -450,26 +451,26 @@ def test_what_cannot_be_written_is_said_and_what_was_saved_is_kept(environment, 
     assert f'gen_jax: {tmp_path} cannot be written (File too large)' in child.stderr
     assert 22 in stored(tmp_path)
     train.train(config(), tmp_path)
-    same_runs(whole, tmp_path)
+    same_runs(complete, tmp_path)
 
 
-def test_damaged_lines_of_metrics_are_named_and_the_others_kept(whole, tmp_path, capsys):
+def test_damaged_lines_of_metrics_are_named_and_the_others_kept(complete, tmp_path, capsys):
     train.train(config(epochs=2), tmp_path)
     file = tmp_path / 'metrics.jsonl'
     one, two = file.read_text().splitlines(keepends=True)
     file.write_bytes(one.replace('"step"', '"stfp"').encode() + b'\xff\xfe{\n' + two.encode())
     train.train(config(), tmp_path)
     assert f'{file} is damaged in line 1, 2, which is left out' in capsys.readouterr().out
-    lines = (whole / 'metrics.jsonl').read_text().splitlines(keepends=True)
+    lines = (complete / 'metrics.jsonl').read_text().splitlines(keepends=True)
     assert file.read_text() == ''.join(lines[1:])
 
 
-def test_a_damaged_summary_is_made_again(whole, tmp_path, capsys):
+def test_a_damaged_summary_is_made_again(complete, tmp_path, capsys):
     train.train(config(), tmp_path)
     (tmp_path / 'summary.json').write_text('{"epochs": 4')
     train.train(config(), tmp_path)
     assert 'summary.json cannot be read' in capsys.readouterr().out
-    same_runs(whole, tmp_path)
+    same_runs(complete, tmp_path)
 
 
 @pytest.mark.full

@@ -36,14 +36,14 @@ def y_loss(x, y):
     return .5 * (y - x) ** 2
 
 
-def player(name, start, loss, rate=.1, average=0., **options):
+def player(name, start, loss, rate=.1, ema_decay=0., **options):
     """A number that moves down loss(x, y) by plain gradient descent."""
     def value(state, batch, key):
-        found = loss(state.params['x'], state.params['y'])
-        return found, {name: found}, {}
+        result = loss(state.params['x'], state.params['y'])
+        return result, {name: result}, {}
 
     return Player(lambda key, batch: (jnp.float32(start), {}), value,
-                  Optimiser(*optax.sgd(rate), average), **options)
+                  Optimiser(*optax.sgd(rate), ema_decay), **options)
 
 
 def pair(order='xy', **options):
@@ -89,7 +89,7 @@ def test_a_move_changes_the_movers_parameters_alone(order):
 
 @pytest.mark.parametrize('every', [1, 2, 3])
 def test_every_moves_on_its_steps_and_reports_on_all(every):
-    states, metrics = play(pair(every=every), 7)
+    states, metrics = play(pair(update_every=every), 7)
     for i, (old, new, said) in enumerate(zip(states, states[1:], metrics)):
         assert (old.params['y'] != new.params['y']) == (i % every == 0)
         assert old.params['x'] != new.params['x']
@@ -116,14 +116,14 @@ def test_steps_are_counted_as_int32():
 @pytest.mark.parametrize('average, every', [(.5, 1), (.15, 1), (.999, 1), (.5, 2)])
 def test_the_moving_average_follows_its_formula(average, every):
     """decay_t = min(average, (1 + t) / (10 + t)), and only where the player moves."""
-    states, _ = play(pair(average=average, every=every), 12)
+    states, _ = play(pair(ema_decay=average, update_every=every), 12)
     expected = float(states[0].params['y'])
-    assert states[0].average['y']['params'] == expected and set(states[0].average) == {'y'}
+    assert states[0].ema['y']['params'] == expected and set(states[0].ema) == {'y'}
     for t, state in enumerate(states[1:]):
         if t % every == 0:
             decay = min(average, (1 + t) / (10 + t))
             expected = decay * expected + (1 - decay) * float(state.params['y'])
-        np.testing.assert_allclose(state.average['y']['params'], expected, rtol=1e-5)
+        np.testing.assert_allclose(state.ema['y']['params'], expected, rtol=1e-5)
 
 
 def test_what_is_evaluated_and_sampled_are_the_averages_of_parameters_and_buffers():
@@ -131,13 +131,13 @@ def test_what_is_evaluated_and_sampled_are_the_averages_of_parameters_and_buffer
     neither the one net nor the other."""
     def loss(state, batch, key):
         x = state.params['x']['w']
-        return x ** 2, {}, dict(seen=x)
+        return x ** 2, {}, dict(recorded=x)
 
-    seen = lambda state, *_: (state.params, state.buffers)
-    x = Player(lambda key, batch: (dict(w=jnp.float32(1)), dict(seen=jnp.float32(1))), loss,
+    recorded = lambda state, *_: (state.params, state.buffers)
+    x = Player(lambda key, batch: (dict(w=jnp.float32(1)), dict(recorded=jnp.float32(1))), loss,
                Optimiser(*optax.sgd(.1), .5))
-    model = game.game(dict(x=x, y=x._replace(optimiser=optax.sgd(.1))), evaluate=seen, decode=seen,
-                      density=Density(seen, seen, seen, seen))
+    model = game.game(dict(x=x, y=x._replace(optimiser=optax.sgd(.1))), evaluate=recorded,
+                      decode=recorded, density=Density(recorded, recorded, recorded, recorded))
     state = play_alone(model, 3)
     w, buffer, at = 1., 1., 1.
     for t in range(3):
@@ -146,7 +146,8 @@ def test_what_is_evaluated_and_sampled_are_the_averages_of_parameters_and_buffer
         w, buffer = decay * w + (1 - decay) * at, decay * buffer + (1 - decay) * buffer_now
     for f in (model.evaluate, model.decode, model.density.posterior, model.density.observe):
         params, buffers = f(state, None)
-        np.testing.assert_allclose((params['x']['w'], buffers['x']['seen']), (w, buffer), rtol=1e-5)
+        np.testing.assert_allclose((params['x']['w'], buffers['x']['recorded']), (w, buffer),
+                                   rtol=1e-5)
         assert params['y'] == state.params['y'] and buffers['y'] == state.buffers['y']
     assert state.params['x']['w'] != w
 
@@ -160,15 +161,15 @@ def play_alone(model, steps):
 
 def test_frozen_parameters_stay_and_projected_ones_are_where_they_may_be():
     def loss(state, batch, key):
-        own = state.params['x']
-        return -own['free'] * own['held'], {}, {}
+        local = state.params['x']
+        return -local['free'] * local['locked'], {}, {}
 
-    start = dict(free=jnp.float32(.95), held=jnp.float32(2))
-    x = Player(lambda key, batch: (start, {}), loss, optax.adam(.1), frozen=('held',),
+    start = dict(free=jnp.float32(.95), locked=jnp.float32(2))
+    x = Player(lambda key, batch: (start, {}), loss, optax.adam(.1), frozen=('locked',),
                project=lambda params: jax.tree.map(lambda p: jnp.minimum(p, 1.), params))
     model = match(dict(x=x))
     state = play_alone(model, 3)
-    assert state.params['x'] == dict(free=1., held=2.)
+    assert state.params['x'] == dict(free=1., locked=2.)
     assert set(model.gradients(state, BATCH, KEY)['x']) == {'free'}
     assert len(jax.tree.leaves(state.opt)) == 3, 'a frozen parameter has no moments'
 
@@ -180,11 +181,11 @@ def test_buffers_are_kept_under_their_players_name():
             return state.params[name] ** 2, {}, update(state.buffers[name])
         return Player(lambda key, batch: (jnp.float32(1), start), loss, optax.sgd(.1))
 
-    ten = dict(seen=jnp.float32(10))
-    model = match(dict(x=silent('x', ten, lambda b: dict(seen=b['seen'] + 1)),
+    ten = dict(recorded=jnp.float32(10))
+    model = match(dict(x=silent('x', ten, lambda b: dict(recorded=b['recorded'] + 1)),
                       y=silent('y', ten, lambda b: {}), z=silent('z', {}, lambda b: {})))
     state = play(model, 3)[0][-1]
-    assert state.buffers == dict(x=dict(seen=13), y=dict(seen=10), z={})
+    assert state.buffers == dict(x=dict(recorded=13), y=dict(recorded=10), z={})
 
 
 def noted(name, every=1):
@@ -196,8 +197,8 @@ def noted(name, every=1):
 
 def test_each_player_and_step_has_a_key_of_its_own():
     states, metrics = play(match(dict(a=noted('a'), b=noted('b'), c=noted('c', 2))), 4)
-    drawn = [float(said[name]) for said in metrics for name in 'abc']
-    assert len(set(drawn)) == 12 and len(set(map(float, states[0].params.values()))) == 3
+    samples = [float(said[name]) for said in metrics for name in 'abc']
+    assert len(set(samples)) == 12 and len(set(map(float, states[0].params.values()))) == 3
 
 
 def test_over_a_mapped_axis_gradients_metrics_and_buffers_are_means():
@@ -210,11 +211,11 @@ def test_over_a_mapped_axis_gradients_metrics_and_buffers_are_means():
         start = jnp.float32(0), dict(mean=jnp.float32(0))
         return match(dict(x=Player(lambda key, batch: start, loss, optax.sgd(.1))), axis=axis)
 
-    whole = make()
+    complete = make()
     halves = jax.vmap(make('i').step, (None, 0, None), axis_name='i')
-    start = whole.init(KEY, BATCH)
+    start = complete.init(KEY, BATCH)
     split = halves(start, Batch(BATCH.x[:, None]), KEY)
-    for a, b in zip(jax.tree.leaves(whole.step(start, BATCH, KEY)), jax.tree.leaves(split)):
+    for a, b in zip(jax.tree.leaves(complete.step(start, BATCH, KEY)), jax.tree.leaves(split)):
         np.testing.assert_allclose(jnp.stack([a, a]), b, rtol=1e-6)
     np.testing.assert_allclose(split[0].params['x'], .2, rtol=1e-6)
 
@@ -259,44 +260,50 @@ def gan(**hyper):
     return model, batch, states, metrics
 
 
-def test_the_critics_move_leaves_the_generator_untouched():
-    """every=2 makes the second step a move of the critic alone."""
-    *_, (start, first, second), _ = gan(every=2)
-    assert moved(start, first, 'generator') > 1e-5 and moved(first, second, 'critic') > 1e-5
+def test_the_discriminators_move_leaves_the_generator_untouched():
+    """every=2 makes the second step a move of the discriminator alone."""
+    *_, (start, first, second), _ = gan(discriminator_steps=2)
+    assert moved(start, first, 'generator') > 1e-5 and moved(first, second, 'discriminator') > 1e-5
     assert moved(first, second, 'generator') == 0
-    for part in 'average', 'opt', 'buffers':
+    for part in 'ema', 'opt', 'buffers':
         np.testing.assert_equal(*(jax.device_get(getattr(s, part)['generator'])
                                   for s in (first, second)))
 
 
-def test_the_generators_move_leaves_the_critic_untouched():
-    """Adam moves a parameter by about its rate: the critic's is next to nothing here."""
-    *_, (start, first, _), _ = gan(rate=.01, critic_rate=1e-9)
+def test_the_generators_move_leaves_the_discriminator_untouched():
+    """Adam moves a parameter by about its rate: the discriminator's is next to nothing here."""
+    *_, (start, first, _), _ = gan(learning_rate=.01, discriminator_learning_rate=1e-9)
     assert moved(start, first, 'generator') > 1e-3
-    assert moved(start, first, 'critic') < 1e-8
+    assert moved(start, first, 'discriminator') < 1e-8
 
 
-def test_the_generator_is_judged_by_the_updated_critic():
-    model, batch, (start, first, _), (said, _) = gan(critic_rate=.05)
-    critics = dict(old=start, new=first)
-    judged = {which: model.evaluate(start._replace(params=start.params | dict(
-        critic=state.params['critic'])), batch, jax.random.fold_in(jax.random.fold_in(KEY, 0), 1))
-        for which, state in critics.items()}
+def test_the_generator_is_judged_by_the_updated_discriminator():
+    model, batch, (start, first, _), (said, _) = gan(discriminator_learning_rate=.05)
+    discriminators = dict(old=start, new=first)
+    judged = {
+        which: model.evaluate(
+            start._replace(params=start.params | dict(discriminator=state.params['discriminator'])),
+            batch, jax.random.fold_in(jax.random.fold_in(KEY, 0), 1))
+        for which, state in discriminators.items()
+    }
     loss = {which: float(m['generator_loss'].mean()) for which, m in judged.items()}
     np.testing.assert_allclose(said['generator_loss'], loss['new'], rtol=1e-5)
     assert abs(loss['new'] - loss['old']) > .01
 
 
-def test_the_critic_is_moved_on_the_old_generator():
+def test_the_discriminator_is_moved_on_the_old_generator():
     model, batch, (start, *_), (said, _) = gan()
     tested = model.evaluate(start, batch, jax.random.fold_in(jax.random.fold_in(KEY, 0), 0))
-    for name in 'critic_loss', 'accuracy_real', 'accuracy_fake':
+    for name in 'discriminator_loss', 'accuracy_real', 'accuracy_fake':
         np.testing.assert_allclose(said[name], tested[name].mean(), rtol=1e-5)
 
 
-def test_gan_critic_rate_is_the_rate_where_none_is_given():
-    states = [gan(**rates)[2][1] for rates in (dict(rate=.01), dict(rate=.01, critic_rate=.02))]
-    np.testing.assert_allclose([moved(gan()[2][0], s, 'critic') for s in states], [.01, .02],
+def test_gan_discriminator_rate_is_the_rate_where_none_is_given():
+    states = [
+        gan(**rates)[2][1] for rates in (dict(learning_rate=.01),
+                                         dict(learning_rate=.01, discriminator_learning_rate=.02))
+    ]
+    np.testing.assert_allclose([moved(gan()[2][0], s, 'discriminator') for s in states], [.01, .02],
                                rtol=.05)
 
 
@@ -309,14 +316,14 @@ def third_step(name):
 @pytest.mark.parametrize('name', ['ae', 'gan', 'vae'])
 def test_golden_third_step(name):
     """The same numbers as when golden.json was written."""
-    found, golden = third_step(name), json.loads(GOLDEN.read_text())[name]
+    result, golden = third_step(name), json.loads(GOLDEN.read_text())[name]
     message = (f'\nThree steps of {name} from seed 0 no longer give the numbers of golden.json, so '
                'every recorded run of it is out of date: the initialisation, the keys, the loss or '
                'the optimiser has changed.\nIf that is what you want, run `PYTHONPATH=. python '
                'tests/test_game.py` and commit golden.json with the reason; if not, a bug came in.'
-               f'\nfound  {found}\nbefore {golden}')
-    assert found.keys() == golden.keys(), message
-    np.testing.assert_allclose([found[k] for k in golden], list(golden.values()), rtol=1e-4,
+               f'\nfound  {result}\nbefore {golden}')
+    assert result.keys() == golden.keys(), message
+    np.testing.assert_allclose([result[k] for k in golden], list(golden.values()), rtol=1e-4,
                                err_msg=message)
 
 

@@ -172,12 +172,12 @@ def ours(script, truth, images):
     return params, np.asarray(jax.jit(inception.features)(params, images))
 
 
-def close(found, true):
+def close(values, true):
     """All alike up to rounding, on the scale of what tells the images apart."""
-    assert found.shape == true.shape == (2, 2048)
+    assert values.shape == true.shape == (2, 2048)
     apart = abs(true[0] - true[1]).mean()
     assert apart > .01 * abs(true).mean(), 'these weights cannot tell images apart'
-    assert abs(found - true).max() < 1e-4 * apart
+    assert abs(values - true).max() < 1e-4 * apart
 
 
 # The network
@@ -215,9 +215,9 @@ def test_features_are_those_of_pytorch(ours, truth, images):
         patch.setattr(peer, 'F', Pools())
         x = torch.tensor(images).permute(0, 3, 1, 2)
         x = plain.interpolate(x, (299, 299), mode='bilinear', align_corners=False)
-        found = model(2 * x - 1).numpy()
+        values = model(2 * x - 1).numpy()
     assert pools == [192, 256, 288, 768, 768, 768, 768, 1280, 2048]
-    close(ours[1], found)
+    close(ours[1], values)
 
 
 def test_parameters_are_those_of_the_layout(truth, script):
@@ -246,8 +246,8 @@ def test_folded_convolution_is_convolution_norm_and_relu(script, monkeypatch, si
     params = script.folded(network.weights)
     assert {k: v.shape for k, v in params.items()} == inception.SHAPES
     assert {v.dtype for v in params.values()} == {np.dtype(np.float32)}
-    found = inception.run(part, params, jnp.float32(x))
-    np.testing.assert_allclose(found, true, rtol=1e-5, atol=1e-5)
+    values = inception.run(part, params, jnp.float32(x))
+    np.testing.assert_allclose(values, true, rtol=1e-5, atol=1e-5)
     assert (true == 0).any() and (true > 0).any()
 
 
@@ -266,16 +266,16 @@ def test_pools_leave_the_padding_out():
 @pytest.mark.parametrize('c', [1, 3])
 def test_images_are_resized_between_centres_and_scaled(h, w, c):
     x = np.float32(np.random.default_rng(2).uniform(size=(2, h, w, c)))
-    found = inception.seen(jnp.asarray(x))
-    assert found.shape == (2, 299, 299, 3) and found.dtype == jnp.float32
-    np.testing.assert_allclose(found, np.broadcast_to(2 * bilinear(np.float64(x), 299) - 1,
-                                                      found.shape), atol=1e-5)
+    values = inception.preprocess(jnp.asarray(x))
+    assert values.shape == (2, 299, 299, 3) and values.dtype == jnp.float32
+    np.testing.assert_allclose(values, np.broadcast_to(2 * bilinear(np.float64(x), 299) - 1,
+                                                      values.shape), atol=1e-5)
 
 
 def test_a_ramp_is_resized_to_known_pixels():
     """At .5 * 4 / 299 - .5 < 0 the first pixel, at 149.5 * 4 / 299 - .5 halfway between two."""
     x = jnp.broadcast_to(jnp.arange(4.)[:, None, None] / 4, (1, 4, 4, 1))
-    column = (inception.seen(x)[0, :, 7, 0] + 1) / 2
+    column = (inception.preprocess(x)[0, :, 7, 0] + 1) / 2
     np.testing.assert_allclose(column[jnp.array([0, 149, 298])], [0, .375, .75], atol=1e-6)
     assert column[150] - column[149] == pytest.approx(1 / 299, abs=1e-6)
 
@@ -341,11 +341,11 @@ def test_a_converted_file_gives_its_weights_and_checksum(st, environment, truth,
     done = subprocess.run([sys.executable, SCRIPT, source, out], env=environment, cwd=tmp_path,
                           text=True, capture_output=True, timeout=180, check=False)
     assert done.returncode == 0 and done.stderr == ''
-    params, found = inception.load(out)
-    assert found == digest(ours[0])
+    params, values = inception.load(out)
+    assert values == digest(ours[0])
     assert done.stdout.splitlines() == [
         f'sha256 of {source}: {sha256(source.read_bytes())}',
-        f'sha256 of {out}: {sha256(out.read_bytes())}', f'checksum of its weights: {found}']
+        f'sha256 of {out}: {sha256(out.read_bytes())}', f'checksum of its weights: {values}']
     assert params.keys() == ours[0].keys()
     for name, value in params.items():
         np.testing.assert_array_equal(value, ours[0][name])

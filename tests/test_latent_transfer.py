@@ -25,8 +25,8 @@ def having(mean, cov, n=400, seed=0):
 def test_frechet_of_independent_features_is_the_closed_form():
     """|m1 - m2|^2 + |s1 - s2|^2 for diagonal covariances."""
     m1, m2, s1, s2 = np.random.default_rng(1).uniform(.5, 2, (4, 5))
-    found = latent.frechet(having(m1, np.diag(s1 ** 2)), having(m2, np.diag(s2 ** 2), seed=2))
-    assert found == pytest.approx(((m1 - m2) ** 2 + (s1 - s2) ** 2).sum())
+    result = latent.frechet(having(m1, np.diag(s1 ** 2)), having(m2, np.diag(s2 ** 2), seed=2))
+    assert result == pytest.approx(((m1 - m2) ** 2 + (s1 - s2) ** 2).sum())
 
 
 def test_frechet_of_any_covariances_has_the_matrix_root_of_their_product():
@@ -45,8 +45,8 @@ def test_frechet_of_a_set_and_itself_is_zero_also_with_more_features_than_exampl
 
 def test_recognised_counts_sure_examples_and_labels_that_are_not_rare():
     sure, unsure = np.array([.95, .03, .02]), np.array([.5, .3, .2])
-    found = latent.recognised(np.stack([sure] * 30 + [unsure] * 68 + [sure[::-1]] * 2))
-    assert found == dict(sure=.32, labels=1)  # two in a hundred are rare
+    result = latent.recognised(np.stack([sure] * 30 + [unsure] * 68 + [sure[::-1]] * 2))
+    assert result == dict(sure=.32, labels=1)  # two in a hundred are rare
     assert latent.recognised(np.stack([sure] * 9 + [sure[::-1]])) == dict(sure=1, labels=2)
 
 
@@ -57,9 +57,9 @@ def test_in_parts_is_the_whole():
 
 def test_lines_go_from_one_example_to_the_other():
     x = np.random.default_rng(0).normal(size=(4, 2))
-    made = latent.between(lambda z: z / 2, lambda x: 2 * x, x, steps=5, lines=2)
-    made = made.reshape(2, 5, 2)
-    for row, a, b in zip(made, x[:2], x[2:]):
+    built = latent.between(lambda z: z / 2, lambda x: 2 * x, x, steps=5, lines=2)
+    built = built.reshape(2, 5, 2)
+    for row, a, b in zip(built, x[:2], x[2:]):
         np.testing.assert_allclose(row, [a, a, (a + b) / 2, b, b], atol=1e-6)
 
 
@@ -90,11 +90,11 @@ def digits():
 @pytest.mark.parametrize('count', [10, 100, 600, 1000])
 def test_labelled_images_are_shared_equally_by_the_labels(count):
     batch = digits()
-    found = transfer.sample(batch, count, 0, 'digits')
-    shares = np.bincount(found.label, minlength=10)
-    assert len(found.x) == count and shares.max() - shares.min() <= 1
+    result = transfer.sample(batch, count, 0, 'digits')
+    shares = np.bincount(result.label, minlength=10)
+    assert len(result.x) == count and shares.max() - shares.min() <= 1
     known = {x.tobytes(): label for x, label in zip(batch.x, batch.label)}
-    assert all(known[x.tobytes()] == label for x, label in zip(found.x, found.label))
+    assert all(known[x.tobytes()] == label for x, label in zip(result.x, result.label))
 
 
 def test_every_seed_draws_other_images_and_all_are_all():
@@ -109,12 +109,12 @@ def test_every_seed_draws_other_images_and_all_are_all():
 @pytest.mark.parametrize('module, name', [(latent, 'latent'), (transfer, 'transfer')])
 def test_no_seeds_are_refused(module, name, tmp_path):
     flags = argparse.Namespace(dataset='digits', data_dir=None, workdir=str(tmp_path / 'w'),
-                               quick=True, seeds=0)
+                               rows='', quick=True, seeds=0)
     with pytest.raises(BadInput, match='--seeds must be at least 1'):
         module.main(study.Study(name, flags, 'a command'))
 
 
 def test_a_sample_keeps_examples_and_labels_together():
     batch = Batch(np.arange(40), np.arange(40, dtype=np.int32) % 4)
-    found = transfer.sample(batch, 8, 1, 'numbers')
-    np.testing.assert_array_equal(found.x % 4, found.label)
+    result = transfer.sample(batch, 8, 1, 'numbers')
+    np.testing.assert_array_equal(result.x % 4, result.label)

@@ -14,9 +14,10 @@ from gen_jax.densities.priors import PRIORS
 from gen_jax.types import BadInput, Batch
 
 N, LABELS, LEVELS = 6, 3, 4
-VAES = dict(vae={}, cvae={}, iwae=dict(k=2), doubly=dict(k=2, gradient='doubly'), tcvae={},
-            factor={}, mmd={}, wae=dict(deterministic=True), ladder=dict(k=2), vq=dict(slots=2))
-CALLED = dict(doubly='iwae', wae='mmd')
+VAES = dict(vae={}, cvae={}, iwae=dict(k=2), dreg=dict(k=2, gradient_estimator='dreg'), tcvae={},
+            factor={}, mmd={}, wae=dict(deterministic=True), ladder=dict(k=2),
+            vq=dict(num_positions=2))
+CALLED = dict(dreg='iwae', wae='mmd')
 
 
 def data():
@@ -42,7 +43,7 @@ def refused(name, likelihood, scale, posterior, prior):
     if name == 'vq' and (not plain or scale != 'fixed' or likelihood not in (
             'bernoulli', 'gaussian')):
         return 'those of a codebook'
-    if name == 'doubly' and posterior != 'diagonal':
+    if name == 'dreg' and posterior != 'diagonal':
         return 'a Gaussian q in closed form'
     if name == 'cvae' and prior == 'vamp':
         return 'no labels for its pseudo-inputs'
@@ -74,18 +75,18 @@ def test_a_vae_takes_any_density_or_says_why_not(name, likelihood, scale, poster
         z = model.prior(state, key, 4)
         return trained, model.evaluate(state, batch, key), model.decode(state, z)
 
-    trained, tested, made = jax.eval_shape(all_of_it, jax.random.key(0))
-    assert 'loss' in trained and tested['loss'].shape == (N,) and made.shape == (4, 5)
+    trained, tested, built = jax.eval_shape(all_of_it, jax.random.key(0))
+    assert 'loss' in trained and tested['loss'].shape == (N,) and built.shape == (4, 5)
 
 
 FORMULAS = dict(
     vae=(dict(beta=3.), lambda m, w, cost: m['recon'] + 3 * w * cost),
     cvae=(dict(beta=3.), lambda m, w, cost: m['recon'] + 3 * w * cost),
     factor=(dict(gamma=7.), lambda m, w, cost: m['recon'] + w * cost + 7 * m['tc']),
-    mmd=(dict(alpha=.3, weight=20.),
+    mmd=(dict(alpha=.3, mmd_weight=20.),
          lambda m, w, cost: m['recon'] + .7 * w * cost + 19.3 * m['mmd']),
     tcvae=(dict(alpha=2., beta=5., gamma=.5), lambda m, w, cost: m['recon'] + w * (
-        2 * m['mi'] + 5 * m['tc'] + .5 * m['dimwise'])))
+        2 * m['mi'] + 5 * m['tc'] + .5 * m['dimwise_kl'])))
 
 
 @pytest.mark.parametrize('name, free', thorough(
@@ -94,7 +95,7 @@ FORMULAS = dict(
 def test_the_kl_of_every_vae_is_warmed_up_and_free_bits_cost_nothing(name, free):
     """Training's loss at step 3 of 8; evaluation has the whole KL, whatever is free."""
     hyper, formula = FORMULAS[name]
-    warm = dict(schedule='linear', warmup=8)
+    warm = dict(kl_schedule='linear', kl_warmup_steps=8)
     if name == 'tcvae' and free:
         with pytest.raises(BadInput, match='each dimension of the code by itself'):
             make(name, free_bits=.1, **warm, **hyper)
@@ -105,7 +106,7 @@ def test_the_kl_of_every_vae_is_warmed_up_and_free_bits_cost_nothing(name, free)
     state = state._replace(step=jnp.int32(3), params=state.params | dict(
         vae=state.params['vae'] | dict(encoder=encoder)))
     tested = quick(model.evaluate)(state, data(), jax.random.key(1))
-    unit = np.sort(np.asarray(tested['kl_unit']).mean(0))
+    unit = np.sort(np.asarray(tested['kl_per_dim']).mean(0))
     bits = float(unit[:2].mean()) if free else 0.  # more than one dimension has, less than another
     model = make(name, free_bits=bits, **warm, **hyper)
     trained = quick(model.step)(state, data(), jax.random.key(1))[1]
@@ -118,9 +119,10 @@ def test_the_kl_of_every_vae_is_warmed_up_and_free_bits_cost_nothing(name, free)
 
 
 @pytest.mark.parametrize('name', ['iwae', 'ladder', 'vq'])
-@pytest.mark.parametrize('asked', [dict(free_bits=.1), dict(schedule='linear', warmup=9)])
+@pytest.mark.parametrize(
+    'asked', [dict(free_bits=.1), dict(kl_schedule='linear', kl_warmup_steps=9)])
 def test_bounds_without_a_kl_refuse_to_weigh_it(name, asked):
-    with pytest.raises(BadInput, match='latents.(free_bits|schedule) cannot be .*, as .*; use '):
+    with pytest.raises(BadInput, match='latents.(free_bits|kl_schedule) cannot be .*, as .*; use '):
         make(name, **asked)
 
 
@@ -134,7 +136,7 @@ def test_a_flow_is_in_the_bound_of_several_codes():
     """IWAE of an inverse autoregressive flow: by hand from its density's own functions."""
     model = make('iwae', posterior='iaf', prior='mixture')
     state = quick(model.init)(jax.random.key(0), data())
-    found = quick(model.evaluate)(state, data(), jax.random.key(1))['iwae']
+    result = quick(model.evaluate)(state, data(), jax.random.key(1))['iwae']
 
     @quick
     def log_weights(key):
@@ -142,7 +144,7 @@ def test_a_flow_is_in_the_bound_of_several_codes():
         return sum(model.density.joint(state, data(), z)) - log_q
 
     log_w = np.stack([log_weights(key) for key in jax.random.split(jax.random.key(1), 2)])
-    np.testing.assert_allclose(found, np.logaddexp(*log_w) - np.log(2), rtol=1e-5)
+    np.testing.assert_allclose(result, np.logaddexp(*log_w) - np.log(2), rtol=1e-5)
 
 
 def test_mmd_compares_with_the_prior_that_is_chosen():
@@ -150,14 +152,14 @@ def test_mmd_compares_with_the_prior_that_is_chosen():
     from gen_jax.models import mmd
     keys = jax.random.split(jax.random.key(0), 3)
     params = dict(mean=jnp.full((5, 3), 4.), logvar=jnp.zeros((5, 3)), logit=jnp.zeros(5))
-    drawn = densities.prior('mixture', 3, 5).sample(params, keys[0], 200, None)
-    model = make('mmd', prior='mixture', weight=1., alpha=1.)
+    samples = densities.prior('mixture', 3, 5).sample(params, keys[0], 200, None)
+    model = make('mmd', prior='mixture', mmd_weight=1., alpha=1.)
     state = quick(model.init)(jax.random.key(0), data())
     state = state._replace(params=dict(vae=state.params['vae'] | dict(prior=params)))
-    own = model.prior(state, keys[1], 200)
-    near, far = (float(mmd.discrepancy('imq', drawn, other).mean())
-                 for other in (own, jax.random.normal(keys[2], (200, 3))))
-    assert abs(near) < .02 < .3 < far
+    local = model.prior(state, keys[1], 200)
+    close_to, far = (float(mmd.discrepancy('imq', samples, other).mean())
+                 for other in (local, jax.random.normal(keys[2], (200, 3))))
+    assert abs(close_to) < .02 < .3 < far
     codes = quick(model.evaluate)(state, data(), keys[0])['mmd'].mean()
     assert codes > .3  # the encoder's are about 0
 
@@ -173,7 +175,9 @@ def table() -> str:
                 assert reason is None, (name, case)
             except BadInput as e:
                 assert reason and reason in str(e), (name, case)
-        seen = [f'{a} ({b})' if a == 'gaussian' else a for (a, b, *_), r in why.items() if not r]
+        recorded = [
+            f'{a} ({b})' if a == 'gaussian' else a for (a, b, *_), r in why.items() if not r
+        ]
         pairs = {}
         for (a, _, q, p), reason in why.items():
             if a == 'bernoulli' and not reason:
@@ -182,7 +186,7 @@ def table() -> str:
         for q, ps in pairs.items():
             grouped.setdefault(', '.join(dict.fromkeys(ps)), []).append(q)
         reasons = '; '.join(dict.fromkeys(r for r in why.values() if r))
-        lines.append(f'| {name} | {", ".join(dict.fromkeys(seen))} | ' + '; '.join(
+        lines.append(f'| {name} | {", ".join(dict.fromkeys(recorded))} | ' + '; '.join(
             f'{", ".join(qs)} with {ps}' for ps, qs in grouped.items()) + f' | {reasons} |')
     return '\n'.join(lines)
 

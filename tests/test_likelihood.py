@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from conftest import defaults, model as model_of, thorough
-from gen_jax import loop, metrics, train, trained
+from gen_jax import loop, metrics, train, evaluation
 from gen_jax.metrics import latent, likelihood
 from gen_jax.models import iwae, vae
 from gen_jax.types import BadInput, Batch
@@ -27,7 +27,7 @@ def data(n=64, seed=0):
 @functools.cache
 def linear():
     """A linear VAE, not yet at its best, and the exact log p(x) of examples."""
-    model, state = fitted(vae, data(1000, 9), 150, sigma=SIGMA, rate=1e-2, **LINEAR)
+    model, state = fitted(vae, data(1000, 9), 150, sigma=SIGMA, learning_rate=1e-2, **LINEAR)
     return model, state, lambda x: exact(model, state, x, SIGMA)
 
 
@@ -40,30 +40,30 @@ def exact(model, state, x, sigma):
 
 def test_importance_sampling_finds_the_exact_likelihood():
     model, state, truth = linear()
-    found = jax.jit(likelihood.nll(model.density, 20_000))(state, data(), jax.random.key(1))
-    np.testing.assert_allclose(-found, truth(data().x), atol=.4)
-    assert abs(-found - truth(data().x)).mean() < .02
+    result = jax.jit(likelihood.nll(model.density, 20_000))(state, data(), jax.random.key(1))
+    np.testing.assert_allclose(-result, truth(data().x), atol=.4)
+    assert abs(-result - truth(data().x)).mean() < .02
 
 
 @pytest.mark.full
 def test_bound_is_monotone_in_k_and_below_the_likelihood():
     model, state, truth = linear()
     keys = jax.random.split(jax.random.key(2), 100)
-    found = [float(-jax.jit(jax.vmap(likelihood.nll(model.density, k), (None, None, 0)))(
+    result = [float(-jax.jit(jax.vmap(likelihood.nll(model.density, k), (None, None, 0)))(
         state, data(), keys).mean()) for k in (1, 2, 5, 13, 50)]
     elbo = jax.jit(jax.vmap(lambda key: model.evaluate(state, data(), key)['elbo']))(keys).mean()
-    assert found[0] == pytest.approx(float(elbo), abs=.1)
-    assert (np.diff(found) > 0).all() and found[-1] < truth(data().x).mean() + .01
+    assert result[0] == pytest.approx(float(elbo), abs=.1)
+    assert (np.diff(result) > 0).all() and result[-1] < truth(data().x).mean() + .01
 
 
 def test_annealing_encloses_the_exact_likelihood():
     model, state, truth = linear()
     run = jax.jit(likelihood.bounds(model.density, chains=8, steps=200, leaps=5))
-    found = run(state, data(), jax.random.key(3))
+    result = run(state, data(), jax.random.key(3))
     nll = -truth(data().x)
-    assert abs(found['nll_ais'] - nll).mean() < .25
-    assert abs((found['nll_ais'] - nll).mean()) < .06
-    gap = (found['nll_simulated_upper'] - found['nll_simulated_lower']).mean()
+    assert abs(result['nll_ais'] - nll).mean() < .25
+    assert abs((result['nll_ais'] - nll).mean()) < .06
+    gap = (result['nll_simulated_upper'] - result['nll_simulated_lower']).mean()
     assert -.05 < gap < .1
 
 
@@ -78,8 +78,8 @@ def test_reverse_annealing_bounds_from_the_other_side():
         state, Batch(x), z, keys[2])
     forward = jax.jit(likelihood.ais(model.density, **few))(
         state, Batch(x), model.density.prior(state, batch, keys[1]), keys[2])
-    middle = truth(x).mean()
-    assert forward.mean() < middle - .05 < middle + .05 < -back.mean()
+    centre = truth(x).mean()
+    assert forward.mean() < centre - .05 < centre + .05 < -back.mean()
 
 
 def test_observed_examples_have_the_models_distribution():
@@ -119,10 +119,10 @@ def test_linear_vae_is_probabilistic_pca():
     truth = -.5 * (D * np.log(2 * np.pi) + np.log(variance).sum() + (values / variance).sum())
     batch = Batch(jnp.float32(x))
     model, state = fitted(vae, batch, 400, latent=5, kind='linear', likelihood='gaussian',
-                           sigma=sigma2 ** .5, width=(1,), rate=5e-3)
-    found = np.mean([model.evaluate(state, batch, key)['elbo'].mean()
+                           sigma=sigma2 ** .5, width=(1,), learning_rate=5e-3)
+    result = np.mean([model.evaluate(state, batch, key)['elbo'].mean()
                      for key in jax.random.split(jax.random.key(2), 20)])
-    assert found == pytest.approx(truth, abs=.05) and found < truth + .02
+    assert result == pytest.approx(truth, abs=.05) and result < truth + .02
     mean, _ = model.density.moments(state, batch)
     assert latent.active_units(np.asarray(mean)) == kept
 
@@ -131,9 +131,10 @@ def test_linear_vae_is_probabilistic_pca():
 def test_doubly_reparameterised_gradient_has_the_mean_of_the_plain_one(k):
     """Tucker et al. 2019; and near the optimum less variance."""
     batch, keys = data(8), jax.random.split(jax.random.key(1), 4000)
-    found = {}
-    for gradient in iwae.GRADIENTS:
-        model = model_of('iwae', batch, k=k, gradient=gradient, sigma=SIGMA, rate=1., **LINEAR)
+    result = {}
+    for gradient in iwae.GRADIENT_ESTIMATORS:
+        model = model_of('iwae', batch, k=k, gradient_estimator=gradient, sigma=SIGMA,
+                         learning_rate=1., **LINEAR)
         state = model.init(jax.random.key(0), batch)._replace(params=linear()[1].params)
 
         @jax.jit
@@ -141,10 +142,10 @@ def test_doubly_reparameterised_gradient_has_the_mean_of_the_plain_one(k):
         def moment(key, model=model, state=state):  # of Adam, a tenth of the gradient
             after, _ = model.step(state, batch, key)
             return jax.tree.map(lambda a: 10 * a, after.opt['vae'][0].mu)
-        found[gradient] = moment(keys)
+        result[gradient] = moment(keys)
     for part in 'encoder', 'decoder':
         plain, doubly = (np.concatenate([np.reshape(a, (4000, -1)) for a in jax.tree.leaves(
-            found[g][part])], 1) for g in iwae.GRADIENTS)
+            result[g][part])], 1) for g in iwae.GRADIENT_ESTIMATORS)
         error = np.sqrt((plain.var(0) + doubly.var(0)) / 4000)
         assert (abs(plain.mean(0) - doubly.mean(0)) < 5 * error + 1e-4).all(), part
         if part == 'encoder':
@@ -157,20 +158,20 @@ def test_iwae_of_one_code_is_the_elbo():
     batch = data(8)
     model = model_of('iwae', batch, k=1, sigma=SIGMA, **LINEAR)
     state = model.init(jax.random.key(0), batch)
-    found = jax.jit(model.evaluate)(state, batch, jax.random.key(1))
-    drawn = jax.vmap(lambda key: model.density.posterior(state, batch, key))(
+    result = jax.jit(model.evaluate)(state, batch, jax.random.key(1))
+    samples = jax.vmap(lambda key: model.density.posterior(state, batch, key))(
         jax.random.split(jax.random.key(1), 1))
-    z, log_q = jax.tree.map(lambda a: a[0], drawn)
+    z, log_q = jax.tree.map(lambda a: a[0], samples)
     truth = sum(model.density.joint(state, batch, z)) - log_q
-    np.testing.assert_allclose(found['iwae'], truth, rtol=1e-5)
-    assert (found['elbo'] == -found['recon'] - found['kl']).all()
+    np.testing.assert_allclose(result['iwae'], truth, rtol=1e-5)
+    assert (result['elbo'] == -result['recon'] - result['kl']).all()
 
 
 def test_information_of_codes_that_tell_all_and_nothing():
     n = 400
     apart = jnp.arange(n)[:, None] * jnp.ones((1, 2))
-    found = latent.information(apart, jnp.full((n, 2), -12.), jax.random.key(0))
-    assert float(found['mutual_information']) == pytest.approx(np.log(n), abs=1e-3)
+    result = latent.information(apart, jnp.full((n, 2), -12.), jax.random.key(0))
+    assert float(result['mutual_information']) == pytest.approx(np.log(n), abs=1e-3)
     same = latent.information(jnp.full((n, 2), 1.), jnp.full((n, 2), -1.), jax.random.key(0))
     assert float(same['mutual_information']) == pytest.approx(0, abs=1e-5)
     kl = 2 * .5 * (1 + np.exp(-1) - 1 + 1)
@@ -180,9 +181,9 @@ def test_information_of_codes_that_tell_all_and_nothing():
 def test_information_and_aggregate_kl_are_the_kl():
     """Hoffman & Johnson 2016: their sum is the mean KL, up to the noise of the codes drawn."""
     mean, logvar = jax.random.normal(jax.random.key(0), (2, 3000, 2))
-    found = latent.information(mean, logvar - 2, jax.random.key(1))
+    result = latent.information(mean, logvar - 2, jax.random.key(1))
     kl = .5 * (mean ** 2 + jnp.exp(logvar - 2) - 1 - logvar + 2).sum(1).mean()
-    assert float(sum(found.values())) == pytest.approx(float(kl), rel=.03)
+    assert float(sum(result.values())) == pytest.approx(float(kl), rel=.03)
 
 
 def test_active_units_vary_by_more_than_a_hundredth():
@@ -193,24 +194,23 @@ def test_active_units_vary_by_more_than_a_hundredth():
 def test_collection_gives_every_row_in_its_place():
     rows = loop.collection(lambda state, batch, key: dict(x=batch.x * state), lambda b, key: b,
                            11, 4)
-    found = jax.jit(rows)(3., Batch(jnp.arange(11.)), jax.random.key(0))
-    np.testing.assert_array_equal(found['x'], 3 * np.arange(11))
+    result = jax.jit(rows)(3., Batch(jnp.arange(11.)), jax.random.key(0))
+    np.testing.assert_array_equal(result['x'], 3 * np.arange(11))
 
 
-CODES, SAMPLES = {'units', 'probe'}, {'frechet', 'kernel', 'neighbours'}
+CODES, SAMPLES = {'active_units',
+                  'linear_probe'}, {'frechet_distance', 'kernel_distance', 'precision_recall'}
 
-
-FITS = {
-    ('vae', 'digits'): {'nll', 'information'} | CODES | SAMPLES, ('gan', 'digits'): SAMPLES,
-    ('ae', 'digits'): CODES, ('ladder', 'digits'): {'nll'} | CODES | SAMPLES,
-    ('vq', 'digits'): {'nll'} | SAMPLES,
-    ('cvae', 'digits'): {'nll', 'information'} | CODES | SAMPLES,
-    ('mmd', 'sprites'): {'nll', 'information', 'mig_sampled', 'mig', 'modularity', 'sap', 'dci',
-                         'beta_vae', 'factor_vae'} | CODES | SAMPLES,
-    ('infogan', 'digits'): SAMPLES, ('vaegan', 'digits'): CODES | SAMPLES,
-    ('aae', 'digits'): CODES | SAMPLES, ('bigan', 'breast_cancer'): CODES | SAMPLES,
-    ('gan', 'grid'): SAMPLES | {'modes'}, ('gan', 'spiral'): SAMPLES,
-    ('vaegan', 'ring'): CODES | SAMPLES | {'modes'}, ('gan', 'stacked:digits'): SAMPLES}
+FITS = {('vae', 'digits'): {'nll', 'mutual_information'} | CODES | SAMPLES,
+        ('gan', 'digits'): SAMPLES, ('ae', 'digits'): CODES,
+        ('ladder', 'digits'): {'nll'} | CODES | SAMPLES, ('vq', 'digits'): {'nll'} | SAMPLES,
+        ('cvae', 'digits'): {'nll', 'mutual_information'} | CODES | SAMPLES, ('mmd', 'sprites'): {
+            'nll', 'mutual_information', 'mig_sampled', 'mig', 'modularity', 'sap', 'dci',
+            'beta_vae', 'factor_vae'
+        } | CODES | SAMPLES, ('infogan', 'digits'): SAMPLES, ('vaegan', 'digits'): CODES | SAMPLES,
+        ('aae', 'digits'): CODES | SAMPLES, ('bigan', 'breast_cancer'): CODES | SAMPLES,
+        ('gan', 'grid'): SAMPLES | {'modes'}, ('gan', 'spiral'): SAMPLES,
+        ('vaegan', 'ring'): CODES | SAMPLES | {'modes'}, ('gan', 'stacked:digits'): SAMPLES}
 
 
 @pytest.mark.parametrize('name, dataset', thorough(
@@ -221,12 +221,12 @@ def test_what_a_model_can_be_measured_by(name, dataset):
     config = defaults(name, dataset, width=(4,), **flat)
     config.eval.best, config.data.size = '', 8 if dataset == 'sprites' else 0
     run = train.prepare(config)
-    subject = trained.subject(run, run.state)
+    subject = evaluation.subject(run, run.state)
     assert set(metrics.chosen([], subject)) == fits
     if name == 'ladder':  # whose code is two vectors
         assert metrics.codes(subject, 'test').shape == (359, 150)
     for metric in metrics.MEASURES:
-        if metric in fits or metric == 'ais' and {'nll', 'units'} <= fits:
+        if metric in fits or metric == 'ais' and {'nll', 'active_units'} <= fits:
             assert metrics.chosen([metric], subject) == [metric]
         else:
             with pytest.raises(BadInput, match=f'metric {metric} needs'):
@@ -237,10 +237,10 @@ def test_what_a_model_can_be_measured_by(name, dataset):
 def test_codes_of_data_without_labels_are_not_probed(label):
     run = train.prepare(defaults('ae', 'digits', width=(4,)))
     data = run.data._replace(train=run.data.train._replace(label=label))
-    subject = trained.subject(run._replace(data=data), run.state)
-    assert metrics.chosen([], subject) == ['units']
+    subject = evaluation.subject(run._replace(data=data), run.state)
+    assert metrics.chosen([], subject) == ['active_units']
     with pytest.raises(BadInput, match='probe needs labels, which this data set has not'):
-        metrics.chosen(['probe'], subject)
+        metrics.chosen(['linear_probe'], subject)
 
 
 # Evaluation
@@ -257,59 +257,61 @@ def few(name, dataset='digits', n=3, **changed):
 
 def test_what_cannot_be_computed_is_left_out_unless_it_is_asked_for(tmp_path, capsys):
     run = few('gan', kind='mlp')
-    trained.evaluate(run, run.state, tmp_path)
+    evaluation.evaluate(run, run.state, tmp_path)
     out = capsys.readouterr().out
     assert [line for line in out.splitlines() if 'left out' in line] == [
-        'left out kernel: it needs at least 4 examples in the test split, not 3',
-        'left out neighbours: it needs at least 6 examples in the test split, not 3']
-    found = train.summary(tmp_path)
-    assert 'test/frechet_pixels' in found['metrics'] and found['features']['examples'] == 3
-    assert not any('kernel' in name or 'precision' in name for name in found['metrics'])
-    run.config.eval.metrics = 'frechet,kernel'
-    with pytest.raises(BadInput, match='metric kernel needs at least 4 examples in the test split, '
-                       'not 3; leave it out of eval.metrics'):
-        trained.evaluate(run, run.state, tmp_path / 'none')
+        'left out kernel_distance: it needs at least 4 examples in the test split, not 3',
+        'left out precision_recall: it needs at least 6 examples in the test split, not 3']
+    result = train.summary(tmp_path)
+    assert 'test/frechet_distance_pixels' in result['metrics'] and result['features'][
+        'examples'] == 3
+    assert not any('kernel_distance' in name or 'precision' in name for name in result['metrics'])
+    run.config.eval.metrics = 'frechet_distance,kernel_distance'
+    with pytest.raises(
+            BadInput, match='metric kernel_distance needs at least 4 examples in the test split, '
+            'not 3; leave it out of eval.metrics'):
+        evaluation.evaluate(run, run.state, tmp_path / 'none')
     assert capsys.readouterr().out == '' and not (tmp_path / 'none').exists()
 
 
 @pytest.mark.full
 @pytest.mark.parametrize('name, dataset, n, hyper, out', [
     ('ae', 'sprites', 7, dict(kind='mlp', latent=1), {'mig', 'modularity', 'sap', 'dci'}),
-    ('vae', 'digits', 1, {}, {'frechet', 'kernel', 'neighbours'}),
+    ('vae', 'digits', 1, {}, {'frechet_distance', 'kernel_distance', 'precision_recall'}),
     ('vae', 'digits', 6, {}, set())])
 def test_only_what_cannot_be_computed_is_left_out(tmp_path, capsys, name, dataset, n, hyper, out):
     run = few(name, dataset, n, **hyper)
-    trained.evaluate(run, run.state, tmp_path)
+    evaluation.evaluate(run, run.state, tmp_path)
     said = [line for line in capsys.readouterr().out.splitlines() if 'left out' in line]
     assert {line.split(':')[0].removeprefix('left out ') for line in said} == out
     for metric in out:
         with pytest.raises(BadInput, match=f'metric {metric} needs at least'):
-            metrics.chosen([metric], trained.subject(run, run.state))
+            metrics.chosen([metric], evaluation.subject(run, run.state))
 
 
 @pytest.mark.full
 def test_codes_that_are_not_finite_are_not_measured(tmp_path, capsys):
     run = few('ae', n=30, kind='mlp', latent=2)
     lost = run.state._replace(params=jax.tree.map(lambda a: a * jnp.nan, run.state.params))
-    trained.evaluate(run, lost, tmp_path)
+    evaluation.evaluate(run, lost, tmp_path)
     assert [line for line in capsys.readouterr().out.splitlines() if 'left out' in line] == [
-        f'left out {name}: the codes are not finite' for name in ('units', 'probe')]
-    run.config.eval.metrics = 'units'
+        f'left out {name}: the codes are not finite' for name in ('active_units', 'linear_probe')]
+    run.config.eval.metrics = 'active_units'
     with pytest.raises(BadInput, match='metric units: the codes are not finite'):
-        trained.evaluate(run, lost, tmp_path)
+        evaluation.evaluate(run, lost, tmp_path)
 
 
 @pytest.mark.parametrize('latent', thorough([2, 10, 11, 600], 10, 600))
 def test_numbers_of_each_dimension_are_summed_up_where_they_are_many(tmp_path, capsys, latent):
     run = few('vae', n=20, latent=latent)
-    run.config.eval.metrics = 'units'
-    trained.evaluate(run, run.state, tmp_path)
+    run.config.eval.metrics = 'active_units'
+    evaluation.evaluate(run, run.state, tmp_path)
     lines = capsys.readouterr().out.splitlines()
-    found = train.summary(tmp_path)['metrics']
-    kl = [v for name, v in found.items() if name.startswith('test/kl_unit/')]
+    result = train.summary(tmp_path)['metrics']
+    kl = [v for name, v in result.items() if name.startswith('test/kl_per_dim/')]
     assert len(kl) == latent
-    rows = [line for line in lines if line.startswith('test/kl_unit')]
+    rows = [line for line in lines if line.startswith('test/kl_per_dim')]
     assert len(lines) < 20 and max(map(len, lines)) < 80
-    assert rows == ([f'test/kl_unit/{i:02d}{v:30.4f}' for i, v in enumerate(kl)] if latent <= 10
-                    else [f'test/kl_unit  min {min(kl):.4g}, median {np.median(kl):.4g}, max '
-                          f'{max(kl):.4g}, {sum(v > .01 for v in kl)} of {latent} above 0.01'])
+    assert rows == ([f'test/kl_per_dim/{i:02d}{v:27.4f}' for i, v in enumerate(kl)] if latent <= 10
+                    else [f'test/kl_per_dim  min {min(kl):.4g}, median {np.median(kl):.4g}, max '
+                          f'{max(kl):.4g}, {sum(v > .01 for v in kl)} of {latent} > 0.01'])

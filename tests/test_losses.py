@@ -61,24 +61,24 @@ def test_bernoulli_nll_is_scipys_log_probability(shape):
 def test_bernoulli_nll_is_the_cross_entropy_of_grey_values(logit, x):
     p = special.expit(float(logit))
     truth = -x * np.log(p) - (1 - x) * np.log1p(-p)
-    found = losses.bernoulli_nll(jnp.array([[logit]]), jnp.array([[x]]))
-    np.testing.assert_allclose(found, [truth], rtol=1e-4, atol=2e-6)
+    result = losses.bernoulli_nll(jnp.array([[logit]]), jnp.array([[x]]))
+    np.testing.assert_allclose(result, [truth], rtol=1e-4, atol=2e-6)
 
 
 def test_bernoulli_nll_is_least_at_the_logit_of_x():
     x = jnp.linspace(.05, .95, 10)[:, None]
-    slope = jax.grad(lambda y: losses.bernoulli_nll(y, x).sum())(jnp.log(x / (1 - x)))
-    np.testing.assert_allclose(slope, 0, atol=1e-6)
+    gradient = jax.grad(lambda y: losses.bernoulli_nll(y, x).sum())(jnp.log(x / (1 - x)))
+    np.testing.assert_allclose(gradient, 0, atol=1e-6)
 
 
 @pytest.mark.parametrize('logit', [-1e4, -100., 0., 100., 1e4])
 @pytest.mark.parametrize('x', [0., .5, 1.])
 def test_extreme_logits_stay_finite_and_right(logit, x):
-    value, slope = jax.value_and_grad(lambda y: losses.bernoulli_nll(y, jnp.full((1, 1), x)).sum())(
-        jnp.full((1, 1), logit))
+    value, gradient = jax.value_and_grad(lambda y: losses.bernoulli_nll(y, jnp.full(
+        (1, 1), x)).sum())(jnp.full((1, 1), logit))
     np.testing.assert_allclose(value, np.logaddexp(0, logit) - x * logit, rtol=1e-6,
                                atol=1e-30)
-    np.testing.assert_allclose(slope, special.expit(logit) - x, atol=1e-6)
+    np.testing.assert_allclose(gradient, special.expit(logit) - x, atol=1e-6)
 
 
 @shapes
@@ -131,25 +131,27 @@ def test_gaussian_kl_is_zero_at_the_prior_alone(mean, logvar):
 
 def test_gaussian_kl_keeps_the_dimensions_apart():
     mean, logvar = draw((5, 3)), draw((5, 3), 1)
-    found = losses.gaussian_kl(mean, logvar)
-    assert found.shape == (5, 3)
-    np.testing.assert_allclose(found[2, 1], losses.gaussian_kl(mean[2, 1], logvar[2, 1]), rtol=1e-5)
+    result = losses.gaussian_kl(mean, logvar)
+    assert result.shape == (5, 3)
+    np.testing.assert_allclose(result[2, 1], losses.gaussian_kl(mean[2, 1], logvar[2, 1]),
+                               rtol=1e-5)
 
 
 @examples
 @given(real(-1e6, 1e6))
 def test_bound_keeps_logvar_within_the_limit(logvar):
-    bounded = float(losses.bound(jnp.float32(logvar)))
+    bounded = float(losses.bound_logvar(jnp.float32(logvar)))
     assert abs(bounded) <= 15
     np.testing.assert_allclose(bounded, 15 * np.tanh(np.float64(logvar) / 15), rtol=1e-5,
                                atol=1e-30)
 
 
 def test_bound_leaves_small_values_alone_and_takes_another_limit():
-    np.testing.assert_allclose(losses.bound(jnp.array([-.1, 0, .1])), [-.1, 0, .1], rtol=1e-4)
-    np.testing.assert_allclose(losses.bound(jnp.array([-99., 99.]), 2.), [-2, 2], rtol=1e-6)
-    np.testing.assert_allclose(losses.bound(jnp.array([-10., 15.])), 15 * np.tanh([-2 / 3, 1]),
-                               rtol=1e-5)
+    np.testing.assert_allclose(losses.bound_logvar(jnp.array([-.1, 0, .1])), [-.1, 0, .1],
+                               rtol=1e-4)
+    np.testing.assert_allclose(losses.bound_logvar(jnp.array([-99., 99.]), 2.), [-2, 2], rtol=1e-6)
+    np.testing.assert_allclose(losses.bound_logvar(jnp.array([-10., 15.])),
+                               15 * np.tanh([-2 / 3, 1]), rtol=1e-5)
 
 
 MEAN, LOGVAR = np.array([-1., 3., 0.]), np.array([-2., 1.5, 0.])
@@ -186,11 +188,11 @@ def test_reparameterise_is_differentiable_in_both_arguments():
 
 @examples
 @given(real(-20, 20), real(-20, 20))
-def test_critic_loss_is_minus_log_of_the_right_answers(a, b):
+def test_discriminator_loss_is_minus_log_of_the_right_answers(a, b):
     truth = -np.log(special.expit(float(a))) - np.log(1 - special.expit(float(b)))
-    found = losses.critic_loss(jnp.array([a]), jnp.array([b]))
-    assert found.shape == (1,)
-    np.testing.assert_allclose(found, [truth], rtol=1e-4, atol=1e-6)
+    result = losses.discriminator_loss(jnp.array([a]), jnp.array([b]))
+    assert result.shape == (1,)
+    np.testing.assert_allclose(result, [truth], rtol=1e-4, atol=1e-6)
 
 
 @examples
@@ -200,15 +202,15 @@ def test_non_saturating_is_minus_log_of_being_believed(a):
                                [-np.log(special.expit(float(a)))], rtol=1e-4, atol=1e-6)
 
 
-def test_adversarial_losses_stay_finite_with_a_slope_where_the_critic_wins():
+def test_adversarial_losses_stay_finite_with_a_slope_where_the_discriminator_wins():
     won = jnp.array([-1e4, 1e4])
-    assert np.isfinite(losses.critic_loss(won, won[::-1])).all()
-    slope = jax.grad(lambda f: losses.non_saturating(f).sum())(won)
-    np.testing.assert_allclose(slope, [-1, 0], atol=1e-6)
+    assert np.isfinite(losses.discriminator_loss(won, won[::-1])).all()
+    gradient = jax.grad(lambda f: losses.non_saturating(f).sum())(won)
+    np.testing.assert_allclose(gradient, [-1, 0], atol=1e-6)
 
 
-def test_best_critic_at_equal_odds_costs_two_bits():
-    np.testing.assert_allclose(losses.critic_loss(jnp.zeros(2), jnp.zeros(2)), 2 * np.log(2),
+def test_best_discriminator_at_equal_odds_costs_two_bits():
+    np.testing.assert_allclose(losses.discriminator_loss(jnp.zeros(2), jnp.zeros(2)), 2 * np.log(2),
                                rtol=1e-6)
 
 
@@ -236,7 +238,7 @@ def slow_ssim(y, x, size, sigma):
     """Wang et al. 2004, window by window, in float64; `size` of the window by axis."""
     weights = [np.exp(-.5 * ((np.arange(k) - (k - 1) / 2) / sigma) ** 2) for k in size]
     w = np.outer(*weights) / np.outer(*weights).sum()
-    found = []
+    result = []
     for c in range(x.shape[-1]):
         for i in range(x.shape[0] - size[0] + 1):
             for j in range(x.shape[1] - size[1] + 1):
@@ -244,9 +246,9 @@ def slow_ssim(y, x, size, sigma):
                 ma, mb = (w * a).sum(), (w * b).sum()
                 va, vb = (w * (a - ma) ** 2).sum(), (w * (b - mb) ** 2).sum()
                 covariance = (w * (a - ma) * (b - mb)).sum()
-                found.append((2 * ma * mb + 1e-4) * (2 * covariance + 9e-4)
+                result.append((2 * ma * mb + 1e-4) * (2 * covariance + 9e-4)
                              / (ma ** 2 + mb ** 2 + 1e-4) / (va + vb + 9e-4))
-    return np.mean(found)
+    return np.mean(result)
 
 
 @pytest.mark.parametrize('shape, size', [
@@ -277,16 +279,16 @@ def test_ssim_is_symmetric_one_for_equal_images_and_never_more(shape):
 def test_ssim_has_a_finite_gradient_of_zero_at_the_top():
     some = images((2, 12, 12, 1))[1]
     for x in some, 0 * some, 0 * some + 1:
-        slope = jax.jit(jax.grad(lambda y, x: losses.ssim(y, x).sum()))(x, x)
-        np.testing.assert_allclose(slope, 0, atol=1e-3)
+        gradient = jax.jit(jax.grad(lambda y, x: losses.ssim(y, x).sum()))(x, x)
+        np.testing.assert_allclose(gradient, 0, atol=1e-3)
 
 
 def test_ssim_climbs_along_its_gradient():
     y, x = map(jnp.float32, images((3, 9, 8, 3)))
-    value, slope = jax.jit(jax.value_and_grad(lambda y: losses.ssim(y, x).sum()))(y)
-    step = 1e-3 / float(jnp.linalg.norm(slope))
-    ahead, behind = (float(losses.ssim(y + d * slope, x).sum()) for d in (step, -step))
-    np.testing.assert_allclose((ahead - behind) / 2e-3, jnp.linalg.norm(slope), rtol=.02)
+    value, gradient = jax.jit(jax.value_and_grad(lambda y: losses.ssim(y, x).sum()))(y)
+    step = 1e-3 / float(jnp.linalg.norm(gradient))
+    ahead, behind = (float(losses.ssim(y + d * gradient, x).sum()) for d in (step, -step))
+    np.testing.assert_allclose((ahead - behind) / 2e-3, jnp.linalg.norm(gradient), rtol=.02)
 
 
 @shapes
@@ -305,16 +307,16 @@ def test_psnr_of_a_tenth_is_20_dB_and_of_equal_examples_100():
 
 def test_fidelity_of_images_has_three_names_and_of_others_one():
     y, x = images((3, 12, 12, 3))
-    found = losses.fidelity(x)(y, x)
-    assert set(found) == {'mse', 'psnr', 'ssim'}
-    np.testing.assert_allclose(found['mse'], ((x - y) ** 2).mean((1, 2, 3)), rtol=1e-5)
-    np.testing.assert_array_equal(found['psnr'], losses.psnr(y, x))
-    np.testing.assert_array_equal(found['ssim'], losses.ssim(y, x))
+    result = losses.fidelity_metrics(x)(y, x)
+    assert set(result) == {'mse', 'psnr', 'ssim'}
+    np.testing.assert_allclose(result['mse'], ((x - y) ** 2).mean((1, 2, 3)), rtol=1e-5)
+    np.testing.assert_array_equal(result['psnr'], losses.psnr(y, x))
+    np.testing.assert_array_equal(result['ssim'], losses.ssim(y, x))
     for shape in (3, 13), (3, 8, 8), (3, 12, 12, 1):  # the last of images outside [0, 1]
         y, x = draw(shape), draw(shape, 1)
-        found = losses.fidelity(x)(y, x)
-        assert set(found) == {'mse'}
-        np.testing.assert_allclose(found['mse'], flat_sum((x - y) ** 2) / x[0].size, rtol=1e-5)
+        result = losses.fidelity_metrics(x)(y, x)
+        assert set(result) == {'mse'}
+        np.testing.assert_allclose(result['mse'], flat_sum((x - y) ** 2) / x[0].size, rtol=1e-5)
 
 
 def test_reconstruction_is_the_loss_by_its_name_after_the_link():
@@ -324,22 +326,22 @@ def test_reconstruction_is_the_loss_by_its_name_after_the_link():
                  cross_entropy=flat_sum(-x * np.log(y) - (1 - x) * np.log(1 - y)),
                  ssim=132 * (1 - np.array([slow_ssim(a, b, (11, 11), 1.5) for a, b in zip(y, x)])))
     for name, value in truth.items():
-        found = losses.reconstruction(name, x, jax.nn.sigmoid)(logits, x)
-        np.testing.assert_allclose(found, value, rtol=1e-3, err_msg=name)
+        result = losses.reconstruction_loss(name, x, jax.nn.sigmoid)(logits, x)
+        np.testing.assert_allclose(result, value, rtol=1e-3, err_msg=name)
 
 
 def test_reconstruction_refuses_what_does_not_fit():
     unit = jnp.float32(images((3, 8, 8, 1))[1])
     for name in 'cross_entropy', 'ssim':
         with pytest.raises(BadInput, match=fr'loss {name} needs data in \[0, 1\]'):
-            losses.reconstruction(name, unit * 2 - 1, jax.nn.sigmoid)
+            losses.reconstruction_loss(name, unit * 2 - 1, jax.nn.sigmoid)
     for vectors in unit[:, 0, 0], unit[..., 0]:
         with pytest.raises(BadInput, match='loss ssim needs images.*use loss mse'):
-            losses.reconstruction('ssim', vectors, jax.nn.sigmoid)
+            losses.reconstruction_loss('ssim', vectors, jax.nn.sigmoid)
     with pytest.raises(BadInput, match="'mae'.*mse, cross_entropy, l1, ssim"):
-        losses.reconstruction('mae', unit, jax.nn.sigmoid)
+        losses.reconstruction_loss('mae', unit, jax.nn.sigmoid)
     for name in 'mse', 'l1':
-        assert losses.reconstruction(name, unit * 9 - 4, jax.nn.sigmoid)
+        assert losses.reconstruction_loss(name, unit * 9 - 4, jax.nn.sigmoid)
 
 
 # Sparse codes and labels
@@ -349,9 +351,9 @@ def test_reconstruction_refuses_what_does_not_fit():
 def test_bernoulli_kl_is_scipys_relative_entropy(p):
     q = np.random.default_rng(0).uniform(.001, .999, (4, 5))
     truth = stats.entropy([np.full_like(q, p), np.full_like(q, 1 - p)], [q, 1 - q], axis=0)
-    found = losses.bernoulli_kl(p, jnp.float32(q))
-    assert found.shape == (4, 5)
-    np.testing.assert_allclose(found, truth, rtol=1e-4, atol=1e-6)
+    result = losses.bernoulli_kl(p, jnp.float32(q))
+    assert result.shape == (4, 5)
+    np.testing.assert_allclose(result, truth, rtol=1e-4, atol=1e-6)
 
 
 def test_bernoulli_kl_is_zero_at_equality_alone_and_finite_at_the_ends():
@@ -359,17 +361,17 @@ def test_bernoulli_kl_is_zero_at_equality_alone_and_finite_at_the_ends():
     np.testing.assert_allclose(losses.bernoulli_kl(p, p), 0, atol=1e-6)
     assert (losses.bernoulli_kl(p, p[::-1])[jnp.arange(21) != 10] > 0).all()
     for q in 0., 1.:
-        value, slope = jax.value_and_grad(lambda q: losses.bernoulli_kl(.05, q))(q)
+        value, gradient = jax.value_and_grad(lambda q: losses.bernoulli_kl(.05, q))(q)
         kept = np.clip(q, 1e-6, 1 - 1e-6)
         np.testing.assert_allclose(value, stats.entropy([.05, .95], [kept, 1 - kept]), rtol=.01)
-        assert np.isfinite(slope)
+        assert np.isfinite(gradient)
 
 
 def test_accuracy_is_one_where_the_largest_logit_is_the_labels():
     logits = jnp.array([[3., 1, 2], [0, 5, 1], [-3, -2, -1], [1, 0, 0]])
-    found = losses.accuracy(logits, jnp.array([0, 0, 2, 2]))
-    assert found.dtype == jnp.float32
-    np.testing.assert_array_equal(found, [1, 0, 1, 0])
+    result = losses.accuracy(logits, jnp.array([0, 0, 2, 2]))
+    assert result.dtype == jnp.float32
+    np.testing.assert_array_equal(result, [1, 0, 1, 0])
 
 
 # The Jacobian
@@ -390,9 +392,9 @@ def smooth_net(sizes, seed=0):
 @pytest.mark.parametrize('sizes', [(5, 7, 3), (3, 6, 6, 8), (4, 1)])
 def test_jacobian_norm_is_exact_by_backward_passes(sizes):
     f, x = smooth_net(sizes), jnp.float32(draw((6, sizes[0]), 9))
-    found = losses.jacobian_norm(f, x)
-    assert found.shape == (6,)
-    np.testing.assert_allclose(found, per_example_norm(f, x), rtol=1e-4)
+    result = losses.jacobian_norm(f, x)
+    assert result.shape == (6,)
+    np.testing.assert_allclose(result, per_example_norm(f, x), rtol=1e-4)
 
 
 def test_jacobian_norm_of_a_sigmoid_layer_is_that_of_rifai():
@@ -400,8 +402,8 @@ def test_jacobian_norm_of_a_sigmoid_layer_is_that_of_rifai():
     w, b, x = draw((9, 4)), draw(4, 1), draw((6, 9), 2)
     h = special.expit(x @ w + b)
     truth = ((h * (1 - h)) ** 2 * (w ** 2).sum(0)).sum(1)
-    found = losses.jacobian_norm(lambda x: jax.nn.sigmoid(x @ w + b), jnp.float32(x))
-    np.testing.assert_allclose(found, truth, rtol=1e-4)
+    result = losses.jacobian_norm(lambda x: jax.nn.sigmoid(x @ w + b), jnp.float32(x))
+    np.testing.assert_allclose(result, truth, rtol=1e-4)
 
 
 def test_jacobian_norm_takes_examples_and_codes_of_any_shape():
@@ -409,16 +411,16 @@ def test_jacobian_norm_takes_examples_and_codes_of_any_shape():
     x = jnp.float32(draw((5, 2, 3, 2), 1))
     for shape in (8,), (2, 4), (2, 2, 2):
         f = lambda x, shape=shape: jnp.sin(x.reshape(len(x), -1) @ w).reshape(len(x), *shape)
-        slope = np.cos(np.asarray(x, float).reshape(5, -1) @ w)
+        gradient = np.cos(np.asarray(x, float).reshape(5, -1) @ w)
         np.testing.assert_allclose(losses.jacobian_norm(f, x),
-                                   (slope ** 2 * (w ** 2).sum(0)).sum(1), rtol=1e-3)
+                                   (gradient ** 2 * (w ** 2).sum(0)).sum(1), rtol=1e-3)
 
 
 @pytest.fixture(scope='module')
 def conv_encoder():
     """(f of (params, x), params, x): the project's own, smooth but for the pooling."""
     x = jnp.float32(draw((3, 5, 4, 2)))
-    net = nets.of('conv', width=(3, 2), act='tanh').encoder(x.shape[1:], 3)
+    net = nets.make('conv', width=(3, 2), activation='tanh').encoder(x.shape[1:], 3)
     params, buffers = net.init(jax.random.key(0), x)
     return lambda params, x: net.apply(params, buffers, x), params, x
 
@@ -428,13 +430,13 @@ def test_jacobian_norm_of_a_conv_encoder_is_that_of_every_example_alone(conv_enc
     """Backward by the project's own rules, against differences of its forward pass alone."""
     f, params, x = conv_encoder
     f = jax.jit(functools.partial(f, params))
-    found = losses.jacobian_norm(f, x)
+    result = losses.jacobian_norm(f, x)
     units = np.eye(x[0].size, dtype=np.float32).reshape(-1, *x.shape[1:])
-    for row, value in zip(x, found):
+    for row, value in zip(x, result):
         step = 1e-2
         up, down = (np.asarray(f(row + d * units), float) for d in (step, -step))
         np.testing.assert_allclose(value, (((up - down) / (2 * step)) ** 2).sum(), rtol=5e-3)
-    np.testing.assert_allclose(found[1:2], losses.jacobian_norm(f, x[1:2]), rtol=1e-5)
+    np.testing.assert_allclose(result[1:2], losses.jacobian_norm(f, x[1:2]), rtol=1e-5)
 
 
 @pytest.mark.full
@@ -447,9 +449,9 @@ def test_random_probes_estimate_the_jacobian_norm_without_bias():
     truth, probes = np.trace(product, axis1=1, axis2=2), 4000
     error = np.sqrt(2 * (apart ** 2).sum((1, 2)) / probes)
     assert (error <= truth * np.sqrt(2 / probes)).all()
-    found = losses.jacobian_norm(f, x, jax.random.key(3), probes)
-    assert found.shape == (4,)
-    assert (abs(found - truth) < 5 * error).all()
+    result = losses.jacobian_norm(f, x, jax.random.key(3), probes)
+    assert result.shape == (4,)
+    assert (abs(result - truth) < 5 * error).all()
     single = jax.vmap(lambda key: losses.jacobian_norm(f, x, key, 1))(
         jax.random.split(jax.random.key(4), probes))
     assert (abs(single.mean(0) - truth) < 5 * error).all()
@@ -464,21 +466,22 @@ def test_gradient_of_the_jacobian_norm_agrees_with_finite_differences(conv_encod
     for probes in 0, 2:
         size = jax.jit(lambda flat, probes=probes: losses.jacobian_norm(
             lambda x: f(back(flat), x), x, key, probes).sum())
-        slope = np.asarray(jax.grad(size)(flat), float)
+        gradient = np.asarray(jax.grad(size)(flat), float)
         for seed in range(3):
             way = np.random.default_rng(seed).normal(size=flat.shape).astype(np.float32)
             way /= np.linalg.norm(way)
             step = 2e-2
             up, down = (float(size(flat + d * way)) for d in (step, -step))
-            np.testing.assert_allclose(slope @ way, (up - down) / (2 * step), rtol=.02,
-                                       atol=.01 * np.linalg.norm(slope))
+            np.testing.assert_allclose(gradient @ way, (up - down) / (2 * step), rtol=.02,
+                                       atol=.01 * np.linalg.norm(gradient))
 
 
 SMOOTH = dict(bernoulli_nll=lambda a, b: losses.bernoulli_nll(a, jax.nn.sigmoid(b)),
               gaussian_nll=lambda a, b: losses.gaussian_nll(a, b, a * b),
-              squared_error=losses.squared_error, bernoulli_kl=lambda a, b: losses.bernoulli_kl(
-                  jax.nn.sigmoid(a), jax.nn.sigmoid(b)), gaussian_kl=losses.gaussian_kl,
-              critic_loss=losses.critic_loss, bound=lambda a, b: losses.bound(a, 2.) * b,
+              squared_error=losses.squared_error,
+              bernoulli_kl=lambda a, b: losses.bernoulli_kl(jax.nn.sigmoid(a), jax.nn.sigmoid(b)),
+              gaussian_kl=losses.gaussian_kl, discriminator_loss=losses.discriminator_loss,
+              bound=lambda a, b: losses.bound_logvar(a, 2.) * b,
               non_saturating=lambda a, b: losses.non_saturating(a) * b,
               logit=lambda a, b: losses.logit(jax.nn.sigmoid(a)) * b)
 
@@ -523,12 +526,12 @@ def test_beta_of_weight_knows_two_likelihoods():
                                        ([.5, 1.001], False), ([np.nan, .5], False)])
 def test_in_unit_and_require_unit_agree(x, inside):
     x = jnp.array(x)
-    assert losses.in_unit(x) is inside
+    assert losses.in_unit_interval(x) is inside
     if inside:
-        assert losses.require_unit(x, 'loss') is None
+        assert losses.require_unit_interval(x, 'loss') is None
     else:
         with pytest.raises(BadInput, match='this loss needs data in'):
-            losses.require_unit(x, 'this loss')
+            losses.require_unit_interval(x, 'this loss')
 
 
 @examples
@@ -545,5 +548,5 @@ def test_logit_stays_finite_at_the_ends():
 
 
 def test_stop_lets_the_value_through_but_no_gradient():
-    value, slope = jax.value_and_grad(lambda x: x * losses.stop(x))(3.)
-    assert (value, slope) == (9, 3)
+    value, gradient = jax.value_and_grad(lambda x: x * losses.stop_gradient(x))(3.)
+    assert (value, gradient) == (9, 3)

@@ -3,6 +3,7 @@ import importlib.util
 import json
 import os
 from pathlib import Path
+import pkgutil
 import pty
 import re
 import shutil
@@ -14,8 +15,8 @@ from PIL import Image
 import pytest
 
 from conftest import ROOT, snapshot, thorough
-from gen_jax import train
-from gen_jax.data import embedded
+from gen_jax import help, metrics, nets, samplers, train
+from gen_jax.data import builtin
 from gen_jax.metrics import inception
 from gen_jax.types import BadInput, Batch
 
@@ -30,13 +31,14 @@ SMALL = dict(
     denoising=('--config.eval.every=1', '--config.net.width=(8,4)'),
     classifier=('--config.eval.every=1',))
 METRICS = dict(ae={'loss', 'mse', 'psnr', 'ssim'}, vae={'loss', 'elbo', 'recon', 'kl'},
-               gan={'critic_loss', 'generator_loss', 'accuracy_real', 'accuracy_fake'},
+               gan={'discriminator_loss', 'generator_loss', 'accuracy_real', 'accuracy_fake'},
                denoising={'loss', 'mse', 'noisy_mse', 'psnr', 'noisy_ssim'},
                classifier={'loss', 'accuracy'})
 TESTED = {'mse', 'psnr', 'ssim', 'noisy_mse', 'noisy_ssim'}  # in evaluation alone
 PICTURES = dict(ae={'curves', 'reconstructions'}, vae={'curves', 'reconstructions', 'samples'},
                 gan={'curves', 'samples'}, denoising={'curves', 'reconstructions'},
                 classifier={'curves'})
+MODEL_NAMES = sorted(m.name for m in pkgutil.iter_modules([str(ROOT / 'gen_jax' / 'models')]))
 MODELS = thorough(sorted(SMALL), 'ae', 'vae')
 
 
@@ -47,17 +49,17 @@ def config(name, *flags):
 @pytest.fixture(scope='module')
 def runs(run_main, tmp_path_factory):
     """name -> (workdir, Result) of a run of EPOCHS epochs; not to be changed."""
-    made = {}
+    built = {}
 
     def get(name):
-        if name not in made:
+        if name not in built:
             workdir = tmp_path_factory.mktemp('runs') / name
-            start = [f'--config.init={get("ae")[0]}',
+            start = [f'--config.init_from={get("ae")[0]}',
                      f'--config.data.dir={tmp_path_factory.mktemp("unused")}'
                      ] if name == 'classifier' else []
-            made[name] = workdir, run_main(*config(name, f'--config.epochs={EPOCHS}'), *start,
+            built[name] = workdir, run_main(*config(name, f'--config.epochs={EPOCHS}'), *start,
                                            f'--workdir={workdir}')
-        return made[name]
+        return built[name]
     return get
 
 
@@ -110,8 +112,8 @@ def test_metrics_are_one_object_a_line_of_named_floats(runs, name):
         assert all(isinstance(v, float) and np.isfinite(v) for v in scalars.values())
         assert all(k.startswith(('train/', 'test/')) for k in scalars)
         for side in 'train', 'test':
-            wanted = METRICS[name] - (TESTED if side == 'train' else set())
-            assert {f'{side}/{m}' for m in wanted} <= scalars.keys()
+            expected = METRICS[name] - (TESTED if side == 'train' else set())
+            assert {f'{side}/{m}' for m in expected} <= scalars.keys()
 
 
 def test_elbo_is_that_of_recon_and_kl_in_nats(runs):
@@ -126,15 +128,15 @@ def test_elbo_is_that_of_recon_and_kl_in_nats(runs):
 @pytest.mark.parametrize('name', MODELS)
 def test_summary_tells_what_was_run(runs, name):
     workdir, _ = runs(name)
-    found = json.loads((workdir / 'summary.json').read_text())
-    assert set(found) == {'model', 'dataset', 'epochs', 'steps', 'seconds', 'compile_seconds',
+    values = json.loads((workdir / 'summary.json').read_text())
+    assert set(values) == {'model', 'dataset', 'epochs', 'steps', 'seconds', 'compile_seconds',
                           'examples_per_second', 'jax', 'hardware', 'alarms', 'metrics'}
-    assert (found['model'], found['dataset']) == (name, 'digits')
-    assert (found['epochs'], found['steps']) == (EPOCHS, EPOCHS * STEPS)
-    assert found['seconds'] > 0 and found['compile_seconds'] > 0
-    assert found['examples_per_second'] == pytest.approx(EPOCHS * STEPS * 128 / found['seconds'])
+    assert (values['model'], values['dataset']) == (name, 'digits')
+    assert (values['epochs'], values['steps']) == (EPOCHS, EPOCHS * STEPS)
+    assert values['seconds'] > 0 and values['compile_seconds'] > 0
+    assert values['examples_per_second'] == pytest.approx(EPOCHS * STEPS * 128 / values['seconds'])
     last = lines_of(workdir)[-1]
-    assert found['metrics'] == {k: v for k, v in last.items() if '/' in k}
+    assert values['metrics'] == {k: v for k, v in last.items() if '/' in k}
 
 
 @pytest.mark.parametrize('name', MODELS)
@@ -147,8 +149,8 @@ def test_pictures_are_valid_and_not_blank(runs, name):
             grey = np.asarray(image.convert('L'))
         h, w = grey.shape
         assert 200 < h < 4000 and 400 < w < 4000
-        middle = grey[h // 4:-h // 4, w // 4:-w // 4]
-        assert middle.std() > 5 and len(np.unique(middle)) > 10, file
+        centre = grey[h // 4:-h // 4, w // 4:-w // 4]
+        assert centre.std() > 5 and len(np.unique(centre)) > 10, file
 
 
 def test_reconstructions_show_the_test_data_beside_them(runs):
@@ -179,8 +181,9 @@ def test_progress_is_plain_lines_without_a_terminal(runs, name):
     assert len(progress) == EPOCHS
     for epoch, line in enumerate(progress, 1):
         # of a GAN two losses, or what is wrong, leave no room for the rest
-        shown = r'.*' if name == 'gan' else r'.*train/loss \S+ .*  [\d,]+ examples/s  '
-        assert re.match(fr'epoch {epoch}/{EPOCHS}  {shown}\d+:\d\d left(  ! [a-z ]+)*$', line), line
+        displayed = r'.*' if name == 'gan' else r'.*train/loss \S+ .*  [\d,]+ examples/s  '
+        assert re.match(fr'epoch {epoch}/{EPOCHS}  {displayed}\d+:\d\d left(  ! [a-z ]+)*$',
+                        line), line
         assert len(line) < 80
     assert last.startswith('pictures: ')
     assert all(f'{workdir}/images/{p}.png' in last for p in PICTURES[name])
@@ -193,15 +196,15 @@ def test_progress_is_rewritten_in_place_on_a_terminal(environment, tmp_path):
     child = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
                              stdout=theirs, stderr=subprocess.PIPE)
     os.close(theirs)
-    shown = b''
+    displayed = b''
     try:
         while part := os.read(ours, 4096):
-            shown += part
+            displayed += part
     except OSError:  # how Linux says that the other end is closed
         pass
     assert child.wait() == 0, child.stderr.read()
     child.stderr.close()
-    first, *rest = shown.decode().split('\r\x1b[Kepoch ')
+    first, *rest = displayed.decode().split('\r\x1b[Kepoch ')
     assert first.startswith('vae on digits, in ') and first.count('\n') == 2 and len(rest) == 2
     assert rest[0].startswith('1/2 ') and '\n' not in rest[0]
     assert rest[1].startswith('2/2 ') and '\npictures: ' in rest[1]
@@ -241,10 +244,10 @@ def test_colorize_shows_grey_coloured_and_true_in_this_order(run_main, tmp_path)
              '--config.net.width=(8,8)', '--config.epochs=4', f'--workdir={tmp_path}')
     result = run_main(*flags)
     assert (result.code, result.err) == (0, ''), result
-    found = json.loads((tmp_path / 'summary.json').read_text())
-    assert found['dataset'] == 'photos' and found['steps'] == 16
-    metrics = found['metrics']
-    assert metrics['test/gain'] == pytest.approx(
+    values = json.loads((tmp_path / 'summary.json').read_text())
+    assert values['dataset'] == 'photos' and values['steps'] == 16
+    metrics = values['metrics']
+    assert metrics['test/psnr_gain'] == pytest.approx(
         metrics['test/chroma_psnr'] - metrics['test/grey_chroma_psnr'], abs=1e-3)
     _, colour = picture(tmp_path / 'images' / 'reconstructions.png')
     h, w = colour.shape
@@ -260,7 +263,7 @@ def test_faces_are_shown_as_everyone(run_main, tmp_path):
                       '--config.net.width=(8,8)', f'--workdir={tmp_path}')
     assert (result.code, result.err) == (0, ''), result
     metrics = json.loads((tmp_path / 'summary.json').read_text())['metrics']
-    assert np.isfinite([metrics[f'test/{k}'] for k in ('error', 'swap_psnr', 'copy_psnr')]).all()
+    assert np.isfinite([metrics[f'test/{k}'] for k in ('recon', 'swap_psnr', 'copy_psnr')]).all()
     grey, colour = picture(tmp_path / 'images' / 'reconstructions.png')
     h, w = grey.shape
     parts = [grey[i * h // 2:(i + 1) * h // 2, j * w // 3:(j + 1) * w // 3]
@@ -277,24 +280,26 @@ def test_classifier_holds_its_sources_encoder(runs):
     """What the run says of its start is where the source is."""
     workdir, result = runs('classifier')
     assert result.code == 0, result
-    found = json.loads((workdir / 'config.json').read_text())
-    assert found['init'] == str(runs('ae')[0]) and found['model']['encoder'] == 'frozen'
+    values = json.loads((workdir / 'config.json').read_text())
+    assert values['init_from'] == str(runs('ae')[0]) and values['model']['encoder'] == 'frozen'
     first, *_, last = lines_of(workdir)
     assert last['train/loss'] < first['train/loss'] and 0 <= last['test/accuracy'] <= 1
 
 
-@pytest.mark.parametrize('flags, start, said', [
-    (['--config=configs/classifier.py'], 'nowhere', ['no run in', 'nowhere', '--mode=train']),
-    (['--config=configs/classifier.py'], 'gan', ['gan', 'has no encoder', 'another init']),
-    (['--config=configs/classifier.py:breast_cancer'], 'vae', ['(8, 8, 1)', '(30,)', 'vae']),
-    (['--config=configs/vae.py'], 'ae', ['model vae cannot start', 'init']),
-    (['--config=configs/classifier.py', '--config.model.encoder=tuned'], '',
-     ['tuned encoder', '--config.init=DIR', 'scratch'])],
+@pytest.mark.parametrize(
+    'flags, start, said',
+    [(['--config=configs/classifier.py'], 'nowhere', ['no run in', 'nowhere', '--mode=train']),
+     (['--config=configs/classifier.py'
+       ], 'gan', ['gan', 'has no encoder', 'another --config.init_from']),
+     (['--config=configs/classifier.py:breast_cancer'], 'vae', ['(8, 8, 1)', '(30,)', 'vae']),
+     (['--config=configs/vae.py'], 'ae', ['model vae cannot start', 'init']),
+     (['--config=configs/classifier.py', '--config.model.encoder=finetuned'
+       ], '', ['finetuned encoder', '--config.init_from=DIR', 'scratch'])],
     ids=['nowhere', 'no encoder', 'other shape', 'model', 'none'])
 def test_start_that_cannot_be_is_refused(run_main, runs, tmp_path, flags, start, said):
     source = runs(start)[0] if start in SMALL else start and tmp_path / start
     before = snapshot(source) if start in SMALL else {}
-    result = run_main(*flags, f'--config.init={source}', f'--workdir={tmp_path}/run')
+    result = run_main(*flags, f'--config.init_from={source}', f'--workdir={tmp_path}/run')
     one_line(result, *said)
     assert not (tmp_path / 'run').exists() and not (tmp_path / 'nowhere').exists()
     if before:
@@ -305,12 +310,12 @@ def test_run_that_lacks_a_newer_key_goes_on_with_its_default(run_main, copied, t
     """A run's config.json from before a key of the config existed, as itself and as a start."""
     workdir = copied('ae')
     stored = json.loads((workdir / 'config.json').read_text())
-    del stored['init'], stored['data']['limit'], stored['eval']['text']
+    del stored['init_from'], stored['data']['limit'], stored['eval']['text']
     del stored['optimiser']['clip_norm']
     (workdir / 'config.json').write_text(json.dumps(stored))
     result = run_main(*config('ae', f'--config.epochs={EPOCHS}'), f'--workdir={workdir}')
     assert 'finished' in result.out and not result.err, result
-    result = run_main(*config('classifier', '--config.epochs=1'), f'--config.init={workdir}',
+    result = run_main(*config('classifier', '--config.epochs=1'), f'--config.init_from={workdir}',
                       f'--workdir={tmp_path}/run')
     assert (result.code, result.err) == (0, ''), result
 
@@ -334,16 +339,16 @@ def test_evaluate_gives_the_metrics_of_the_end_again_and_those_asked_for(run_mai
     workdir = copied('vae')
     before = json.loads((workdir / 'summary.json').read_text())
     result = run_main(*config('vae'), f'--workdir={workdir}', '--mode=evaluate',
-                      '--config.eval.metrics=nll,units,probe', '--config.eval.k=50')
+                      '--config.eval.metrics=nll,active_units,linear_probe', '--config.eval.k=50')
     assert result.code == 0, result
     assert f'step {EPOCHS * STEPS}, 359 test examples' in result.out
     after = json.loads((workdir / 'summary.json').read_text())
-    found = after.pop('metrics')
-    assert before.pop('metrics').items() <= found.items() and after == before
+    values = after.pop('metrics')
+    assert before.pop('metrics').items() <= values.items() and after == before
     for name in *METRICS['vae'], 'nll', 'nll_se', 'active_units', 'knn_accuracy':
-        shown = float(re.search(fr'^test/{name} +(\S+)$', result.out, re.MULTILINE)[1])
-        assert shown == pytest.approx(found[f'test/{name}'], abs=1e-4)
-    assert found['test/nll'] < -found['test/elbo'] and 'test/mutual_information' not in found
+        displayed = float(re.search(fr'^test/{name} +(\S+)$', result.out, re.MULTILINE)[1])
+        assert displayed == pytest.approx(values[f'test/{name}'], abs=1e-4)
+    assert values['test/nll'] < -values['test/elbo'] and 'test/mutual_information' not in values
 
 
 @pytest.mark.parametrize('name', thorough(['vae', 'ae', 'gan'], 'vae'))
@@ -352,7 +357,7 @@ def test_evaluate_measures_by_itself_all_that_fits(run_main, copied, name):
                       '--config.eval.k=20')
     assert (result.code, result.err) == (0, ''), result
     for metric, models in dict(nll=['vae'], mutual_information=['vae'], active_units=['vae', 'ae'],
-                               probe_accuracy=['vae', 'ae'], frechet_pixels=['vae', 'gan'],
+                               probe_accuracy=['vae', 'ae'], frechet_distance_pixels=['vae', 'gan'],
                                mig=[], modes=[]).items():
         assert (f'test/{metric} ' in result.out) == (name in models), metric
 
@@ -360,8 +365,8 @@ def test_evaluate_measures_by_itself_all_that_fits(run_main, copied, name):
 @pytest.mark.parametrize('name, flag, said', [
     ('vae', 'metrics=nil', ['nil', "did you mean 'nll'"]),
     ('vae', 'metrics=mig', ['mig', 'factors']),
-    ('ae', 'metrics=units,nll', ['nll', 'a density', 'leave it out']),
-    ('ae', 'metrics=frechet', ['frechet', 'samples', 'this model has not']),
+    ('ae', 'metrics=active_units,nll', ['nll', 'a density', 'leave it out']),
+    ('ae', 'metrics=frechet_distance', ['frechet_distance', 'samples', 'this model has not']),
     ('gan', 'metrics=modes', ['modes', 'a known mixture', 'this data set has not']),
     ('gan', 'metrics=stacked', ['needs stacked images', 'this data set has not']),
     ('gan', 'features=pixel', ["'pixel'", 'pixels, classifier or inception']),
@@ -395,18 +400,19 @@ def test_weights_of_inception_that_cannot_be_are_refused(run_main, copied, tmp_p
     file.unlink(missing_ok=True)  # 87 MB
 
 
-COMPARED = ('frechet_{}', 'frechet_{}_floor', 'kernel_{}', 'kernel_{}_se', 'kernel_{}_floor',
-            'precision_{}', 'recall_{}', 'density_{}', 'coverage_{}')
+COMPARED = ('frechet_distance_{}', 'frechet_distance_{}_floor', 'kernel_distance_{}',
+            'kernel_distance_{}_se', 'kernel_distance_{}_floor', 'precision_{}', 'recall_{}',
+            'density_{}', 'coverage_{}')
 
 
 def measured(result, workdir):
     """What an evaluation says of itself, and summary.json too: metrics, and features."""
     assert (result.code, result.err) == (0, ''), result
-    found = json.loads((workdir / 'summary.json').read_text())
-    about = found['features']
+    values = json.loads((workdir / 'summary.json').read_text())
+    about = values['features']
     assert result.out.splitlines()[-1] == 'features: ' + ', '.join(
         f'{k} {v}' for k, v in about.items())
-    return found['metrics'], about
+    return values['metrics'], about
 
 
 @pytest.fixture(scope='module')
@@ -420,7 +426,7 @@ def test_evaluate_compares_samples_in_pixels_and_by_a_classifier_trained_once(
         run_main, copied, cache):
     workdir, digests = copied('gan'), []
     flags = (*config('gan'), f'--workdir={workdir}', '--mode=evaluate',
-             '--config.eval.metrics=frechet,kernel,neighbours')
+             '--config.eval.metrics=frechet_distance,kernel_distance,precision_recall')
     for i, name in enumerate(['pixels', 'classifier', 'classifier']):
         result = run_main(*flags, f'--config.eval.features={name}', env=cache)
         metrics, about = measured(result, workdir)
@@ -428,11 +434,12 @@ def test_evaluate_compares_samples_in_pixels_and_by_a_classifier_trained_once(
         assert about == dict(name=name, resizer='none', split='test', examples=359, samples=359)
         assert ('training the classifier of digits once' in result.out) == (i == 1)
         for key in COMPARED:
-            shown = float(re.search(fr'^test/{key.format(name)} +(\S+)$', result.out, re.M)[1])
-            assert shown == pytest.approx(metrics[f'test/{key.format(name)}'], abs=1e-4)
+            displayed = float(re.search(fr'^test/{key.format(name)} +(\S+)$', result.out, re.M)[1])
+            assert displayed == pytest.approx(metrics[f'test/{key.format(name)}'], abs=1e-4)
         of = {key: metrics[f'test/{key.format(name)}'] for key in COMPARED}
-        assert 0 <= of['frechet_{}_floor'] < of['frechet_{}']
-        assert of['kernel_{}_floor'] < of['kernel_{}'] and of['kernel_{}_se'] > 0
+        assert 0 <= of['frechet_distance_{}_floor'] < of['frechet_distance_{}']
+        assert of['kernel_distance_{}_floor'] < of['kernel_distance_{}'] and of[
+            'kernel_distance_{}_se'] > 0
         assert 0 <= of['precision_{}'] <= 1 and 0 <= of['coverage_{}'] <= 1
     assert digests[0] == 'none' and digests[1] == digests[2] and len(digests[1]) == 64
     kept, = Path(cache['XDG_CACHE_HOME'], 'gen_jax', 'classifiers').iterdir()
@@ -448,11 +455,11 @@ def test_evaluate_counts_the_modes_of_points(run_main, tmp_path):
     assert (result.code, result.err) == (0, ''), result
     grey, _ = picture(tmp_path / 'images' / 'samples.png')
     assert grey.std() > 5
-    result = run_main(*flags, '--mode=evaluate', '--config.eval.metrics=modes,frechet')
+    result = run_main(*flags, '--mode=evaluate', '--config.eval.metrics=modes,frechet_distance')
     metrics, about = measured(result, tmp_path)
     assert (about['name'], about['examples'], about['samples']) == ('pixels', 10_000, 10_000)
     assert metrics['test/modes'] in range(1, 9) and 0 <= metrics['test/kl'] <= np.log(8)
-    assert metrics['test/frechet_pixels_floor'] < .01
+    assert metrics['test/frechet_distance_pixels_floor'] < .01
     assert re.search(fr'^test/modes +{metrics["test/modes"]:.4f}$', result.out, re.M)
     assert 'test/high_quality ' in result.out
 
@@ -480,7 +487,7 @@ def test_a_game_that_goes_wrong_is_said_on_the_progress_line(run_main, tmp_path)
                       '--config.discriminator.penalty=none', f'--workdir={tmp_path}')
     assert (result.code, result.err) == (0, ''), result
     assert result.out.splitlines()[3] == (
-        'epoch 2/2  ! the critic wins outright  ! samples are nearly all alike')
+        'epoch 2/2  ! the discriminator wins outright  ! samples are nearly all alike')
 
 
 def test_levels_that_the_data_has_not_are_refused(run_main, tmp_path):
@@ -527,7 +534,7 @@ def test_mode_draws_its_picture_and_changes_nothing_else(run_main, copied, name,
 def test_mode_that_the_model_cannot_is_refused(run_main, copied, runs, name, mode, said):
     workdir = copied(name)
     before = snapshot(workdir)
-    start = [f'--config.init={runs("ae")[0]}'] if name == 'classifier' else []
+    start = [f'--config.init_from={runs("ae")[0]}'] if name == 'classifier' else []
     one_line(run_main(*config(name), *start, f'--workdir={workdir}', f'--mode={mode}'), name, said)
     assert snapshot(workdir) == before
 
@@ -535,9 +542,9 @@ def test_mode_that_the_model_cannot_is_refused(run_main, copied, runs, name, mod
 @pytest.mark.parametrize('name, mode, flag, said', thorough([
     ('gan', 'sample', 'eval.samples=4', '/images/samples.png'),
     ('vae', 'reconstruct', 'eval.samples=4', '/images/reconstructions.png'),
-    ('vae', 'evaluate', 'eval.metrics=units', 'test/active_units '),
+    ('vae', 'evaluate', 'eval.metrics=active_units', 'test/active_units '),
     ('ae', 'sample', 'sampler=gmm', '/images/samples-gmm.png'),
-    ('classifier', 'evaluate', 'eval.batch=100', 'test/accuracy '),
+    ('classifier', 'evaluate', 'eval.batch_size=100', 'test/accuracy '),
     ('vae', 'train', f'epochs={EPOCHS}', 'this run is finished')],
     ('gan', 'sample', 'eval.samples=4', '/images/samples.png')))
 def test_a_run_is_used_by_its_workdir_alone(run_main, copied, name, mode, flag, said):
@@ -611,31 +618,64 @@ def test_refusal_names_only_the_keys_that_differ(run_main, copied):
 # Help
 
 
-@pytest.mark.parametrize('flags, said', [
-    (['--help'], ['--config.epochs=3', '--mode=sample', '--patience', 'seconds of silence',
-                  'vaegan       VAE and GAN in one', 'breast_cancer, digits', 'TFDS']),
-    (['-h', '--config=configs/gan.py:mnist'],
-     ['--mode=sample', 'discriminator_net.norm=spectral', 'data.name=mnist', 'epochs=5',
-      'Critic, then generator', 'losses of logits'])], ids=['without a config', 'with a config'])
-def test_help_says_what_there_is_at_80_columns(run_main, flags, said):
-    result = run_main(*flags)
+def printed(result):
+    """What a command printed, which fits 80 columns."""
     assert (result.code, result.err) == (0, ''), result
     assert max(map(len, result.out.splitlines())) <= 80
-    for words in said:
-        assert words in result.out
+    return result.out
 
 
-def test_every_config_is_in_the_help(run_main):
-    out = run_main('--help').out
-    for file in (ROOT / 'configs').glob('*.py'):
-        assert re.search(f'^{file.stem} +[A-Z]', out, re.M), file
+def test_help_fits_a_screen(run_main):
+    out = printed(run_main('--help'))
+    assert out.count('\n') <= 40
+    for words in ('--config=vae', '--mode=evaluate', '--list', '--describe', '--patience',
+                  'seconds of silence'):
+        assert words in out
+
+
+def test_the_list_has_a_line_for_all_there_is(run_main):
+    out = printed(run_main('--list'))
+    names = [p.stem for p in (ROOT / 'configs').glob('*.py')] + [
+        *nets.NAMES, *builtin.SETS, *builtin.SIZED, *metrics.MEASURES, *samplers.SAMPLERS]
+    for name in names:
+        assert re.search(f'^  {name} +\\S', out, re.M), name
+
+
+def test_a_description_has_the_keys_as_they_are_given(run_main):
+    out = printed(run_main('--config=gan:ring', '--config.net.width=16,8', '--describe'))
+    for words in ('net.width=(16,8)', 'data.name=ring', 'discriminator.penalty=r1r2',
+                  'Trains the discriminator'):
+        assert words in out
+    refused = run_main('--config=gan', '--config.model.latnt=3', '--describe')
+    one_line(refused, "'model.latent'")
+
+
+@pytest.mark.parametrize('name', MODEL_NAMES)
+def test_every_key_has_a_meaning(name):
+    """With any net, too."""
+    for net in nets.NAMES if name == 'gan' else ['']:
+        config = train.defaults(name, 'digits', **dict(net=dict(name=net)) if net else {})
+        known = help.known_meanings(config)
+        assert [k for k in train.leaves(config.to_dict()) if not known.get(k)] == []
 
 
 @pytest.mark.full
-def test_help_with_a_workdir_shows_the_keys_of_its_run(run_main, runs):
-    result = run_main('--help', f'--workdir={runs("gan")[0]}')
-    assert (result.code, result.err) == (0, ''), result
-    assert 'net.width=(16,)' in result.out
+def test_a_description_of_a_workdir_is_that_of_its_run(run_main, runs):
+    assert 'net.width=(16,)' in printed(run_main('--describe', f'--workdir={runs("gan")[0]}'))
+
+
+def test_a_key_that_there_is_not_is_refused_in_python_too():
+    config = train.defaults('vae', 'digits')
+    with pytest.raises(AttributeError, match='batch'):
+        config.batch = 3
+    with pytest.raises(BadInput,
+                       match="unknown config key 'model.bata', did you mean 'model.beta'"):
+        train.update(config, {'model.bata': 1.})
+
+
+def test_a_config_is_found_by_its_name_from_anywhere(run_main, tmp_path):
+    result = run_main('--config=vae:ring', '--config.epochs=0', cwd=tmp_path)
+    one_line(result, 'epochs must be at least 1')
 
 
 # Bad input
@@ -644,88 +684,115 @@ def test_help_with_a_workdir_shows_the_keys_of_its_run(run_main, runs):
 VAE = '--config=configs/vae.py'
 BAD = dict(
     config_file=(['--config=configs/vea.py'], ['configs/vea.py', 'configs/vae.py']),
-    config_by_name=(['--config=vae'], ["'vae'", '--config=configs/vae.py?', 'there are aae, ae,']),
+    config_by_name=(['--config=vea'], ["'vea'", '--config=configs/vae.py?', 'there are aae, ae,']),
     config_by_name_with_data=(['--config=gna:mnist'], ['--config=configs/gan.py:mnist?']),
     config_that_is_none=(['--config=gen_jax/types.py'], ['types.py', 'has no get_config']),
-    config_file_and_key=(['--config=configs/vea.py', '--config.epochs=3'], ['configs/vea.py']),
-    config_folder=(['--config=nowhere/vae.py'], ['nowhere/vae.py']),
-    no_config=([], ['--config=']),
-    data_set=(['--config=configs/vae.py:digtis'], ['digtis', "'digits'"]),
-    tfds_set=(['--config=configs/vae.py:mnits'], ['mnits', "'mnist'"]),
-    model=([VAE, '--config.model.name=vea'], ['vea', "'vae'"]),
-    other_model=([VAE, '--config.model.name=ae'], ['beta', 'configs/ae.py']),
-    key=([VAE, '--config.epoch=3'], ["'epoch'", "'epochs'"]),
-    key_of_model=([VAE, '--config.model.latnt=3'], ['latnt', "'model.latent'"]),
-    key_on_wrong_level=([VAE, '--config.latent=3'], ["'latent'", "'model.latent'"]),
-    key_in_wrong_group=([VAE, '--config.data.latent=3'], ["'data.latent'", "'model.latent'"]),
-    key_below_a_leaf=([VAE, '--config.seed.x=3'], ['seed']),
-    key_after_a_space=(['--config', 'configs/vae.py', '--config.model.latnt=3'],
-                       ['latnt', 'latent']),
-    key_with_a_space=([VAE, '--config.model.latnt', '3'], ['latnt', 'latent']),
-    mode=([VAE, '--mode=trian'], ['mode must be one of train, ', "'trian', did you mean 'train'?"]),
-    parallel=([VAE, '--config.parallel=jitt'], ['jitt', 'jit, fsdp, shard_map, pmap']),
-    type_of_value=([VAE, '--config.batch=many'], [": batch must be an integer, not 'many'"]),
-    type_of_hole=(['--config=configs/ae.py', '--config.model.latent=x'],
-                  [": model.latent must be an integer, not 'x'"]),
-    type_after_another=([VAE, '--config.model.beta=2', '--config.model.beta=a: b'],
-                        [": model.beta must be a number, not 'a: b'"]),
-    type_of_choice=([VAE, '--config.data.cache=maybe'],
-                    [": data.cache must be True or False, not 'maybe'"]),
-    type_of_flag=([VAE, '--patience=0'], [": patience must be a positive integer, not '0'"]),
-    fraction_for_a_count=([VAE, '--config.epochs=1.5'], [": epochs must be an integer, not '1.5'"]),
-    latent_0=([VAE, '--config.model.latent=0'], ['latent', '0', 'at least 1']),
-    latent_negative=([VAE, '--config.model.latent=-3'], ['latent', '-3', 'at least 1']),
-    latent_0_of_ae=(['--config=configs/ae.py', '--config.model.latent=0'], ['latent', '0']),
-    latent_negative_of_gan=(['--config=configs/gan.py', '--config.model.latent=-3'],
-                            ['latent', '-3']),
-    batch_too_large=([VAE, '--config.batch=1439'], ['1439', '1438', 'digits']),
-    batch_0=([VAE, '--config.batch=0'], ['batch', '0', 'at least 1']),
-    epochs_0=([VAE, '--config.epochs=0'], ['epochs', 'at least 1']),
-    eval_every_0=([VAE, '--config.eval.every=0'], ['eval.every', 'at least 1']),
-    scan_negative=([VAE, '--config.scan=-1'], ['scan', '-1']),
-    best_of_no_metric=([VAE, '--config.eval.best=test/los', '--config.eval.every=1'],
-                       ['test/los', 'test/loss']),
-    binarize=([VAE, '--config.data.binarize=yes'], ['yes', 'none, dynamic, static']),
-    likelihood_of_range=(['--config=configs/vae.py:breast_cancer'],
-                         ['bernoulli', '[0, 1]', 'gaussian']),
-    loss_of_range=(['--config=configs/ae.py:breast_cancer', '--config.net.name=mlp',
-                    '--config.model.latent=5',
-                    '--config.model.loss=cross_entropy'], ['cross_entropy', '[0, 1]', 'mse']),
-    unknown_likelihood=([VAE, '--config.latents.likelihood=poisson'],
-                        ['poisson', 'bernoulli', 'gaussian']),
-    unknown_net=([VAE, '--config.net.name=cnn'], ["unknown net 'cnn'", 'conv', 'residual']),
-    key_of_another_net=([VAE, '--config.net.name=linear', '--config.net.width=(3,)'],
-                        ["'net.width'", "'net.norm'"]),
-    unknown_optimiser=([VAE, '--config.optimiser.name=adamw'], ["'adamw'", 'adam']),
-    latents_that_do_not_fit=(['--config=configs/tcvae.py', '--config.latents.prior=mixture'],
-                             ['latents.prior', 'mixture', 'each dimension', 'use normal']),
-    unknown_norm=([VAE, '--config.net.norm=weight'],
-                  ['weight', 'none, batch, group, layer, instance, spectral']),
-    condition_without_labels=(['--config=configs/gan.py:stacked:digits',
-                               '--config.model.condition=concat'],
-                              ['at least two labels', 'condition none']),
-    pack=(['--config=configs/gan.py', '--config.discriminator.pack=3'], ['pack 3', 'batch of 128']),
-    penalty_of_norm=(['--config=configs/infogan.py', '--config.discriminator_net.norm=batch'],
-                     ['penalty r1', 'batch normalisation', 'discriminator_net.norm']),
-    penalty_of_loss=(['--config=configs/aae.py', '--config.discriminator.penalty=clip'],
-                     ['clip', 'wasserstein', 'nonsaturating']),
-    loss_of_game=(['--config=configs/bigan.py', '--config.discriminator.loss=mse'],
-                  ["'mse'", 'nonsaturating', 'relativistic']),
-    conv_on_vectors=(['--config=configs/ae.py:breast_cancer'], ['conv', 'mlp']),
-    colour_of_grey=(['--config=configs/colorize.py:digits'],
-                    ['colour images', '(8, 8, 1)', 'configs/colorize.py:photos']),
-    identities=(['--config=configs/deepfake.py:digits', '--config.data.identities=(3,99)'],
-                ['digits', '99', '0, 1, 2']),
-    one_identity=(['--config=configs/deepfake.py:digits', '--config.data.identities=(3,)',
-                   '--config.batch=64'], ['at least two', 'data.identities']),
-    limit=([VAE, '--config.data.limit=9999'], ['data.limit', '1438', '9999']),
-    size=([VAE, '--config.data.size=16'], ['digits', 'data.size']),
-    rows_of_vectors=(['--config=configs/ae.py:rows:breast_cancer'], ['rows:', 'images']),
-    empty_width=([VAE, '--config.net.width=()'], ['width', 'at least one']),
-    flag=([VAE, '--worksdir=x'], ['no flag --worksdir, did you mean --workdir=x?', '--help']),
-    flag_of_a_key=([VAE, '--epochs=3'], ['no flag --epochs, did you mean --config.epochs=3?']),
-    flag_of_a_models_key=([VAE, '--latent', '3'], ['did you mean --config.model.latent=3?']),
-    word=([VAE, 'config.epochs=3'], ['config.epochs=3', '--config.KEY=VALUE']))
+    config_file_and_key=(['--config=configs/vea.py',
+                          '--config.epochs=3'], ['configs/vea.py']), config_folder=([
+                              '--config=nowhere/vae.py'
+                          ], ['nowhere/vae.py']), no_config=([], ['--config=']), data_set=([
+                              '--config=configs/vae.py:digtis'
+                          ], ['digtis', "'digits'"]), tfds_set=(['--config=configs/vae.py:mnits'], [
+                              'mnits', "'mnist'"
+                          ]), model=([VAE, '--config.model.name=vea'], ['vea', "'vae'"]),
+    other_model=([VAE,
+                  '--config.model.name=ae'], ['beta', 'configs/ae.py']), key=([
+                      VAE, '--config.epoch=3'
+                  ], ["'epoch'", "'epochs'"]), key_of_model=([VAE, '--config.model.latnt=3'], [
+                      'latnt', "'model.latent'"
+                  ]), key_on_wrong_level=([VAE, '--config.latent=3'], [
+                      "'latent'", "'model.latent'"
+                  ]), key_in_wrong_group=([VAE, '--config.data.latent=3'], [
+                      "'data.latent'", "'model.latent'"
+                  ]), key_below_a_leaf=([VAE, '--config.seed.x=3'], ['seed']), key_after_a_space=([
+                      '--config', 'configs/vae.py', '--config.model.latnt=3'
+                  ], ['latnt', 'latent']), key_with_a_space=([VAE, '--config.model.latnt', '3'], [
+                      'latnt', 'latent'
+                  ]), mode=([VAE, '--mode=trian'], [
+                      'mode must be one of train, ', "'trian', did you mean 'train'?"
+                  ]), parallel=([VAE, '--config.parallel=jitt'], [
+                      'jitt', 'jit, fsdp, shard_map, pmap'
+                  ]), type_of_value=([VAE, '--config.batch_size=many'], [
+                      ": batch_size must be an integer, not 'many'"
+                  ]), type_of_hole=(['--config=configs/ae.py', '--config.model.latent=x'], [
+                      ": model.latent must be an integer, not 'x'"
+                  ]), type_after_another=([
+                      VAE, '--config.model.beta=2', '--config.model.beta=a: b'
+                  ], [": model.beta must be a number, not 'a: b'"]), type_of_choice=([
+                      VAE, '--config.data.cache=maybe'
+                  ], [": data.cache must be True or False, not 'maybe'"]), type_of_flag=([
+                      VAE, '--patience=0'
+                  ], [": patience must be a positive integer, not '0'"]), fraction_for_a_count=([
+                      VAE, '--config.epochs=1.5'
+                  ], [": epochs must be an integer, not '1.5'"]), latent_0=([
+                      VAE, '--config.model.latent=0'
+                  ], ['latent', '0', 'at least 1']), latent_negative=([
+                      VAE, '--config.model.latent=-3'
+                  ], ['latent', '-3', 'at least 1']), latent_0_of_ae=([
+                      '--config=configs/ae.py', '--config.model.latent=0'
+                  ], ['latent', '0']), latent_negative_of_gan=([
+                      '--config=configs/gan.py', '--config.model.latent=-3'
+                  ], ['latent', '-3']), batch_too_large=([VAE, '--config.batch_size=1439'], [
+                      '1439', '1438', 'digits'
+                  ]), batch_0=([VAE, '--config.batch_size=0'], ['batch', '0', 'at least 1']),
+    epochs_0=([VAE, '--config.epochs=0'], ['epochs', 'at least 1']), eval_every_0=([
+        VAE, '--config.eval.every=0'
+    ], ['eval.every', 'at least 1']), scan_negative=([VAE, '--config.steps_per_call=-1'], [
+        'steps_per_call', '-1'
+    ]), best_of_no_metric=([VAE, '--config.eval.best=test/los',
+                            '--config.eval.every=1'], ['test/los', 'test/loss']), binarize=([
+                                VAE, '--config.data.binarize=yes'
+                            ], ['yes', 'none, dynamic, static']), likelihood_of_range=([
+                                '--config=configs/vae.py:breast_cancer'
+                            ], ['bernoulli', '[0, 1]', 'gaussian']), loss_of_range=([
+                                '--config=configs/ae.py:breast_cancer', '--config.net.name=mlp',
+                                '--config.model.latent=5', '--config.model.loss=cross_entropy'
+                            ], ['cross_entropy', '[0, 1]', 'mse']), unknown_likelihood=([
+                                VAE, '--config.latents.likelihood=poisson'
+                            ], ['poisson', 'bernoulli', 'gaussian']), unknown_net=([
+                                VAE, '--config.net.name=cnn'
+                            ], ["unknown net 'cnn'", 'conv', 'residual']), key_of_another_net=([
+                                VAE, '--config.net.name=linear', '--config.net.width=(3,)'
+                            ], ["'net.width'", "'net.norm'"]), unknown_optimiser=([
+                                VAE, '--config.optimiser.name=adamw'
+                            ], ["'adamw'", 'adam']), latents_that_do_not_fit=([
+                                '--config=configs/tcvae.py', '--config.latents.prior=mixture'
+                            ], ['latents.prior', 'mixture', 'each dimension',
+                                'use normal']), unknown_norm=([VAE, '--config.net.norm=weight'], [
+                                    'weight', 'none, batch, group, layer, instance, spectral'
+                                ]), condition_without_labels=([
+                                    '--config=configs/gan.py:stacked:digits',
+                                    '--config.model.discriminator_conditioning=concat'
+                                ], ['at least two labels', 'discriminator_conditioning none']),
+    pack=(['--config=configs/gan.py',
+           '--config.discriminator.packing=3'], ['pack 3', 'batch of 128']), penalty_of_norm=([
+               '--config=configs/infogan.py', '--config.discriminator_net.norm=batch'
+           ], ['penalty r1', 'batch normalisation', 'discriminator_net.norm']), penalty_of_loss=([
+               '--config=configs/aae.py', '--config.discriminator.penalty=clip'
+           ], ['clip', 'wasserstein', 'nonsaturating']), loss_of_game=([
+               '--config=configs/bigan.py', '--config.discriminator.loss=mse'
+           ], ["'mse'", 'nonsaturating', 'relativistic']), conv_on_vectors=([
+               '--config=configs/ae.py:breast_cancer'
+           ], ['conv', 'mlp']), colour_of_grey=(['--config=configs/colorize.py:digits'], [
+               'colour images', '(8, 8, 1)', 'configs/colorize.py:photos'
+           ]), identities=([
+               '--config=configs/deepfake.py:digits', '--config.data.identities=(3,99)'
+           ], ['digits', '99', '0, 1, 2']), one_identity=([
+               '--config=configs/deepfake.py:digits', '--config.data.identities=(3,)',
+               '--config.batch_size=64'
+           ], ['at least two', 'data.identities']), limit=([VAE, '--config.data.limit=9999'], [
+               'data.limit', '1438', '9999'
+           ]), size=([VAE, '--config.data.size=16'], ['digits', 'data.size']), rows_of_vectors=([
+               '--config=configs/ae.py:rows:breast_cancer'
+           ], ['rows:', 'images']), empty_width=([VAE, '--config.net.width=()'], [
+               'width', 'at least one'
+           ]), flag=([VAE, '--worksdir=x'], [
+               'no flag --worksdir, did you mean --workdir=x?', '--help'
+           ]), flag_of_a_key=([VAE, '--epochs=3'], [
+               'no flag --epochs, did you mean --config.epochs=3?'
+           ]), flag_of_a_models_key=([VAE, '--latent', '3'], [
+               'did you mean --config.model.latent=3?'
+           ]), word=([VAE, 'config.epochs=3'], ['config.epochs=3', '--config.KEY=VALUE']))
 
 
 SIBLINGS = {'config_by_name_with_data', 'config_that_is_none', 'type_after_another',
@@ -786,31 +853,32 @@ def test_set_that_is_not_prepared_names_the_remedy_at_once(run_main, tmp_path):
 
 
 def test_default_batch_falls_to_what_the_data_give(tmp_path, capsys):
-    made = train.defaults('vae', 'digits', net=dict(width=(8,)), latent=2)
-    made.data.limit, made.epochs, made.eval.samples = 50, 1, 4
-    run = train.prepare(made)
-    assert (run.config.batch, run.per_epoch) == (50, 1)
-    assert 'batch 50 rather than 128, as digits has 50 training examples' in capsys.readouterr().out
-    train.train(made, tmp_path)
-    assert json.loads((tmp_path / 'config.json').read_text())['batch'] == 50
-    made.epochs = 2
-    train.train(made, tmp_path)
+    built = train.defaults('vae', 'digits', net=dict(width=(8,)), latent=2)
+    built.data.limit, built.epochs, built.eval.samples = 50, 1, 4
+    run = train.prepare(built)
+    assert (run.config.batch_size, run.per_epoch) == (50, 1)
+    assert 'batch_size 50 rather than 128, as digits has 50 training examples' in capsys.readouterr(
+    ).out
+    train.train(built, tmp_path)
+    assert json.loads((tmp_path / 'config.json').read_text())['batch_size'] == 50
+    built.epochs = 2
+    train.train(built, tmp_path)
     assert 'going on after epoch 1' in capsys.readouterr().out
-    assert train.load(tmp_path, made)[0].config.batch == 50
-    assert train.load(tmp_path)[0].config.batch == 50
-    made.batch = 25
-    with pytest.raises(BadInput, match='differs in batch .there 50, here 25.'):
-        train.load(tmp_path, made)
-    made.batch = 51
-    with pytest.raises(BadInput, match='batch 51 is larger than digits, which has 50 training'):
-        train.prepare(made)
-    assert train.prepare(train.defaults('vae', 'digits')).config.batch == 128
+    assert train.load(tmp_path, built)[0].config.batch_size == 50
+    assert train.load(tmp_path)[0].config.batch_size == 50
+    built.batch_size = 25
+    with pytest.raises(BadInput, match='differs in batch_size .there 50, here 25.'):
+        train.load(tmp_path, built)
+    built.batch_size = 51
+    with pytest.raises(BadInput, match='batch_size 51 is larger than digits, which has 50'):
+        train.prepare(built)
+    assert train.prepare(train.defaults('vae', 'digits')).config.batch_size == 128
 
 
 @pytest.mark.parametrize('size, devices, batch', [(100, 8, 96), (1000, 6, 126), (8, 8, 8)])
 def test_default_batch_is_shared_equally_by_devices(monkeypatch, size, devices, batch):
     monkeypatch.setattr(train.run.jax, 'device_count', lambda: devices)
-    assert train.batched(train.defaults('vae', 'digits'), size).batch == batch
+    assert train.batched(train.defaults('vae', 'digits'), size).batch_size == batch
     with pytest.raises(BadInput, match=f'has {devices - 1} training examples, fewer than the'):
         train.batched(train.defaults('vae', 'digits'), devices - 1)
 
@@ -819,9 +887,9 @@ def test_pictures_and_samples_are_of_the_labels_there_are_by_name(monkeypatch):
     label = np.array([2, 5, 40])[np.arange(30) % 3]
     grey = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 1)).astype(np.uint8)
     examples = Batch(grey, label)
-    monkeypatch.setitem(embedded.SETS, 'mine', lambda: (examples, examples))
+    monkeypatch.setitem(builtin.SETS, 'mine', lambda: (examples, examples))
     run = train.prepare(train.defaults('cvae', 'mine', net=dict(width=(8,)), latent=2))
-    parts = train.shown(run, run.state, train.tested(run.data, 4, run.key))
+    parts = train.reconstruction_rows(run, run.state, train.test_examples(run.data, 4, run.key))
     assert list(parts) == ['test data', 'reconstructions', 'as 2', 'as 5', 'as 40']
     assert run.model.prior(run.state, run.key, 6)[1].tolist() == [0, 1, 2, 0, 1, 2]
 

@@ -28,9 +28,9 @@ def test_the_vae_reaches_its_elbo(run_main, mnist_dir, tmp_path):
                               f'--workdir={tmp_path}', '--config.epochs=10', timeout=600,
                               env=optimised())
     assert code == 0, err
-    found = json.loads((tmp_path / 'summary.json').read_text())['metrics']
-    assert found['test/elbo'] >= -106.5
-    assert found['test/elbo'] == pytest.approx(-found['test/recon'] - found['test/kl'], rel=1e-5)
+    result = json.loads((tmp_path / 'summary.json').read_text())['metrics']
+    assert result['test/elbo'] >= -106.5
+    assert result['test/elbo'] == pytest.approx(-result['test/recon'] - result['test/kl'], rel=1e-5)
 
 
 def test_the_surveys_autoencoder_reaches_its_error(run_main, mnist_dir, tmp_path):
@@ -77,15 +77,15 @@ def samples(mnist_dir):
     run = train.prepare(config)
     real, test = run.data.train, run.data.test
     flat = lambda x: np.asarray(x, np.float32).reshape(len(x), -1)
-    judge = MLPClassifier((128,), max_iter=8, random_state=0).fit(flat(real.x[:20000]) / 255,
+    evaluator = MLPClassifier((128,), max_iter=8, random_state=0).fit(flat(real.x[:20000]) / 255,
                                                                   real.label[:20000])
-    assert judge.score(flat(test.x) / 255, test.label) > .95
+    assert evaluator.score(flat(test.x) / 255, test.label) > .95
     trainer, state = train.Trainer(run), run.state
     for _ in range(2):
         state, _ = trainer.epoch(state)
     z = run.model.prior(state, jax.random.key(1), 2000)
-    made = np.asarray(jax.jit(run.model.decode)(state, z))
-    shares = np.bincount(judge.predict(flat(made)), minlength=10) / len(made)
+    built = np.asarray(jax.jit(run.model.decode)(state, z))
+    shares = np.bincount(evaluator.predict(flat(built)), minlength=10) / len(built)
     assert shares.min() > .03, shares
 
 

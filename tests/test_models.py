@@ -23,7 +23,7 @@ from gen_jax.types import BadInput, Batch, Context
 
 NAMES = sorted(m.name for m in pkgutil.iter_modules(models.__path__))
 N, LABELS, CHARACTERS = 6, 3, 96
-SHARE = Context(axis='data')
+UNIT_INTERVAL = Context(axis='data')
 GANS = {'gan', 'infogan', 'vaegan', 'aae', 'bigan'}  # whose `loss` is that of the game
 every_model = pytest.mark.parametrize('name', NAMES)
 some_models = pytest.mark.parametrize('name', thorough(NAMES, 'vae', 'gan'))
@@ -49,10 +49,10 @@ def meant(name, hyper, value):
     """Whether a value is of the hyper-parameter's kind: `noise` is a name here, a number there."""
     if not takes(name, hyper):
         return False
-    make = train.find(name).make
-    given, known = spread(name, **{hyper: value}), parts.of(make)
+    make = train.find_model(name).make
+    given, known = spread(name, **{hyper: value}), parts.find_parts(make)
     group, key = next(iter(given.items()))
-    default = (known[group].made.keys[next(iter(key))] if group in known else
+    default = (known[group].spec.keys[next(iter(key))] if group in known else
                inspect.signature(make).parameters[group].default)
     return isinstance(value, int if default is None else type(default))
 
@@ -171,8 +171,8 @@ def test_decode_encode_and_prior_fit_together(name, shape, kind):
         parts = model.show(state, batch, keys(1)[0])
         assert len(parts) > 1 and all(x.shape == batch.x.shape for x in parts.values())
     if model.prior:
-        made = model.prior(state, keys(1)[0], 2000)  # a ladder's lower code is learned
-        for z in jax.tree.leaves(made['z2'] if name == 'ladder' else made):
+        model_built = model.prior(state, keys(1)[0], 2000)  # a ladder's lower code is learned
+        for z in jax.tree.leaves(model_built['z2'] if name == 'ladder' else model_built):
             assert z.shape[0] == 2000
             if name == 'infogan':  # ten indicators, two codes on (-1, 1), and the noise
                 assert equal(jnp.sort(z[:, :10]), jnp.eye(10)[jnp.full(2000, 9)])
@@ -190,29 +190,31 @@ def test_devices_with_shares_of_a_batch_end_in_one_state_or_are_refused(name):
     (shape, kind), *_ = reversed(fitting(name))
     batch = data(shape, name=name)
     single, *_ = built(name, shape, kind)
-    if single.whole:
-        with pytest.raises(BadInput, match=f'{single.whole}.* of the whole batch.*parallel=jit'):
-            make(name, batch, kind=kind, context=SHARE)
+    if single.full_batch:
+        with pytest.raises(BadInput,
+                           match=f'{single.full_batch}.* of the whole batch.*parallel=jit'):
+            make(name, batch, kind=kind, context=UNIT_INTERVAL)
         return
-    model = make(name, batch, kind=kind, context=SHARE)
+    model = make(name, batch, kind=kind, context=UNIT_INTERVAL)
     state = quick(model.init)(jax.random.key(0), batch)
     shares = jax.tree.map(lambda a: a.reshape(2, N // 2, *a.shape[1:]), batch)
-    found = quick(jax.vmap(model.step, (None, 0, 0), axis_name='data'))(state, shares, keys(2))
-    first, second = (jax.tree.map(lambda a, i=i: a[i], found) for i in range(2))
+    result = quick(jax.vmap(model.step, (None, 0, 0), axis_name='data'))(state, shares, keys(2))
+    first, second = (jax.tree.map(lambda a, i=i: a[i], result) for i in range(2))
     assert equal(first, second)
     if name != 'vq' and not draws(single.step, state, batch):
-        alone, _ = single.step(state, batch, keys(1)[0])
-        close(first[0].params, alone.params, rtol=1e-4, atol=1e-5)
+        by_itself, _ = single.step(state, batch, keys(1)[0])
+        close(first[0].params, by_itself.params, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('name, hyper', [
-    ('sparse', dict(sparsity='kl')), ('vae', dict(free_bits=.5)),
-    *((name, dict(penalty='dragan', norm='none', critic_norm='none')) for name in sorted(GANS)),
-    *((name, dict(loss='relativistic_average')) for name in sorted(GANS))])
+@pytest.mark.parametrize('name, hyper',
+                         [('sparse', dict(sparsity='kl')), ('vae', dict(free_bits=.5)),
+                          *((name, dict(penalty='dragan', norm='none', discriminator_norm='none'))
+                            for name in sorted(GANS)), *((name, dict(loss='relativistic_average'))
+                                                         for name in sorted(GANS))])
 def test_losses_of_the_whole_batch_are_refused_where_no_device_sees_it(name, hyper):
     make(name, data((13,)), kind='mlp', **hyper)
     with pytest.raises(BadInput, match='of the whole batch'):
-        make(name, data((13,)), kind='mlp', context=SHARE, **hyper)
+        make(name, data((13,)), kind='mlp', context=UNIT_INTERVAL, **hyper)
 
 
 @some_models
@@ -236,17 +238,19 @@ def test_one_key_one_result(name):
         assert equal(first, other) == (not draws(f, state, batch))
 
 
-GAME = {'critic_loss', 'generator_loss', 'accuracy_real', 'accuracy_fake'}
-METRICS = dict(ae={'loss'}, vae={'loss', 'elbo', 'recon', 'kl'}, denoising={'loss'},
-               gan=GAME, infogan=GAME | {'information', 'category'},
-               vaegan=GAME | {'features', 'kl'}, aae=GAME | {'loss'},
-               bigan=GAME - {'generator_loss'} | {'coder_loss'},
-               colorize={'loss'}, contractive={'loss', 'error', 'jacobian'},
-               sparse={'error', 'active'}, rae={'loss', 'error', 'size'}, deepfake={'error'},
-               classifier={'loss', 'accuracy'}, factor={'loss', 'elbo', 'tc', 'accuracy'},
-               tcvae={'loss', 'elbo', 'recon', 'kl', 'mi', 'tc', 'dimwise'},
-               mmd={'loss', 'elbo', 'recon', 'kl', 'mmd'}, ladder={'loss', 'iwae'},
-               vq={'loss', 'recon', 'prior_nll', 'perplexity', 'used'})
+GAME = {'discriminator_loss', 'generator_loss', 'accuracy_real', 'accuracy_fake'}
+METRICS = dict(
+    ae={'loss'}, vae={'loss', 'elbo', 'recon', 'kl'}, denoising={'loss'}, gan=GAME,
+    infogan=GAME | {'mutual_info_bound', 'category_accuracy'}, vaegan=GAME | {'features', 'kl'},
+    aae=GAME | {'loss'}, bigan=GAME - {'generator_loss'} | {'encoder_generator_loss'}, colorize={
+        'loss'
+    }, contractive={'loss', 'recon', 'jacobian'}, sparse={'recon', 'active_fraction'}, rae={
+        'loss', 'recon', 'squared_norm'
+    }, deepfake={'recon'}, classifier={'loss', 'accuracy'}, factor={
+        'loss', 'elbo', 'tc', 'accuracy'
+    }, tcvae={'loss', 'elbo', 'recon', 'kl', 'mi', 'tc', 'dimwise_kl'}, mmd={
+        'loss', 'elbo', 'recon', 'kl', 'mmd'
+    }, ladder={'loss', 'iwae'}, vq={'loss', 'recon', 'prior_nll', 'perplexity', 'codebook_usage'})
 
 
 @every_model
@@ -264,7 +268,7 @@ OTHERWISE = {'colorize', 'iwae', 'ladder'}  # cut off in evaluation alone; k cod
 def test_training_and_evaluation_measure_the_same(name):
     """Without batch statistics a step of one player, whose key is fold_in(key, 0), reports the mean
     of what evaluation would have said."""
-    quiet = dict(deepfake=dict(jitter=0.), text=dict(drop=0.)).get(name, {})
+    quiet = dict(deepfake=dict(color_jitter=0.), text=dict(word_dropout=0.)).get(name, {})
     model, batch, state = built(name, *fitting(name)[-1], **quiet)
     if len(state.params) > 1:
         pytest.skip('several players, of whom each moves before the next')
@@ -285,7 +289,7 @@ def test_vae_metrics_add_up(beta):
         np.testing.assert_allclose(m['elbo'], -(m['recon'] + m['kl']), rtol=1e-5)
         np.testing.assert_allclose(m['loss'], m['recon'] + beta * m['kl'], rtol=1e-5)
         assert (np.asarray(m['kl']) > 0).all()
-    np.testing.assert_allclose(m['kl_unit'].sum(1), m['kl'], rtol=1e-4)
+    np.testing.assert_allclose(m['kl_per_dim'].sum(1), m['kl'], rtol=1e-4)
     assert trained['active_units'] in range(4)
 
 
@@ -307,17 +311,17 @@ def test_vae_gaussian_likelihood_is_the_density_of_its_output(sigma):
     model, batch, state = built('vae', (13,), 'mlp', likelihood='gaussian', sigma=sigma)
     params = state.params['vae'] | dict(
         decoder=jax.tree.map(jnp.zeros_like, state.params['vae']['decoder']))
-    found = model.evaluate(state._replace(params=dict(vae=params)), batch, keys(1)[0])['recon']
+    result = model.evaluate(state._replace(params=dict(vae=params)), batch, keys(1)[0])['recon']
     square = ((np.asarray(batch.x, float) - .5) ** 2).sum(1)  # the output is sigmoid(0)
     truth = square / (2 * sigma ** 2) + 13 * np.log(sigma * np.sqrt(2 * np.pi))
-    np.testing.assert_allclose(found, truth, rtol=1e-5)
+    np.testing.assert_allclose(result, truth, rtol=1e-5)
 
 
 def test_vae_learns_its_sigma():
     """The maximum-likelihood sigma of a constant output is the data's standard deviation."""
     x = .5 + .1 * jax.random.normal(jax.random.key(3), (64, 13))
     model = make('vae', Batch(x), likelihood='gaussian', scale='learned', beta=100., kind='mlp',
-                 rate=.02)
+                 learning_rate=.02)
     state = run(model, Batch(x), 400)[0]
     sigma = np.exp(state.params['vae']['scale']['logvar'] / 2)
     np.testing.assert_allclose(sigma, .1, rtol=.1)
@@ -327,13 +331,13 @@ def test_vae_learns_its_sigma():
 def test_ae_evaluation_measures_sum_and_mean(loss):
     model, batch, state = built('ae', *IMAGES, loss=loss)
     y = np.asarray(model.decode(state, model.encode(state, batch.x)), float)
-    found, x = model.evaluate(state, batch, None), np.asarray(batch.x, float)
+    result, x = model.evaluate(state, batch, None), np.asarray(batch.x, float)
     square = ((x - y) ** 2).sum((1, 2, 3))
     nats = -(x * np.log(y) + (1 - x) * np.log1p(-y)).sum((1, 2, 3))
-    np.testing.assert_allclose(found['mse'], square / 189, rtol=1e-4)
-    np.testing.assert_allclose(found['loss'], square if loss == 'mse' else nats, rtol=1e-4)
+    np.testing.assert_allclose(result['mse'], square / 189, rtol=1e-4)
+    np.testing.assert_allclose(result['loss'], square if loss == 'mse' else nats, rtol=1e-4)
     np.testing.assert_allclose(model.step(state, batch, keys(1)[0])[1]['loss'],
-                               found['loss'].mean(), rtol=1e-5)
+                               result['loss'].mean(), rtol=1e-5)
 
 
 def run(model, batch, steps, state=None):
@@ -363,8 +367,9 @@ def to_nearest(x):
     return d.min(1).mean(), np.bincount(d.argmin(1), minlength=4) / len(x)
 
 
-TAUGHT = dict(infogan=dict(categories=4, continuous=0),  # as many as there are patterns
-              bigan=dict(loss='relativistic', penalty='r1', weight=.02, critic_norm='none'))
+TAUGHT = dict(
+    infogan=dict(num_categories=4, num_continuous=0),  # as many as there are patterns
+    bigan=dict(loss='relativistic', penalty='r1', penalty_weight=.02, discriminator_norm='none'))
 
 
 @functools.cache
@@ -375,7 +380,7 @@ def taught(name):
     x = patterns(name)[number % 4]
     batch = Batch(x, number % 4 if name == 'classifier' else number // 4 % LABELS)
     model = make(name, batch, kind='mlp', width=(32,), norm='none',
-                 rate=3e-3, average=.9, latent=4, **TAUGHT.get(name, {}))
+                 learning_rate=3e-3, ema_decay=.9, latent=4, **TAUGHT.get(name, {}))
     start = quick(model.init)(jax.random.key(0), batch)
     end, metrics = run(model, batch, 1200 if name == 'bigan' else 600, start)
     return model, start, end, metrics
@@ -386,8 +391,8 @@ def mistakes(name, model, state):
     reconstruction, of its colour alone, or the share of wrong labels or characters."""
     x = patterns(name)
     if name == 'classifier':
-        found = model.evaluate(state, Batch(x, jnp.arange(4)), keys(1)[0])
-        return 1 - float(found['accuracy'].mean())
+        result = model.evaluate(state, Batch(x, jnp.arange(4)), keys(1)[0])
+        return 1 - float(result['accuracy'].mean())
     y = model.decode(state, model.encode(state, x))
     if name == 'text':
         return float((y != x).mean())
@@ -423,9 +428,10 @@ def test_samples_of_the_vae_are_patterns():
     assert before > .2 and after < .05 and share.min() > .05
 
 
-PLAIN = dict(aae='critic', factor='critic', infogan='recogniser')  # whose net has no norm
+PLAIN = dict(aae='discriminator', factor='discriminator',
+             infogan='recognition')  # whose net has no norm
 # nets keep the statistics of their norms, which a model but passes on
-WITH_NORMS = [kind for kind in nets.NAMES if 'norm' in nets.of(kind).made.keys]
+WITH_NORMS = [kind for kind in nets.NAMES if 'norm' in nets.make(kind).spec.keys]
 NORMED = [*itertools.product(['ae'], WITH_NORMS, nets.NORMS),
           *itertools.product(['gan'], ['conv'], nets.NORMS), ('gan', 'mlp', 'spectral'),
           *itertools.product(NAMES, ['mlp'], ['batch'])]
@@ -459,16 +465,17 @@ def test_buffers_are_there_where_the_norm_has_statistics(name, kind, norm):
 
 
 def test_gan_norms_of_the_two_nets_differ_where_asked():
-    _, _, state = built('gan', *IMAGES, norm='none', critic_norm='spectral')
-    assert jax.tree.leaves(state.buffers['critic'])
+    _, _, state = built('gan', *IMAGES, norm='none', discriminator_norm='spectral')
+    assert jax.tree.leaves(state.buffers['discriminator'])
     assert not jax.tree.leaves(state.buffers['generator'])
 
 
 BAD = (dict(latent=0), dict(latent=-1), dict(kind='cnn'), dict(norm='weight'), dict(width=()),
        dict(width=(4, 0)), dict(width=0), dict(likelihood='laplace'), dict(loss='mae'),
-       dict(error='mae'), dict(critic_norm='weight'), dict(penalty='r3'), dict(noise='speckle'),
-       dict(sparsity='l2'), dict(target=0.), dict(target=1.5), dict(smooth='wavelet'),
-       dict(probes=-1), dict(encoder='warm'), dict(level=-.1))
+       dict(loss='mae'), dict(discriminator_norm='weight'), dict(penalty='r3'),
+       dict(noise='speckle'), dict(sparsity='l2'), dict(target_activation=0.),
+       dict(target_activation=1.5), dict(regulariser='wavelet'), dict(probes=-1),
+       dict(encoder='warm'), dict(noise_level=-.1))
 
 
 @pytest.mark.parametrize('name, bad', [
@@ -476,7 +483,7 @@ BAD = (dict(latent=0), dict(latent=-1), dict(kind='cnn'), dict(norm='weight'), d
     and (n, b) != ('infogan', dict(latent=0))])  # without noise it has its other codes
 def test_bad_hyper_parameters_are_refused_by_name(name, bad):
     (what, value), = bad.items()
-    said = dict(error='loss', kind='net').get(what, what.removeprefix('critic_'))
+    said = dict(kind='net').get(what, what.removeprefix('discriminator_'))
     with pytest.raises(BadInput, match=said) as e:
         make(name, data(fitting(name)[0][0], name=name), **bad)
     assert what == 'width' or str(value) in str(e.value)
@@ -518,11 +525,11 @@ def test_the_decoder_starts_at_the_best_constant(name, shape, kind, scale, shift
     """A code of zeros gives the mean of the data, by pixel or by channel, whatever the link."""
     weights = jnp.linspace(.2, 1, shape[-1])
     batch = Batch(data(shape).x * weights * scale + shift, data(shape).label)
-    model = make(name, batch, kind=kind, likelihood='gaussian', error='mse', width=(4,))
+    model = make(name, batch, kind=kind, likelihood='gaussian', loss='mse', width=(4,))
     state = quick(model.init)(jax.random.key(0), batch)
-    found = quick(lambda s: model.decode(s, jnp.zeros_like(code(model, s, batch))))(state)
+    result = quick(lambda s: model.decode(s, jnp.zeros_like(code(model, s, batch))))(state)
     best = batch.x.mean(0 if kind == 'mlp' else (0, 1, 2))
-    np.testing.assert_allclose(found, jnp.broadcast_to(best, found.shape), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(result, jnp.broadcast_to(best, result.shape), rtol=1e-3, atol=1e-3)
 
 
 @some_models
@@ -535,7 +542,7 @@ def test_batch_norm_in_evaluation_looks_at_one_example_alone(name):
     # all but the first and the next, from which a GAN measures its distance
     others = batch._replace(x=batch.x.at[2:].set(data(shape, 5, name).x[2:]))
     a, b = (model.evaluate(state, x, key) for x in (batch, others))
-    if not model.whole:  # of which an example is measured by the others
+    if not model.full_batch:  # of which an example is measured by the others
         close(jax.tree.map(lambda m: m[0], a), jax.tree.map(lambda m: m[0], b), rtol=1e-6)
     assert not equal(a, b)
     if model.encode:
@@ -601,11 +608,11 @@ def test_the_sigmoid_goes_with_data_in_0_1_alone():
     x = 4 * jax.random.normal(jax.random.key(0), (N, 13))
     batch = data((13,))._replace(x=x)
     for name in STARTED:
-        model = make(name, batch, kind='mlp', likelihood='gaussian', error='mse')
+        model = make(name, batch, kind='mlp', likelihood='gaussian', loss='mse')
         state = quick(model.init)(jax.random.key(0), batch)
-        made = quick(model.decode)(state, 9 * code(model, state, batch))
-        assert made.min() < 0 or made.max() > 1, name
-    assert not losses.in_unit(x)
+        model_built = quick(model.decode)(state, 9 * code(model, state, batch))
+        assert model_built.min() < 0 or model_built.max() > 1, name
+    assert not losses.in_unit_interval(x)
 
 
 # Nets
@@ -628,10 +635,10 @@ def test_residual_block_adds_to_its_input():
 
 def test_recurrent_nets_read_images_row_by_row():
     x = data((4, 3, 2)).x
-    net = nets.of('recurrent', width=(6,)).encoder((4, 3, 2), 5)
+    net = nets.make('recurrent', width=(6,)).encoder((4, 3, 2), 5)
     params, buffers = net.init(jax.random.key(0), x)
     z = net.apply(params, buffers, x)
-    rows = nets.of('recurrent', width=(6,)).encoder((4, 6), 5)
+    rows = nets.make('recurrent', width=(6,)).encoder((4, 6), 5)
     np.testing.assert_allclose(rows.apply(params, buffers, x.reshape(N, 4, 6)), z, rtol=1e-6)
     for row in range(4):
         moved = net.apply(params, buffers, x.at[:, row].add(.5))
@@ -655,8 +662,8 @@ def test_linear_nets_are_linear_and_blind_to_width():
 
 def test_after_puts_a_function_behind_and_keeps_the_parameters():
     x = data((13,)).x
-    plain = nets.of('mlp', width=(5,), norm='batch').encoder((13,), 4)
-    behind = nets.after(plain, lambda y: y ** 2)
+    plain = nets.make('mlp', width=(5,), norm='batch').encoder((13,), 4)
+    behind = nets.compose(plain, lambda y: y ** 2)
     params, buffers = plain.init(jax.random.key(0), x)
     assert equal((params, buffers), behind.init(jax.random.key(0), x))
     np.testing.assert_allclose(behind.apply(params, buffers, x),
@@ -684,24 +691,24 @@ def test_norms_are_exact_where_the_mean_is_large(norm):
 
 def test_each_sends_every_example_through_the_copy_of_its_label():
     x, label = data((13,)).x, jnp.array([2, 0, 1, 1, 2, 0])
-    plain = nets.of('mlp', width=(5,)).encoder((13,), 4)
-    copies = nets.each(plain, 3)
+    plain = nets.make('mlp', width=(5,)).encoder((13,), 4)
+    copies = nets.per_label(plain, 3)
     params, buffers = copies.init(jax.random.key(0), (x, label))
     assert all(a.shape[0] == 3 for a in jax.tree.leaves(params))
-    own = [jax.tree.map(lambda a, i=i: a[i], params) for i in range(3)]
-    assert not equal(own[0], own[1]) and not equal(own[1], own[2])
+    local = [jax.tree.map(lambda a, i=i: a[i], params) for i in range(3)]
+    assert not equal(local[0], local[1]) and not equal(local[1], local[2])
     y, trained = (f(params, buffers, (x, label)) for f in (copies.apply, copies.train))
     for i in range(N):
-        alone = plain.apply(own[int(label[i])], {}, x[i:i + 1])[0]
-        np.testing.assert_allclose(y[i], alone, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(trained[0][i], alone, rtol=1e-5, atol=1e-6)
+        by_itself = plain.apply(local[int(label[i])], {}, x[i:i + 1])[0]
+        np.testing.assert_allclose(y[i], by_itself, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(trained[0][i], by_itself, rtol=1e-5, atol=1e-6)
 
 
 def test_shared_is_blind_to_the_label():
     x = data((13,)).x
-    plain = nets.of('mlp', width=(5,)).encoder((13,), 4)
+    plain = nets.make('mlp', width=(5,)).encoder((13,), 4)
     params, buffers = plain.init(jax.random.key(0), x)
-    blind = nets.shared(plain)
+    blind = nets.ignore_label(plain)
     assert equal(params, blind.init(jax.random.key(0), (x, None))[0])
     for label in None, jnp.arange(N):
         assert equal(blind.apply(params, buffers, (x, label)), plain.apply(params, buffers, x))
@@ -752,9 +759,9 @@ def test_noise_is_the_keys_and_none_at_level_zero(grey, noise):
 def test_denoising_is_measured_on_what_it_shows(scale):
     """Noise is cut off at [0, 1] where the data lies there, and only there."""
     batch = data((13,))._replace(x=data((13,)).x * scale)
-    model = compiled(make('denoising', batch, kind='mlp', level=.6))
+    model = compiled(make('denoising', batch, kind='mlp', noise_level=.6))
     state, key = model.init(jax.random.key(0), batch), keys(1)[0]
-    parts, found = model.show(state, batch, key), model.evaluate(state, batch, key)
+    parts, result = model.show(state, batch, key), model.evaluate(state, batch, key)
     assert set(parts) == {'test data', 'noisy', 'restored'} and equal(parts['test data'], batch.x)
     noisy, restored, x = (np.asarray(parts[k]) for k in ('noisy', 'restored', 'test data'))
     inside = noisy.min() >= 0 and noisy.max() <= 1
@@ -762,9 +769,9 @@ def test_denoising_is_measured_on_what_it_shows(scale):
     if scale == 1:
         assert (noisy == 0).any() and (noisy == 1).any()
     np.testing.assert_allclose(restored, model.decode(state, model.encode(state, noisy)), rtol=1e-5)
-    np.testing.assert_allclose(found['noisy_mse'], ((noisy - x) ** 2).mean(1), rtol=1e-5)
-    np.testing.assert_allclose(found['mse'], ((restored - x) ** 2).mean(1), rtol=1e-5)
-    np.testing.assert_allclose(found['loss'], ((restored - x) ** 2).sum(1), rtol=1e-5)
+    np.testing.assert_allclose(result['noisy_mse'], ((noisy - x) ** 2).mean(1), rtol=1e-5)
+    np.testing.assert_allclose(result['mse'], ((restored - x) ** 2).mean(1), rtol=1e-5)
+    np.testing.assert_allclose(result['loss'], ((restored - x) ** 2).sum(1), rtol=1e-5)
 
 
 def test_salt_and_pepper_refuse_data_outside_0_1():
@@ -796,37 +803,38 @@ def test_colour_undoes_chroma_and_stays_in_0_1():
 
 def test_colorize_keeps_the_lightness_and_is_blind_to_colour():
     model, batch, state = built('colorize', *IMAGES)
-    made = np.asarray(model.decode(state, model.encode(state, batch.x)), float)
+    model_built = np.asarray(model.decode(state, model.encode(state, batch.x)), float)
     x = np.asarray(batch.x, float)
-    free = ((made > 0) & (made < 1)).all(-1)
+    free = ((model_built > 0) & (model_built < 1)).all(-1)
     assert free.mean() > .5
-    np.testing.assert_allclose((made @ JPEG[0])[free], (x @ JPEG[0])[free], atol=1e-5)
+    np.testing.assert_allclose((model_built @ JPEG[0])[free], (x @ JPEG[0])[free], atol=1e-5)
     grey = np.float32(np.broadcast_to((x @ JPEG[0])[..., None], x.shape))
     close(*(model.encode(state, a) for a in (jnp.asarray(grey), batch.x)), rtol=1e-3, atol=1e-4)
 
 
 def test_colorize_is_measured_against_the_grey_image():
     model, batch, state = built('colorize', *IMAGES)
-    found = model.evaluate(state, batch, None)
-    truth, made = (np.asarray(a, float) @ JPEG[1:].T for a in (
+    result = model.evaluate(state, batch, None)
+    truth, model_built = (np.asarray(a, float) @ JPEG[1:].T for a in (
         batch.x, model.decode(state, model.encode(state, batch.x))))
-    square = ((made - truth) ** 2).sum((1, 2, 3))
+    square = ((model_built - truth) ** 2).sum((1, 2, 3))
     copied = -10 * np.log10((truth ** 2).mean((1, 2, 3)))
-    np.testing.assert_allclose(found['loss'], square, rtol=1e-3)
-    np.testing.assert_allclose(found['grey_loss'], (truth ** 2).sum((1, 2, 3)), rtol=1e-4)
-    np.testing.assert_allclose(found['chroma_psnr'], -10 * np.log10(square / 126), rtol=1e-4)
-    np.testing.assert_allclose(found['grey_chroma_psnr'], copied, rtol=1e-4)
-    np.testing.assert_allclose(found['gain'], found['chroma_psnr'] - found['grey_chroma_psnr'],
-                               atol=1e-5)
+    np.testing.assert_allclose(result['loss'], square, rtol=1e-3)
+    np.testing.assert_allclose(result['grey_loss'], (truth ** 2).sum((1, 2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(result['chroma_psnr'], -10 * np.log10(square / 126), rtol=1e-4)
+    np.testing.assert_allclose(result['grey_chroma_psnr'], copied, rtol=1e-4)
+    np.testing.assert_allclose(result['psnr_gain'],
+                               result['chroma_psnr'] - result['grey_chroma_psnr'], atol=1e-5)
 
 
 def test_colorize_starts_at_the_mean_colour():
     model, batch, state = built('colorize', *IMAGES)
     z = model.encode(state, batch.x)
-    made = model.decode(state, dict(luma=jnp.full_like(z['luma'], .5), features=0 * z['features']))
+    model_built = model.decode(state,
+                               dict(luma=jnp.full_like(z['luma'], .5), features=0 * z['features']))
     best = (np.asarray(batch.x, float) @ JPEG[1:].T).mean((0, 1, 2))
-    found = np.asarray(colorize.chroma(made))
-    np.testing.assert_allclose(found, np.broadcast_to(best, found.shape), atol=1e-5)
+    result = np.asarray(colorize.chroma(model_built))
+    np.testing.assert_allclose(result, np.broadcast_to(best, result.shape), atol=1e-5)
 
 
 @pytest.mark.parametrize('shape', [(8, 8, 1), (8, 8, 4), (8, 3), (13,)])
@@ -845,86 +853,89 @@ def matrices(f, x):
 
 
 def test_contractive_penalty_is_the_norm_of_the_encoders_jacobian():
-    model, batch, state = built('contractive', *VECTORS, penalty=.7)
+    model, batch, state = built('contractive', *VECTORS, penalty_weight=.7)
     norm = (matrices(lambda x: traced(model).encode(state, x), batch.x) ** 2).sum((1, 2))
     y = np.asarray(model.decode(state, model.encode(state, batch.x)))
     error = ((y - batch.x) ** 2).sum(1)
-    found = model.evaluate(state, batch, None)
-    np.testing.assert_allclose(found['jacobian'], norm, rtol=1e-4)
-    np.testing.assert_allclose(found['error'], error, rtol=1e-4)
-    np.testing.assert_allclose(found['loss'], error + .7 * norm, rtol=1e-4)
+    result = model.evaluate(state, batch, None)
+    np.testing.assert_allclose(result['jacobian'], norm, rtol=1e-4)
+    np.testing.assert_allclose(result['recon'], error, rtol=1e-4)
+    np.testing.assert_allclose(result['loss'], error + .7 * norm, rtol=1e-4)
 
 
 def test_contractive_penalty_makes_the_jacobian_smaller():
     norms = []
     for penalty in 0., 1.:
         batch = data((13,))
-        model = make('contractive', batch, kind='mlp', penalty=penalty, rate=3e-3)
+        model = make('contractive', batch, kind='mlp', penalty_weight=penalty, learning_rate=3e-3)
         norms.append(np.asarray(run(model, batch, 200)[1]['jacobian']))
     assert norms[0][0] == norms[1][0] and norms[1][-1] < .5 * norms[0][-1]
 
 
 def test_contractive_probes_estimate_the_penalty():
-    model, batch, state = built('contractive', *VECTORS, penalty=.7)
-    probed, *_ = built('contractive', *VECTORS, penalty=.7, probes=64)
+    model, batch, state = built('contractive', *VECTORS, penalty_weight=.7)
+    probed, *_ = built('contractive', *VECTORS, penalty_weight=.7, probes=64)
     exact = np.asarray(model.evaluate(state, batch, None)['jacobian'])
     one, other = (probed.evaluate(state, batch, k)['jacobian'] for k in keys(2))
     assert not equal(one, other)
-    for found in one, other:
-        assert (abs(found - exact) < 5 * np.sqrt(2 / 64) * exact).all()
+    for result in one, other:
+        assert (abs(result - exact) < 5 * np.sqrt(2 / 64) * exact).all()
 
 
 @pytest.mark.parametrize('penalty', [.03, 2.])
 def test_sparse_l1_is_the_sum_of_the_rectified_code(penalty):
-    model, batch, state = built('sparse', *VECTORS, penalty=penalty, latent=9)
+    model, batch, state = built('sparse', *VECTORS, penalty_weight=penalty, latent=9)
     z = np.asarray(model.encode(state, batch.x))
     assert z.min() == 0 and z.max() > .01
     y = np.asarray(model.decode(state, jnp.asarray(z)))
-    found, (_, trained) = model.evaluate(state, batch, None), model.step(state, batch, keys(1)[0])
+    result, (_, trained) = model.evaluate(state, batch, None), model.step(state, batch, keys(1)[0])
     error, size = ((y - batch.x) ** 2).sum(1), abs(z).sum(1)
-    np.testing.assert_allclose(found['error'], error, rtol=1e-4)
-    np.testing.assert_allclose(found['active'], (z > .01).mean(1), rtol=1e-5)
+    np.testing.assert_allclose(result['recon'], error, rtol=1e-4)
+    np.testing.assert_allclose(result['active_fraction'], (z > .01).mean(1), rtol=1e-5)
     np.testing.assert_allclose(trained['sparsity'], size.mean(), rtol=1e-4)
     np.testing.assert_allclose(trained['loss'], error.mean() + penalty * size.mean(), rtol=1e-4)
 
 
 def test_sparse_kl_is_that_of_the_batchs_mean_activations():
-    model, batch, state = built('sparse', *VECTORS, sparsity='kl', penalty=.7, target=.1, latent=9)
+    model, batch, state = built('sparse', *VECTORS, sparsity='kl', penalty_weight=.7,
+                                target_activation=.1, latent=9)
     z = np.asarray(model.encode(state, batch.x), float)
     assert 0 < z.min() and z.max() < 1
-    found, (_, trained) = model.evaluate(state, batch, None), model.step(state, batch, keys(1)[0])
+    result, (_, trained) = model.evaluate(state, batch, None), model.step(state, batch, keys(1)[0])
     rho = z.mean(0)
     kl = stats.entropy(np.stack([np.full(9, .1), np.full(9, .9)]), np.stack([rho, 1 - rho])).sum()
     np.testing.assert_allclose(trained['sparsity'], kl, rtol=1e-4)
-    np.testing.assert_allclose(trained['loss'], found['error'].mean() + .7 * kl, rtol=1e-4)
-    np.testing.assert_allclose(found['active'], (z > .5).mean(1), rtol=1e-5)
+    np.testing.assert_allclose(trained['loss'], result['recon'].mean() + .7 * kl, rtol=1e-4)
+    np.testing.assert_allclose(result['active_fraction'], (z > .5).mean(1), rtol=1e-5)
 
 
 def test_sparse_penalty_makes_the_code_sparse():
     ends = []
     for sparsity, penalty in ('l1', 0.), ('l1', .3), ('kl', 1.):
-        model = make('sparse', data((13,)), kind='mlp', sparsity=sparsity, penalty=penalty,
-                     latent=9, rate=3e-3, target=.05)
+        model = make('sparse', data((13,)), kind='mlp', sparsity=sparsity, penalty_weight=penalty,
+                     latent=9, learning_rate=3e-3, target_activation=.05)
         state, metrics = run(model, data((13,)), 400)
         ends.append(np.asarray(metrics['sparsity']))
     assert ends[1][-1] < .2 * ends[0][-1] and ends[2][-1] < .2 * ends[2][0]
 
 
-@pytest.mark.parametrize('smooth', ['none', 'weight', 'gradient', 'spectral'])
+@pytest.mark.parametrize('smooth', ['none', 'l2', 'gradient_penalty', 'spectral'])
 def test_rae_loss_is_error_and_size_and_roughness(smooth):
-    model, batch, state = built('rae', *VECTORS, smooth=smooth, beta=.3, penalty=.2, probes=0)
+    model, batch, state = built('rae', *VECTORS, regulariser=smooth, beta=.3, penalty_weight=.2,
+                                probes=0)
     z = model.encode(state, batch.x)
     y = np.asarray(model.decode(state, z))
     error, size = ((y - batch.x) ** 2).sum(1), (np.asarray(z) ** 2).sum(1)
     weights = sum((np.asarray(a, float) ** 2).sum()
                   for a in jax.tree.leaves(state.params['ae']['decoder']))
-    rough = dict(none=0, spectral=0, weight=weights)
-    if smooth == 'gradient':
-        rough['gradient'] = (matrices(lambda z: traced(model).decode(state, z), z) ** 2).sum((1, 2))
-    found = model.evaluate(state, batch, None)
-    np.testing.assert_allclose(found['error'], error, rtol=1e-4)
-    np.testing.assert_allclose(found['size'], size, rtol=1e-4)
-    np.testing.assert_allclose(found['loss'], error + .15 * size + .2 * rough[smooth], rtol=1e-4)
+    rough = dict(none=0, spectral=0, l2=weights)
+    if smooth == 'gradient_penalty':
+        jacobian = matrices(lambda z: traced(model).decode(state, z), z)
+        rough['gradient_penalty'] = (jacobian ** 2).sum((1, 2))
+    result = model.evaluate(state, batch, None)
+    np.testing.assert_allclose(result['recon'], error, rtol=1e-4)
+    np.testing.assert_allclose(result['squared_norm'], size, rtol=1e-4)
+    np.testing.assert_allclose(result['loss'], error + .15 * size + .2 * rough[smooth], rtol=1e-4)
     buffers = state.buffers['ae']
     assert bool(jax.tree.leaves(buffers['decoder'])) == (smooth == 'spectral')
     assert not jax.tree.leaves(buffers['encoder'])
@@ -937,10 +948,10 @@ def test_deepfake_has_a_decoder_for_each_label_and_one_encoder():
     _, batch, state = built('deepfake', *VECTORS)
     params = state.params['ae']
     assert all(a.shape[0] == LABELS for a in jax.tree.leaves(params['decoder']))
-    _, _, alone = built('ae', *VECTORS)
+    _, _, by_itself = built('ae', *VECTORS)
     assert jax.tree.map(jnp.shape, params['encoder']) == jax.tree.map(
-        jnp.shape, alone.params['ae']['encoder'])
-    _, _, control = built('deepfake', *VECTORS, shared=False)
+        jnp.shape, by_itself.params['ae']['encoder'])
+    _, _, control = built('deepfake', *VECTORS, shared_encoder=False)
     assert jax.tree.map(lambda a: a.shape[1:], control.params['ae']['encoder']) == jax.tree.map(
         jnp.shape, params['encoder'])
     assert all(a.shape[0] == LABELS for a in jax.tree.leaves(control.params['ae']['encoder']))
@@ -949,7 +960,7 @@ def test_deepfake_has_a_decoder_for_each_label_and_one_encoder():
 @pytest.mark.parametrize('shared', [True, False])
 def test_deepfake_step_on_one_label_leaves_the_others_nets_alone(shared):
     """Adam leaves a parameter whose gradient is zero exactly where it is."""
-    model, batch, state = built('deepfake', *VECTORS, shared=shared)
+    model, batch, state = built('deepfake', *VECTORS, shared_encoder=shared)
     for label in 0, 2:
         after, _ = model.step(state, batch._replace(label=jnp.full_like(batch.label, label)),
                               keys(1)[0])
@@ -964,20 +975,20 @@ def test_deepfake_step_on_one_label_leaves_the_others_nets_alone(shared):
 @pytest.mark.parametrize('shared', [True, False])
 def test_deepfake_measures_swaps_against_the_truth(shared):
     """`swapped` holds every example with every label; its own label does not count."""
-    model, batch, state = built('deepfake', *VECTORS, shared=shared)
+    model, batch, state = built('deepfake', *VECTORS, shared_encoder=shared)
     truth = np.random.default_rng(3).uniform(size=(N, LABELS, 13)).astype(np.float32)
-    found = model.evaluate(state, batch._replace(swapped=jnp.asarray(truth)), None)
+    result = model.evaluate(state, batch._replace(swapped=jnp.asarray(truth)), None)
     z = model.encode(state, batch.x, batch.label)
-    made = [np.asarray(model.decode(state, z, jnp.full(N, k)), float) for k in range(LABELS)]
+    model_built = [np.asarray(model.decode(state, z, jnp.full(N, k)), float) for k in range(LABELS)]
     for i in range(N):
         others = [k for k in range(LABELS) if k != i % LABELS]
         swap, copy = (np.mean([-10 * np.log10(((y - truth[i, k]) ** 2).mean()) for k, y in pairs])
-                      for pairs in ([(k, made[k][i]) for k in others],
+                      for pairs in ([(k, model_built[k][i]) for k in others],
                                     [(k, batch.x[i]) for k in others]))
-        np.testing.assert_allclose(found['swap_psnr'][i], swap, rtol=1e-4)
-        np.testing.assert_allclose(found['copy_psnr'][i], copy, rtol=1e-4)
-        own = ((made[i % LABELS][i] - batch.x[i]) ** 2).sum()
-        np.testing.assert_allclose(found['error'][i], own, rtol=1e-4)
+        np.testing.assert_allclose(result['swap_psnr'][i], swap, rtol=1e-4)
+        np.testing.assert_allclose(result['copy_psnr'][i], copy, rtol=1e-4)
+        local = ((model_built[i % LABELS][i] - batch.x[i]) ** 2).sum()
+        np.testing.assert_allclose(result['recon'][i], local, rtol=1e-4)
     assert 'swap_psnr' not in model.evaluate(state, batch, None)
 
 
@@ -986,9 +997,9 @@ def test_deepfake_disguise_scales_and_shifts_whole_channels():
     zeros = jnp.zeros((500, 2, 3, 3))
     shift, both = (np.asarray(deepfake.disguise(keys(1)[0], zeros + v, .3)) for v in (0, 1))
     scale = both - shift - 1
-    for found in scale, shift:
-        assert np.ptp(found, (1, 2)).max() < 1e-6
-        assert stats.kstest(found[:, 0, 0].ravel(), stats.uniform(-.3, .6).cdf).pvalue > .01
+    for result in scale, shift:
+        assert np.ptp(result, (1, 2)).max() < 1e-6
+        assert stats.kstest(result[:, 0, 0].ravel(), stats.uniform(-.3, .6).cdf).pvalue > .01
     assert abs(np.corrcoef(scale[:, 0, 0].ravel(), shift[:, 0, 0].ravel())[0, 1]) < .1
     x = data((2, 3, 3)).x
     assert equal(deepfake.disguise(keys(1)[0], x, 0.), x)
@@ -1004,24 +1015,26 @@ def test_deepfake_spread_is_that_of_the_labels_moments():
     truth = np.mean([((part.mean(0) - flat.mean(0)) ** 2).sum() + (
         (part.std(0) - flat.std(0)) ** 2).sum() for part in (flat[label == i] for i in range(3))])
     for labels in 3, 5:  # two of which have no example
-        found = deepfake.spread(jnp.float32(z), jnp.asarray(label), labels)
-        np.testing.assert_allclose(found, truth, rtol=1e-3)
+        result = deepfake.spread(jnp.float32(z), jnp.asarray(label), labels)
+        np.testing.assert_allclose(result, truth, rtol=1e-3)
     alike = jnp.float32(np.repeat(z[:10], 3, 0))
     np.testing.assert_allclose(deepfake.spread(alike, jnp.arange(30) % 3, 3), 0, atol=1e-5)
     far = [deepfake.spread(jnp.float32(shift + z), jnp.asarray(label), labels)
            for shift in (0, 4096)]  # exact in float32 up to rounding of the codes
     np.testing.assert_allclose(*far, rtol=1e-2)
-    slope = jax.grad(lambda z: deepfake.spread(z, jnp.arange(4) % 2, 2))(jnp.ones((4, 3)))
-    assert np.isfinite(slope).all(), 'codes that do not vary'
+    gradient = jax.grad(lambda z: deepfake.spread(z, jnp.arange(4) % 2, 2))(jnp.ones((4, 3)))
+    assert np.isfinite(gradient).all(), 'codes that do not vary'
 
 
 def test_deepfake_loss_adds_the_spread_of_the_codes():
-    model, batch, state = built('deepfake', *VECTORS, jitter=0.)
-    _, found = model.step(state, batch, keys(1)[0])
+    model, batch, state = built('deepfake', *VECTORS, color_jitter=0.)
+    _, result = model.step(state, batch, keys(1)[0])
     z = model.encode(state, batch.x, batch.label)
-    np.testing.assert_allclose(found['apart'], deepfake.spread(z, batch.label, LABELS), rtol=1e-4)
-    match = inspect.signature(deepfake.make).parameters['match'].default
-    np.testing.assert_allclose(found['loss'], found['error'] + match * found['apart'], rtol=1e-5)
+    np.testing.assert_allclose(result['alignment'], deepfake.spread(z, batch.label, LABELS),
+                               rtol=1e-4)
+    match = inspect.signature(deepfake.make).parameters['alignment_weight'].default
+    np.testing.assert_allclose(result['loss'], result['recon'] + match * result['alignment'],
+                               rtol=1e-5)
 
 
 def test_deepfake_shows_every_example_as_every_label():
@@ -1040,10 +1053,12 @@ def test_deepfake_shows_every_example_as_every_label():
 @pytest.mark.parametrize('label', [None, jnp.zeros(N, jnp.int32), jnp.full(N, -1, jnp.int32)])
 @pytest.mark.parametrize('name, remedy', [
     ('deepfake', 'identities'), ('classifier', 'another data set'), ('cvae', 'configs/vae.py'),
-    ('gan', 'condition none'), ('aae', 'labelled=False')])
+    ('gan', 'discriminator_conditioning none'), ('aae', 'conditional=False')])
 def test_fewer_than_two_labels_are_refused(name, remedy, label):
     with pytest.raises(BadInput, match=f'at least two labels.*{remedy}'):
-        make(name, data((13,))._replace(label=label), kind='mlp', condition='concat', labelled=True)
+        make(name,
+             data((13, ))._replace(label=label), kind='mlp', discriminator_conditioning='concat',
+             conditional=True)
 
 
 # From codes to labels
@@ -1062,11 +1077,11 @@ def classifier(encoder, source='ae'):
     """A classifier on the encoder of another model, and both first states."""
     model, batch, state = built(source, *VECTORS)
     start = Context(source=(traced(model), state))
-    made = compiled(make('classifier', batch, context=start, encoder=encoder))
-    return model, state, made, made.init(jax.random.key(4), batch), batch
+    model_built = compiled(make('classifier', batch, context=start, encoder=encoder))
+    return model, state, model_built, model_built.init(jax.random.key(4), batch), batch
 
 
-@pytest.mark.parametrize('encoder', ['frozen', 'tuned'])
+@pytest.mark.parametrize('encoder', ['frozen', 'finetuned'])
 def test_classifier_starts_where_its_source_stands(encoder):
     source, trained, model, state, batch = classifier(encoder)
     np.testing.assert_allclose(model.encode(state, batch.x), source.encode(trained, batch.x),
@@ -1078,10 +1093,11 @@ def test_classifier_from_scratch_starts_elsewhere():
     ours = model.encode(state, batch.x)
     assert ours.shape == source.encode(trained, batch.x).shape
     assert abs(ours - source.encode(trained, batch.x)).max() > .01
-    assert kinds(state) == kinds(classifier('tuned')[3])
+    assert kinds(state) == kinds(classifier('finetuned')[3])
 
 
-@pytest.mark.parametrize('encoder, moves', [('frozen', False), ('tuned', True), ('scratch', True)])
+@pytest.mark.parametrize('encoder, moves', [('frozen', False), ('finetuned', True),
+                                            ('scratch', True)])
 def test_classifier_moves_its_head_and_the_encoder_unless_frozen(encoder, moves):
     _, _, model, state, batch = classifier(encoder)
     after = state
@@ -1102,11 +1118,11 @@ def test_classifier_is_measured_by_log_likelihood_and_the_largest_logit():
                         state.params['classifier']['head'])
     state = state._replace(params=dict(classifier=state.params['classifier'] | dict(head=head)))
     logits = np.asarray(model.encode(state, batch.x), float) @ weights + bias
-    found = model.evaluate(state, batch, None)
+    result = model.evaluate(state, batch, None)
     truth = -special.log_softmax(logits, 1)[np.arange(N), batch.label]
-    np.testing.assert_allclose(found['loss'], truth, rtol=1e-4)
-    np.testing.assert_array_equal(found['accuracy'], logits.argmax(1) == batch.label)
-    assert 0 < found['accuracy'].mean() < 1 or len(set(logits.argmax(1))) == 1
+    np.testing.assert_allclose(result['loss'], truth, rtol=1e-4)
+    np.testing.assert_array_equal(result['accuracy'], logits.argmax(1) == batch.label)
+    assert 0 < result['accuracy'].mean() < 1 or len(set(logits.argmax(1))) == 1
 
 
 def test_classifier_keeps_a_sources_batch_statistics():
@@ -1114,7 +1130,7 @@ def test_classifier_keeps_a_sources_batch_statistics():
     for key in keys(3):
         state, _ = source.step(state, batch, key)
     start = Context(source=(traced(source), state))
-    model = make('classifier', batch, context=start, encoder='tuned')
+    model = make('classifier', batch, context=start, encoder='finetuned')
     first = quick(model.init)(jax.random.key(0), batch)
     close(model.encode(first, batch.x), source.encode(state, batch.x), rtol=1e-5)
     after, _ = quick(model.step)(first, batch, keys(1)[0])
@@ -1138,7 +1154,7 @@ def test_classifier_takes_every_encoder(name):
         jax.eval_shape(model.evaluate, start, batch, jax.random.key(0))))
 
 
-@pytest.mark.parametrize('encoder', ['frozen', 'tuned'])
+@pytest.mark.parametrize('encoder', ['frozen', 'finetuned'])
 def test_classifier_without_a_source_is_refused(encoder):
-    with pytest.raises(BadInput, match=f'{encoder} encoder.*--config.init=DIR'):
+    with pytest.raises(BadInput, match=f'{encoder} encoder.*--config.init_from=DIR'):
         make('classifier', data((13,)), kind='mlp', encoder=encoder)

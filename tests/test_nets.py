@@ -15,21 +15,22 @@ from gen_jax.types import BadInput, Batch
 
 # of the keys of nets, small ones, and others that must make a difference
 SMALL = dict(width=(6, 4), hidden=8, depth=1, heads=2, up=1, patch=3)
-OTHER = dict(width=(5, 3), hidden=7, depth=2, heads=1, up=0, patch=2, norm='group', act='tanh')
+OTHER = dict(width=(5, 3), hidden=7, depth=2, heads=1, up=0, patch=2, norm='group',
+             activation='tanh')
 SHAPES = (8, 8, 1), (7, 9, 3)
 every_net = pytest.mark.parametrize('name', nets.NAMES)
 
 
 def keys_of(name, values=SMALL):
-    known = nets.of(name).made.keys
-    found = {k: v for k, v in values.items() if k in known}
+    known = nets.make(name).spec.keys
+    result = {k: v for k, v in values.items() if k in known}
     if isinstance(known.get('width'), int):
-        found['width'] = 2 * found['width'][0]
-    return found
+        result['width'] = 2 * result['width'][0]
+    return result
 
 
 def small(name, **keys):
-    return nets.of(name, **keys_of(name) | keys)
+    return nets.make(name, **keys_of(name) | keys)
 
 
 def pictures(shape, n=6, seed=0):
@@ -41,9 +42,9 @@ def shapes(net, x, latent):
     encoder = net.encoder(x.shape[1:], latent)
     code = jax.eval_shape(lambda key: encoder.apply(*encoder.init(key, x), x), jax.random.key(0))
     decoder = net.decoder(x, latent, nets.identity, 0)
-    made = jax.eval_shape(lambda key, z: decoder.apply(*decoder.init(key, z), z),
+    built = jax.eval_shape(lambda key, z: decoder.apply(*decoder.init(key, z), z),
                           jax.random.key(0), code)
-    return code.shape, made.shape
+    return code.shape, built.shape
 
 
 @pytest.mark.parametrize('shape', SHAPES)
@@ -51,9 +52,9 @@ def shapes(net, x, latent):
 def test_codes_have_their_size_and_examples_their_shape(name, shape):
     x, net = pictures(shape), small(name)
     assert shapes(net, x, 5) == ((6, 5), x.shape)
-    if net.images and name != 'rae':  # whose decoder begins elsewhere than its encoder ends
-        features, made = shapes(net, x, None)
-        assert made == x.shape and features[0] == 6
+    if net.images_only and name != 'rae':  # whose decoder begins elsewhere than its encoder ends
+        features, built = shapes(net, x, None)
+        assert built == x.shape and features[0] == 6
 
 
 @pytest.mark.parametrize('name', thorough(nets.NAMES, 'mlp', 'conv', 'vit'))
@@ -61,7 +62,7 @@ def test_every_key_makes_a_difference_and_no_other_is_taken(name):
     """To the parameters' shapes, or to what the net makes of the same ones."""
     x = pictures((8, 8, 1))
 
-    def made(net):
+    def built(net):
         encoder, decoder = net.encoder(x.shape[1:], 5), net.decoder(x, 5, nets.identity, 0)
 
         def run(key):
@@ -71,16 +72,16 @@ def test_every_key_makes_a_difference_and_no_other_is_taken(name):
             return state, other, z, decoder.apply(*other, z)
         return run
 
-    key, before = jax.random.key(0), made(small(name))
+    key, before = jax.random.key(0), built(small(name))
     shapes = jax.tree.map(jnp.shape, jax.eval_shape(before, key))
     for word, value in keys_of(name, OTHER).items():
         if (name, word) in (('linear', 'norm'), ('recurrent', 'norm')):
             continue  # which have nothing to normalise, and refuse it
-        after = made(small(name, **{word: value}))
+        after = built(small(name, **{word: value}))
         if jax.tree.map(jnp.shape, jax.eval_shape(after, key)) == shapes:
             assert not np.allclose(*(quick(f)(key)[2] for f in (before, after))), word
     with pytest.raises(BadInput, match=f"net '{name}' has no breadth; it has "):
-        nets.of(name, breadth=3)
+        nets.make(name, breadth=3)
 
 
 @pytest.mark.parametrize('name', thorough(nets.NAMES, 'mlp'))
@@ -88,8 +89,8 @@ def test_every_net_learns_four_patterns(name):
     """Left, right, top and bottom half, by an autoencoder of four numbers."""
     i, j = np.mgrid[:8, :8]
     x = jnp.float32(np.stack([j < 4, j >= 4, i < 4, i >= 4])[..., None])
-    width = dict(width=32 if isinstance(nets.of(name).made.keys.get('width'), int) else (16, 16))
-    net = small(name, **width if 'width' in nets.of(name).made.keys else {})
+    width = dict(width=32 if isinstance(nets.make(name).spec.keys.get('width'), int) else (16, 16))
+    net = small(name, **width if 'width' in nets.make(name).spec.keys else {})
     model = ae.make(Batch(x), latent=4, net=net, optimiser=optimisers.make(learning_rate=3e-3))
 
     @jax.jit
@@ -106,14 +107,14 @@ def test_every_net_learns_four_patterns(name):
 @pytest.mark.parametrize('name', thorough(nets.NAMES, 'vit'))
 def test_every_net_is_a_vaes_and_a_gans(name):
     batch = Batch(pictures((8, 8, 1)), jnp.arange(6) % 2)
-    critic = small(name)
+    discriminator = small(name)
     models = dict(vae=vae.make(batch, latent=3, net=small(name)),
-                  gan=gan.make(batch, latent=3, net=small(name), discriminator_net=critic))
+                  gan=gan.make(batch, latent=3, net=small(name), discriminator_net=discriminator))
     for model in models.values():
         state = quick(model.init)(jax.random.key(0), batch)
         after, metrics = quick(model.step)(state, batch, jax.random.key(1))
-        made = quick(model.decode)(after, model.prior(after, jax.random.key(2), 4))
-        assert made.shape == (4, 8, 8, 1) and np.isfinite(made).all()
+        built = quick(model.decode)(after, model.prior(after, jax.random.key(2), 4))
+        assert built.shape == (4, 8, 8, 1) and np.isfinite(built).all()
         assert np.isfinite(jax.tree.leaves(metrics)).all()
         for player, params in state.params.items():
             still = [a.shape for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(
@@ -132,16 +133,16 @@ def test_the_nets_of_papers_have_their_numbers_of_parameters():
     x = jnp.zeros((1, 64, 64, 1))
     lib = (16 * 32 + 32, 16 * 32 * 32 + 32, 4 * 32 * 64 + 64, 4 * 64 * 64 + 64,
            4 * 4 * 64 * 256 + 256, 256 * 20 + 20)
-    assert count(nets.of('disentangle'), x, 20) == sum(lib)
+    assert count(nets.make('disentangle'), x, 20) == sum(lib)
     x = jnp.zeros((1, 32, 32, 3))
     widths = 3, 128, 256, 512, 1024
     rae = sum(16 * a * b + 2 * b for a, b in zip(widths, widths[1:])) + 2 * 2 * 1024 * 16 + 16
-    assert count(nets.of('rae'), x, 16) == rae
+    assert count(nets.make('rae'), x, 16) == rae
     pairs = (9, 3, 64), (16, 64, 64), (9, 64, 128), (16, 128, 128), (9, 128, 256), (
         16, 256, 256), (9, 256, 512)
     sn = sum(k * a * b + b for k, a, b in pairs) + 4 * 4 * 512 + 1
-    assert count(nets.of('sndcgan'), x, 1) == sn
-    vit = nets.of('vit', patch=8, width=32, depth=3, heads=4)
+    assert count(nets.make('sndcgan'), x, 1) == sn
+    vit = nets.make('vit', patch=8, width=32, depth=3, heads=4)
     block = 4 * (32 * 32 + 32) + 32 * 128 + 128 + 128 * 32 + 32 + 4 * 32
     assert count(vit, x, 7) == 8 * 8 * 3 * 32 + 32 + 16 * 32 + 3 * block + 2 * 32 + 16 * 32 * 7 + 7
 
@@ -149,15 +150,15 @@ def test_the_nets_of_papers_have_their_numbers_of_parameters():
 def test_patches_are_the_images_own_pixels():
     x = jnp.arange(2 * 4 * 6 * 2.).reshape(2, 4, 6, 2)
     from gen_jax.nets.vit import Patches, Unpatch
-    made = Patches(2).apply({}, x, False)
-    assert made.shape == (2, 2, 3, 8)
-    np.testing.assert_array_equal(made[1, 1, 2], np.asarray(x)[1, 2:4, 4:6].ravel())
-    np.testing.assert_array_equal(Unpatch(2).apply({}, made, False), x)
+    built = Patches(2).apply({}, x, False)
+    assert built.shape == (2, 2, 3, 8)
+    np.testing.assert_array_equal(built[1, 1, 2], np.asarray(x)[1, 2:4, 4:6].ravel())
+    np.testing.assert_array_equal(Unpatch(2).apply({}, built, False), x)
 
 
 def test_attention_sees_every_patch_and_the_order_of_patches():
     """A pixel far away changes every token, and two patches exchanged make another code."""
-    net = nets.of('vit', patch=2, width=8, depth=1, heads=2)
+    net = nets.make('vit', patch=2, width=8, depth=1, heads=2)
     encoder, x = net.encoder((4, 6, 1), None), pictures((4, 6, 1), 1)
     params = quick(encoder.init)(jax.random.key(0), x)
     apply = quick(lambda x: encoder.apply(*params, x))
@@ -170,62 +171,62 @@ def test_attention_sees_every_patch_and_the_order_of_patches():
 # Parts
 
 
-PARTS = dict(net=nets.of('mlp'), latents=latents.make(), optimiser=optimisers.make(),
+PARTS = dict(net=nets.make('mlp'), latents=latents.make(), optimiser=optimisers.make(),
              discriminator=adversarial.make())
 
 
 @pytest.mark.parametrize('group', PARTS)
 def test_a_part_is_made_again_from_its_keys(group):
     part = PARTS[group]
-    again = parts.changed(part)
-    assert again.made.keys == part.made.keys and type(again) is type(part)
-    signature = inspect.signature(part.made.make)
-    if 'name' not in part.made.keys:
-        assert list(signature.parameters) == list(part.made.keys)
+    again = parts.replace(part)
+    assert again.spec.keys == part.spec.keys and type(again) is type(part)
+    signature = inspect.signature(part.spec.make)
+    if 'name' not in part.spec.keys:
+        assert list(signature.parameters) == list(part.spec.keys)
     with pytest.raises(BadInput, match='there is no depht among'):
-        parts.changed(part, depht=1)
+        parts.replace(part, depht=1)
 
 
 def test_a_net_of_another_name_has_its_own_defaults():
-    conv = parts.changed(nets.of('mlp', width=(7,), norm='batch'), name='conv')
-    assert conv.made.keys == nets.of('conv').made.keys
-    same = parts.changed(nets.of('mlp', width=(7,), norm='batch'), name='mlp', act='tanh')
-    assert same.made.keys == dict(name='mlp', width=(7,), norm='batch', act='tanh')
+    conv = parts.replace(nets.make('mlp', width=(7,), norm='batch'), name='conv')
+    assert conv.spec.keys == nets.make('conv').spec.keys
+    same = parts.replace(nets.make('mlp', width=(7,), norm='batch'), name='mlp', activation='tanh')
+    assert same.spec.keys == dict(name='mlp', width=(7,), norm='batch', activation='tanh')
 
 
 def test_a_config_is_a_complete_list_of_defaults():
     config = train.defaults('gan', 'digits', net=dict(name='vit', depth=3))
     assert config.net.to_dict() == dict(name='vit', patch=4, width=64, depth=3, heads=4)
-    for group, part in parts.of(gan.make).items():
+    for group, part in parts.find_parts(gan.make).items():
         if group != 'net':
-            assert config[group].to_dict() == dict(part.made.keys)
+            assert config[group].to_dict() == dict(part.spec.keys)
 
 
 # Optimisers
 
 
-def updates(made, grads):
+def updates(built, grads):
     """The parameter, from 1, after each of these gradients."""
-    params, found = jnp.float32(1), []
-    state = made.init(params)
+    params, result = jnp.float32(1), []
+    state = built.init(params)
     for g in grads:
-        step, state = made.update(jnp.float32(g), state, params)
+        step, state = built.update(jnp.float32(g), state, params)
         params += step
-        found.append(float(params))
-    return found
+        result.append(float(params))
+    return result
 
 
-def adam(grads, rate=lambda t: .1, b1=.9, b2=.999, eps=1e-8, decay=0., clip=np.inf):
+def adam(grads, learning_rate=lambda t: .1, b1=.9, b2=.999, eps=1e-8, decay=0., clip=np.inf):
     """Kingma & Ba's algorithm 1 in NumPy, with decoupled weight decay."""
     m = v = 0.
-    x, found = 1., []
+    x, result = 1., []
     for t, g in enumerate(grads):
         g = g if abs(g) < clip else np.sign(g) * clip
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
         away = m / (1 - b1 ** (t + 1)) / (np.sqrt(v / (1 - b2 ** (t + 1))) + eps)
-        x -= rate(t) * (away + decay * x)
-        found.append(x)
-    return found
+        x -= learning_rate(t) * (away + decay * x)
+        result.append(x)
+    return result
 
 
 GRADS = 1., -.3, 2., .1, 0., -4., .5, .5
@@ -234,13 +235,13 @@ GRADS = 1., -.3, 2., .1, 0., -4., .5, .5
 @pytest.mark.parametrize('keys, truth', [
     ({}, {}), (dict(b1=.5, b2=.9, eps=1e-2), dict(b1=.5, b2=.9, eps=1e-2)),
     (dict(weight_decay=.2), dict(decay=.2)), (dict(clip_norm=.6), dict(clip=.6)),
-    (dict(schedule='cosine', steps=5),
-     dict(rate=lambda t: .1 * (1 + np.cos(np.pi * min(t, 5) / 5)) / 2)),
-    (dict(schedule='stages', steps=1),  # stage i lasts 3^i steps
-     dict(rate=lambda t: .1 * 10 ** (-(0 if t < 1 else 1 if t < 4 else 2) / 7)))])
+    (dict(schedule='cosine', schedule_steps=5),
+     dict(learning_rate=lambda t: .1 * (1 + np.cos(np.pi * min(t, 5) / 5)) / 2)),
+    (dict(schedule='staged', schedule_steps=1),  # stage i lasts 3^i steps
+     dict(learning_rate=lambda t: .1 * 10 ** (-(0 if t < 1 else 1 if t < 4 else 2) / 7)))])
 def test_adam_is_the_papers(keys, truth):
-    found = updates(optimisers.make(learning_rate=.1, **keys), GRADS)
-    np.testing.assert_allclose(found, adam(GRADS, **truth), rtol=1e-5)
+    result = updates(optimisers.make(learning_rate=.1, **keys), GRADS)
+    np.testing.assert_allclose(result, adam(GRADS, **truth), rtol=1e-5)
 
 
 def test_a_traced_clip_of_0_is_none():
@@ -250,18 +251,18 @@ def test_a_traced_clip_of_0_is_none():
 
 
 def updates_traced(clip):
-    made, params = optimisers.make(learning_rate=.1, clip_norm=clip), jnp.float32(1)
-    state = made.init(params)
+    built, params = optimisers.make(learning_rate=.1, clip_norm=clip), jnp.float32(1)
+    state = built.init(params)
     for g in GRADS:
-        step, state = made.update(jnp.float32(g), state, params)
+        step, state = built.update(jnp.float32(g), state, params)
         params += step
     return params
 
 
 @pytest.mark.parametrize('bad, said', [
     (dict(name='adamw'), "unknown optimiser 'adamw'"), (dict(schedule='step'), 'constant, cosine'),
-    (dict(schedule='cosine'), 'positive number'), (dict(steps=9), 'constant has 0 steps'),
-    (dict(average=1.), 'less than 1')])
+    (dict(schedule='cosine'), 'positive number'), (dict(schedule_steps=9), 'constant has 0 steps'),
+    (dict(ema_decay=1.), 'less than 1')])
 def test_optimisers_that_cannot_be_are_refused(bad, said):
     with pytest.raises(BadInput, match=said):
         optimisers.make(**bad)

@@ -98,8 +98,8 @@ def test_max_pool_is_xlas_ties_included(size, ties):
 
 def test_max_pool_passes_each_gradient_on_once():
     x = jnp.zeros((1, 4, 4, 1))
-    slope = jax.grad(lambda x: ops.max_pool(x).sum())(x)
-    np.testing.assert_array_equal(slope[0, :, :, 0], np.tile([[1, 0], [0, 0]], (2, 2)))
+    gradient = jax.grad(lambda x: ops.max_pool(x).sum())(x)
+    np.testing.assert_array_equal(gradient[0, :, :, 0], np.tile([[1, 0], [0, 0]], (2, 2)))
 
 
 @pytest.mark.parametrize('name, kernel', [('conv', (3, 3, 2, 4)), ('conv', (4, 4, 4, 2)),

@@ -13,13 +13,13 @@ import optax
 
 from gen_jax import losses, nets, optimisers
 from gen_jax.game import game
-from gen_jax.types import ALONE, Player
+from gen_jax.types import DEFAULT_CONTEXT, Player
 
 
-def make(example, context=ALONE, *, latent: int = 4, delta: float = .1,
-         net=nets.of('own.wide'), optimiser=optimisers.make()):
+def make(example, context=DEFAULT_CONTEXT, *, latent: int = 4, delta: float = .1,
+         net=nets.make('own.wide'), optimiser=optimisers.make()):
     """Minimises the Huber loss of a reconstruction.  Metrics: loss."""
-    coder = nets.coder('ae', example.x, latent, net)
+    coder = nets.autoencoder('ae', example.x, latent, net)
 
     def error(y, x):
         return losses.per_example(optax.huber_loss(coder.link(y), x, delta=delta))
@@ -41,19 +41,19 @@ import math
 
 from flax import linen as nn
 
-from gen_jax.nets.layers import Layers, Nets, Reshape, code, dense, Block, last, net
+from gen_jax.nets.layers import Layers, Nets, Reshape, code_layers, dense, Block, output_layer, net
 
 
 def make(*, breadth: int = 32):
     def encoder(shape, out):
-        return net(Layers([Reshape((-1,)), Block(dense(breadth)), *code(out, 'none')]))
+        return net(Layers([Reshape((-1,)), Block(dense(breadth)), *code_layers(out, 'none')]))
 
     def decoder(example, latent, output, labels):
         shape = example.shape[1:]
-        return net(Layers([Block(dense(breadth)), last(dense(math.prod(shape)), example.mean(0),
-                                                       output, 'none'), Reshape(shape)]))
+        last = output_layer(dense(math.prod(shape)), example.mean(0), output, 'none')
+        return net(Layers([Block(dense(breadth)), last, Reshape(shape)]))
 
-    return Nets(encoder, decoder, norms=False)
+    return Nets(encoder, decoder, has_norm=False)
 ''',
     'own/stripes.py': '''
 """Stripes, drawn whenever they are seen: of a width and a place."""
@@ -80,7 +80,7 @@ from gen_jax.train import defaults
 
 def get_config(dataset='own.stripes'):
     config = defaults('own.robust', dataset, delta=.2)
-    config.epochs, config.batch, config.eval.samples = 1, 64, 4
+    config.epochs, config.batch_size, config.eval.samples = 1, 64, 4
     return config
 '''}
 
@@ -113,7 +113,7 @@ def test_three_files_train_go_on_are_measured_and_drawn(run_main, outside, tmp_p
     assert any(key.startswith('test/probe') for key in summary(run)['metrics'])
     out = good(run_main(f'--workdir={run}', '--mode=sample', '--config.sampler=gmm', cwd=outside))
     assert (run / 'images').is_dir() and 'pictures: ' in out
-    out = good(run_main('--config=mine.py', '--help', cwd=outside))
+    out = good(run_main('--config=mine.py', '--describe', cwd=outside))
     assert 'net.breadth=32' in out and 'model.delta=0.2' in out and 'Huber loss' in out
     monkeypatch.syspath_prepend(str(outside))
     from gen_jax import train

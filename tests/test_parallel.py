@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from conftest import defaults, quick, takes, thorough, virtual_devices
-import test_streams
+import test_streaming
 
 DEVICES, STEPS, BATCH = 8, 3, 64
 EIGHT = virtual_devices(DEVICES)
@@ -29,13 +29,17 @@ SAVED = [('ae', 'jit'), ('vae', 'shard_map'), ('gan', 'pmap'), ('classifier', 'p
          ('deepfake', 'shard_map'), ('vae', 'fsdp')]
 CONVOLUTIONS = 'ae', 'gan', 'vq'
 WIDE = dict(kind='mlp', width=(64,), latent=8)  # so that there is something to split
-FSDP = dict(ae=dict(norm='group'), vae=dict(norm='batch'), gan=dict(norm='spectral', average=.9))
+FSDP = dict(ae=dict(norm='group'), vae=dict(norm='batch'), gan=dict(norm='spectral', ema_decay=.9))
 NOISELESS = [('ae', 'none', 'conv'), ('ae', 'none', 'mlp'), ('ae', 'group', 'mlp'),
              ('contractive', 'none', 'mlp'), ('classifier', 'none', 'mlp')]
-GANS = {norm: dict(norm=norm, kind='conv' if norm == 'instance' else 'mlp', width=(8,))
-        for norm in NORMS} | {
-    'options': dict(norm='none', loss='relativistic_average', penalty='gradient', pack=2,
-                        augment='colour,cutout', noise=.1, order='simultaneous', every=2)}
+GANS = {
+    norm: dict(norm=norm, kind='conv' if norm == 'instance' else 'mlp', width=(8, ))
+    for norm in NORMS
+} | {
+    'options': dict(norm='none', loss='relativistic_average', penalty='gradient', packing=2,
+                    augment='colour,cutout', instance_noise=.1, update_order='simultaneous',
+                    discriminator_steps=2)
+}
 DATA = dict(colorize=dict(name='photos', size=8),
             text=dict(name='text', size=8),
             deepfake=dict(name='digits', identities=(3, 5)))
@@ -50,13 +54,15 @@ EVERY_DAY = ('vae-default', 'vae-noise', 'vae-fsdp', 'born', 'share',
 def config_of(name, mode='jit', **hyper):
     """A small model of that name; hyper-parameters that its `make` has not are left out."""
     few = {} if name in CONVOLUTIONS else dict(kind='mlp', width=(8,))
-    few |= {} if mode in ('jit', 'fsdp') else dict(match=0.)  # deepfake's takes the whole batch
+    few |= {} if mode in ('jit',
+                          'fsdp') else dict(alignment_weight=0.)  # deepfake's takes the whole batch
     hyper = dict(width=(4, 6), latent=5, encoder='scratch') | few | hyper
     if name == 'text':
         hyper['width'] = hyper['width'][0]
     config = defaults(name, 'digits', **{k: v for k, v in hyper.items() if takes(name, k, v)})
     config.data.update(dict(limit=STEPS * BATCH) | DATA.get(name, {}))
-    config.batch, config.parallel, config.eval.batch, config.eval.best = BATCH, mode, 100, ''
+    config.batch_size, config.parallel = BATCH, mode
+    config.eval.batch_size, config.eval.best = 100, ''
     return config
 
 
@@ -66,7 +72,7 @@ def by_path(tree):
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def alone(run, steps):
+def by_itself(run, steps):
     """The arrays after so many steps and evaluation on one device, without gen_jax.parallel."""
     import jax
     from gen_jax import loop, train
@@ -74,9 +80,9 @@ def alone(run, steps):
     model = train.maker(config, run.known, run.layout)(axis=None)
     state, data, test = jax.device_put(jax.tree.map(np.array, (run.state, run.data.train,
                                                                run.data.test)), first[0])
-    chunk = loop.training(model, run.data.prepare, size, config.batch, steps)
+    chunk = loop.training(model, run.data.prepare, size, config.batch_size, steps)
     evaluation = loop.evaluation(model.evaluate, run.data.prepare, len(test.x),
-                                 min(config.eval.batch, len(test.x)))
+                                 min(config.eval.batch_size, len(test.x)))
 
     @jax.jit
     def both(state, data, test, key):
@@ -88,7 +94,7 @@ def alone(run, steps):
     return by_path(dict(state=state._asdict(), train=metrics, test=tested))
 
 
-def together(trainer, evaluate, steps):
+def joint(trainer, evaluate, steps):
     """The state and the arrays after the same on all devices, by the layout of the config."""
     import jax
     sizes = [leaf.size for leaf in jax.tree.leaves(trainer.run.state)]
@@ -101,7 +107,7 @@ def together(trainer, evaluate, steps):
     return state, by_path(dict(state=state._asdict(), train=metrics)) | {
         f"['test']['{k}']": np.array(v if len(v) > 1 else v[0]) for k, v in tested.items()
     } | dict(devices=np.array(len(state.step.devices())), replicas=np.array(spread(state)),
-             sizes=np.array(sizes), held=held(state),
+             sizes=np.array(sizes), device_share=device_share(state),
              at_once=np.array(trainer.feed.at_once if trainer.feed else 0), bytes=np.array(
                  used.argument_size_in_bytes + used.temp_size_in_bytes))
 
@@ -115,21 +121,21 @@ def spread(state):
                for leaf in jax.tree.leaves(state))
 
 
-def held(state):
+def device_share(state):
     """The share of each array of a state that one device holds."""
     import jax
     return np.array([leaf.addressable_shards[0].data.size / max(leaf.size, 1)
                      for leaf in jax.tree.leaves(state)])
 
 
-def born():
+def initial():
     """A wide state made under fsdp, with no array put onto the devices."""
     import jax
     from gen_jax import train
     run = train.prepare(config_of('vae', 'fsdp', **WIDE))
-    args = run.layout.place((run.key, train.seen(run.data, run.key)))
+    args = run.layout.place((run.key, train.example_batch(run.data, run.key)))
     with mock.patch.multiple(jax, device_put=None, make_array_from_callback=None):
-        return dict(held=held(run.layout.born(run.model.init, *args)))
+        return dict(device_share=device_share(run.layout.init_sharded(run.model.init, *args)))
 
 
 def saved(trainer, evaluate, state, folder):
@@ -143,13 +149,13 @@ def saved(trainer, evaluate, state, folder):
         checkpoint.save(saves, state, tested)
         state, later = trainer.epoch(state)
     restored = checkpoint.restore(folder, like)
-    assert int(restored.step) == step and (held(restored) == held(like)).all()
+    assert int(restored.step) == step and (device_share(restored) == device_share(like)).all()
     again, relater = trainer.epoch(restored)
     one, other = by_path(state._asdict()), by_path(again._asdict())
     assert later == relater
     return dict(differ=np.array(sum(one[k].tobytes() != other[k].tobytes() for k in one)),
                 finite=np.isfinite(list((named | tested | later).values())),
-                replicas=np.array(spread(again)), held=held(again))
+                replicas=np.array(spread(again)), device_share=device_share(again))
 
 
 def streamed(folder, mode, limit):
@@ -184,11 +190,11 @@ def child(folder, labels):
     @contextlib.contextmanager
     def kept(*labels):
         """A dictionary of the arrays of each; one that fails must not take the others with it."""
-        found = {}
+        values = {}
         try:
-            yield found
+            yield values
             for label in labels:
-                np.savez(folder / f'{label}.npz', **found[label])
+                np.savez(folder / f'{label}.npz', **values[label])
         except Exception:
             for label in labels:
                 (folder / f'{label}.txt').write_text(traceback.format_exc())
@@ -199,14 +205,14 @@ def child(folder, labels):
         again = f'{many}-saved'
         if not many.startswith(labels):
             return
-        with kept(many, *[one] * single, *[again] * save) as found:
+        with kept(many, *[one] * single, *[again] * save) as values:
             run = train.prepare(config)
             trainer, evaluate = train.Trainer(run), train.evaluator(run)
             if single:
-                found[one] = alone(run, steps)
-            state, found[many] = together(trainer, evaluate, steps)
+                values[one] = by_itself(run, steps)
+            state, values[many] = joint(trainer, evaluate, steps)
             if save:
-                found[again] = saved(trainer, evaluate, state, folder / again)
+                values[again] = saved(trainer, evaluate, state, folder / again)
 
     for name in MODELS:
         compute(name, 'default', config_of(name), single=True)
@@ -216,21 +222,21 @@ def child(folder, labels):
                 compute(name, 'noise', config_of(name, mode, norm='batch', kind='mlp', width=(8,)),
                         save=save)
     if 'born'.startswith(labels):
-        with kept('born') as found:
-            found['born'] = born()
+        with kept('born') as values:
+            values['born'] = initial()
     for name, hyper in FSDP.items():
         for mode in 'jit', 'fsdp':
             compute(name, 'fsdp', config_of(name, mode, **WIDE, **hyper), single=mode == 'jit',
                     save=(name, mode) in SAVED)
-    tiny = test_streams.store(folder / 'stored', counts=(1000, 700))
+    tiny = test_streaming.store(folder / 'stored', counts=(1000, 700))
     compute('vae', 'streamed', streamed(tiny, 'jit', 9.), single=True)
     compute('vae', 'streamed', streamed(tiny, 'fsdp', .042), save=True)
     for what, hyper in GANS.items():
         compute('gan', what, config_of('gan', **hyper), single=True)
     for mode in 'shard_map', 'pmap':
         if f'share-{mode}'.startswith(labels):
-            with kept(f'share-{mode}') as found:
-                found[f'share-{mode}'] = shared(mode)
+            with kept(f'share-{mode}') as values:
+                values[f'share-{mode}'] = shared(mode)
     for name, norm, kind in NOISELESS:
         for mode in 'jit', 'shard_map', 'pmap':
             compute(name, f'{norm}-{kind}', config_of(name, mode, norm=norm, kind=kind), steps=1,
@@ -301,10 +307,13 @@ def test_jit_over_eight_devices_equals_one_for_every_norm(results, norm):
 @pytest.mark.full
 def test_jit_over_eight_devices_pairs_and_packs_what_one_does(results):
     """Losses of averages, packs and lines between real and generated examples mix the batch.  A
-    constant in the logits means nothing to such a loss: the gradient of the critic's last bias is
+    constant in the logits means nothing to such a loss: the gradient of its last bias is
     rounding, which Adam makes as large as any."""
-    def but_last_bias(found):
-        return {k: v for k, v in found.items() if 'critic' not in k or "blocks_3']['bias" not in k}
+    def but_last_bias(values):
+        return {
+            k: v
+            for k, v in values.items() if 'discriminator' not in k or "blocks_3']['bias" not in k
+        }
 
     shared, single = (results(f'gan-options-{how}') for how in ('jit', 'alone'))
     equals_one_device(but_last_bias(shared), but_last_bias(single))
@@ -313,13 +322,13 @@ def test_jit_over_eight_devices_pairs_and_packs_what_one_does(results):
 
 @pytest.mark.parametrize('name', thorough(FSDP, 'vae'))
 def test_fsdp_over_eight_devices_equals_one_and_holds_an_eighth(results, name):
-    shared, whole = results(f'{name}-fsdp-fsdp'), results(f'{name}-fsdp-jit')
+    shared, complete = results(f'{name}-fsdp-fsdp'), results(f'{name}-fsdp-jit')
     equals_one_device(shared, results(f'{name}-fsdp-alone'))
     large = shared['sizes'] >= 1024
-    assert large.any() and (shared['held'] == np.where(large, 1 / DEVICES, 1)).all()
-    assert (whole['held'] == 1).all()
+    assert large.any() and (shared['device_share'] == np.where(large, 1 / DEVICES, 1)).all()
+    assert (complete['device_share'] == 1).all()
     saved = 4 * shared['sizes'][large].sum() * (1 - 1 / DEVICES)
-    assert shared['bytes'] < whole['bytes'] - .9 * saved
+    assert shared['bytes'] < complete['bytes'] - .9 * saved
 
 
 @pytest.mark.parametrize('shape, axis', [
@@ -327,21 +336,21 @@ def test_fsdp_over_eight_devices_equals_one_and_holds_an_eighth(results, name):
     ((8, 8), None)])
 def test_fsdp_splits_the_largest_axis_that_devices_share(shape, axis):
     from gen_jax import parallel
-    found = [i for i, name in enumerate(parallel.spec(shape, DEVICES)) if name]
-    assert found == ([] if axis is None else [axis])
+    values = [i for i, name in enumerate(parallel.spec(shape, DEVICES)) if name]
+    assert values == ([] if axis is None else [axis])
 
 
 @pytest.mark.full
 def test_fsdp_of_what_is_streamed_equals_one_device_in_memory(results):
     shared = results('vae-streamed-fsdp')
     equals_one_device(shared, results('vae-streamed-alone'))
-    assert int(shared['at_once']) == 2 and (shared['held'] == 1 / DEVICES).any()
+    assert int(shared['at_once']) == 2 and (shared['device_share'] == 1 / DEVICES).any()
     again = results('vae-streamed-fsdp-saved')
-    assert int(again['differ']) == 0 and (again['held'] == shared['held']).all()
+    assert int(again['differ']) == 0 and (again['device_share'] == shared['device_share']).all()
 
 
 def test_fsdp_states_are_born_in_parts(results):
-    assert (results('born')['held'] == 1 / DEVICES).any()
+    assert (results('born')['device_share'] == 1 / DEVICES).any()
 
 
 @pytest.mark.parametrize('mode', ['shard_map', 'pmap'])
@@ -370,29 +379,29 @@ def test_shard_map_and_pmap_equal_each_other(results, label):
 @pytest.mark.parametrize('name', thorough(NOISY, 'vae'))
 def test_every_device_holds_the_same_state(results, name):
     for mode in 'shard_map', 'pmap':
-        found = results(f'{name}-noise-{mode}')
-        assert int(found['devices']) == DEVICES and int(found['replicas']) == 0, mode
+        values = results(f'{name}-noise-{mode}')
+        assert int(values['devices']) == DEVICES and int(values['replicas']) == 0, mode
 
 
 @pytest.mark.parametrize('name, mode', thorough(SAVED, ('vae', 'shard_map')))
 def test_run_with_batch_statistics_is_evaluated_saved_and_resumed(results, name, mode):
-    found = results(f'{name}-{"fsdp" if mode == "fsdp" else "noise"}-{mode}-saved')
-    assert found['finite'].all() and int(found['replicas']) == 0
-    assert int(found['differ']) == 0 and (found['held'] < 1).any() == (mode == 'fsdp')
+    values = results(f'{name}-{"fsdp" if mode == "fsdp" else "noise"}-{mode}-saved')
+    assert values['finite'].all() and int(values['replicas']) == 0
+    assert int(values['differ']) == 0 and (values['device_share'] < 1).any() == (mode == 'fsdp')
 
 
 @pytest.mark.parametrize('mode', ['shard_map', 'pmap'])
 def test_devices_share_the_rows_and_draw_noise_of_their_own(results, mode):
-    found = results(f'share-{mode}')
-    np.testing.assert_array_equal(np.sort(found['rows'].ravel()), np.arange(BATCH))
-    assert found['rows'].shape == (DEVICES, BATCH // DEVICES)
-    assert len(np.unique(found['keys'], axis=0)) == DEVICES
+    values = results(f'share-{mode}')
+    np.testing.assert_array_equal(np.sort(values['rows'].ravel()), np.arange(BATCH))
+    assert values['rows'].shape == (DEVICES, BATCH // DEVICES)
+    assert len(np.unique(values['keys'], axis=0)) == DEVICES
 
 
 @pytest.mark.parametrize('mode', MODES)
 def test_batch_that_devices_cannot_share_is_refused(run_main, tmp_path, mode):
-    result = run_main('--config=configs/vae.py', '--config.batch=100', f'--config.parallel={mode}',
-                      f'--workdir={tmp_path}/run', env=EIGHT)
+    result = run_main('--config=configs/vae.py', '--config.batch_size=100',
+                      f'--config.parallel={mode}', f'--workdir={tmp_path}/run', env=EIGHT)
     assert result.code == 1 and len(result.err.splitlines()) == 1, result
     assert result.err.startswith('gen_jax: ')
     for word in '100', '8 devices', 'multiple of 8':
@@ -406,7 +415,7 @@ def test_default_batch_is_what_devices_can_share(run_main, tmp_path):
              f'--workdir={tmp_path}/run')
     result = run_main(*flags, '--config.data.limit=100', env=EIGHT)
     assert result.code == 0 and 'batch 96 rather than 128' in result.out, result
-    assert json.loads((tmp_path / 'run' / 'config.json').read_text())['batch'] == 96
+    assert json.loads((tmp_path / 'run' / 'config.json').read_text())['batch_size'] == 96
     result = run_main(*flags[:-1], '--config.data.limit=7', f'--workdir={tmp_path}/no', env=EIGHT)
     assert result.code == 1 and len(result.err.splitlines()) == 1
     assert '7 training examples, fewer than the 8 devices' in result.err
@@ -420,31 +429,37 @@ def declared(name, **hyper):
 
 
 @pytest.mark.parametrize('name, hyper, coupled', [
-    ('factor', {}, True), ('vae', dict(norm='batch'), False), declared('deepfake'),
-    declared('mmd'), declared('sparse', sparsity='kl'),
+    ('factor', {}, True), ('vae', dict(norm='batch'), False),
+    declared('deepfake'),
+    declared('mmd'),
+    declared('sparse', sparsity='kl'),
     declared('gan', loss='relativistic_average', norm='none'),
-    declared('gan', penalty='dragan', norm='none', pack=3, kind='conv', width=(4, 6)),
+    declared('gan', penalty='dragan', norm='none', packing=3, kind='conv', width=(4, 6)),
     declared('vae', likelihood='gaussian', scale='optimal'),
-    *(pytest.param(n, {}, False, marks=pytest.mark.full) for n in MODELS
-      if n not in ('factor', 'deepfake', 'mmd', 'tcvae')),
-    *(pytest.param(n, dict(norm='batch', critic_norm='batch'), False, marks=pytest.mark.full)
+    *(pytest.param(n, {}, False, marks=pytest.mark.full)
+      for n in MODELS if n not in ('factor', 'deepfake', 'mmd', 'tcvae')),
+    *(pytest.param(n, dict(norm='batch', discriminator_norm='batch'), False, marks=pytest.mark.full)
       for n in ('gan', 'vaegan')),
-    pytest.param('deepfake', dict(match=0., norm='batch'), False, marks=pytest.mark.full),
-    pytest.param('gan', dict(norm='none', loss='relativistic', penalty='gradient', pack=2,
-                             augment='colour,cutout', noise=.1), False, marks=pytest.mark.full),
-    pytest.param('ae', dict(kind='conv', norm='batch'), False, marks=pytest.mark.full)])
+    pytest.param('deepfake', dict(alignment_weight=0., norm='batch'), False,
+                 marks=pytest.mark.full),
+    pytest.param(
+        'gan',
+        dict(norm='none', loss='relativistic', penalty='gradient', packing=2,
+             augment='colour,cutout', instance_noise=.1), False, marks=pytest.mark.full),
+    pytest.param('ae', dict(kind='conv', norm='batch'), False, marks=pytest.mark.full)
+])
 def test_gradients_tell_whether_a_loss_takes_the_whole_batch(name, hyper, coupled):
     """Also of models that say so, which are asked as though they did not."""
     import jax
     from gen_jax import data, parallel, train
-    from gen_jax.train import kept, separate
+    from gen_jax.train import model_info, batch_coupling
     config = config_of(name, **dict(kind='mlp', width=(8,)) | hyper)
-    config.batch = 96
+    config.batch_size = 96
     dataset, key = data.load(**config.data), jax.random.key(0)
-    known = kept.known(dataset, key)
+    known = model_info.model_info(dataset, key)
     make, example = train.maker(config, known, parallel.layout('jit')), known.example
     state = quick(make().init)(key, example)
-    assert bool(separate.coupled(config, make, state, example, key)) == coupled
+    assert bool(batch_coupling.coupled_players(config, make, state, example, key)) == coupled
 
 
 @pytest.mark.parametrize('mode', thorough(['shard_map', 'pmap'], 'shard_map'))
@@ -457,14 +472,14 @@ def test_undeclared_loss_of_the_whole_batch_is_refused(monkeypatch, mode):
     from gen_jax.models import ae
     from gen_jax.types import BadInput, Player
 
-    def make(example, context, *, late: bool = False, whole: bool = True):
+    def make(example, context, *, late: bool = False, complete: bool = True):
         def code(state, x):
-            return x.reshape(len(x), -1) @ state.params['own']
+            return x.reshape(len(x), -1) @ state.params['local']
 
         def loss(state, batch, key):
             z = code(state, batch.x)
             value = ((z - 1) ** 2).mean()
-            if whole:
+            if complete:
                 value += (state.step > 1000 if late else 1.) * z.std()
             return value, dict(loss=value), {}
 
@@ -474,7 +489,7 @@ def test_undeclared_loss_of_the_whole_batch_is_refused(monkeypatch, mode):
         def init(key, batch):
             return jax.numpy.zeros(batch.x[0].size), {}
 
-        return game(dict(own=Player(init, loss, optax.sgd(.1))), axis=context.axis,
+        return game(dict(local=Player(init, loss, optax.sgd(.1))), axis=context.axis,
                     evaluate=evaluate)
 
     monkeypatch.setattr(ae, 'make', make)
@@ -483,9 +498,9 @@ def test_undeclared_loss_of_the_whole_batch_is_refused(monkeypatch, mode):
     config.parallel = mode
     for late in False, True:
         config.model.late = late
-        with pytest.raises(BadInput, match='loss of own in model ae takes the whole batch.*=jit'):
+        with pytest.raises(BadInput, match='loss of local in model ae takes the whole batch.*=jit'):
             train.prepare(config)
-    config.model.whole = False
+    config.model.complete = False
     train.prepare(config)
 
 
@@ -504,8 +519,9 @@ def test_command_line_trains_and_goes_on_over_eight_devices(run_main, tmp_path):
 def test_classifier_starts_from_a_run_of_one_device_on_eight(run_main, tmp_path):
     small = '--config.net.width=(4,)', '--config.epochs=1'
     assert run_main('--config=configs/ae.py', *small, f'--workdir={tmp_path}/ae').code == 0
-    result = run_main('--config=configs/classifier.py', f'--config.init={tmp_path}/ae', small[1],
-                      '--config.parallel=shard_map', f'--workdir={tmp_path}/run', env=EIGHT)
+    result = run_main('--config=configs/classifier.py', f'--config.init_from={tmp_path}/ae',
+                      small[1], '--config.parallel=shard_map', f'--workdir={tmp_path}/run',
+                      env=EIGHT)
     assert (result.code, result.err) == (0, ''), result
 
 

@@ -21,7 +21,7 @@ def centres(name):
     return np.stack(np.meshgrid(*[[-4., -2, 0, 2, 4]] * 2, indexing='ij'), -1).reshape(-1, 2)
 
 
-def drawn(name, rows=slice(None), key=KEY, split='train', **options):
+def samples(name, rows=slice(None), key=KEY, split='train', **options):
     """Examples as models see them, and their labels."""
     loaded = data.load(name, **options)
     stored = jax.tree.map(lambda a: jnp.asarray(a[rows]), getattr(loaded, split))
@@ -37,7 +37,7 @@ def drawn(name, rows=slice(None), key=KEY, split='train', **options):
 @pytest.mark.parametrize('split, size', [('train', 100_000), ('test', 10_000)])
 def test_mixtures_are_round_gaussians_on_their_centres(name, split, size):
     """Each with the same share: within 4.5 standard errors everywhere."""
-    x, label = drawn(name, split=split)
+    x, label = samples(name, split=split)
     modes, sigma = MIXTURES[name]
     assert x.shape == (size, 2) and x.dtype == np.float32
     assert np.bincount(label).tolist() == [size // modes] * modes
@@ -60,7 +60,7 @@ def test_the_density_that_the_set_knows_is_the_one_it_draws(name):
 
 def test_spiral_has_two_arms_of_one_and_a_half_turns():
     """Radius by angle / 8, up to 3 pi, the second arm half a turn on; the noise is 0.02."""
-    x, label = drawn('spiral')
+    x, label = samples('spiral')
     assert np.bincount(label).tolist() == [50_000] * 2
     x = np.where(np.asarray(label)[:, None] == 1, -x, x)  # the second on top of the first
     turn = np.linspace(0, 3 * np.pi, 4001)
@@ -72,16 +72,16 @@ def test_spiral_has_two_arms_of_one_and_a_half_turns():
     at = turn[::4][nearest.argmin(1)]  # sqrt of a uniform number of the whole
     assert stats.kstest((at / (3 * np.pi)) ** 2, 'uniform').pvalue > 1e-3
     for arm in 0, 1:
-        radius = np.hypot(*drawn('spiral')[0][np.asarray(label) == arm].T)
+        radius = np.hypot(*samples('spiral')[0][np.asarray(label) == arm].T)
         assert radius.mean() == pytest.approx(3 * np.pi / 8 * 2 / 3, rel=.01)
 
 
 @pytest.mark.parametrize('name', ['ring', 'grid', 'spiral'])
 def test_points_are_drawn_anew_with_the_key_alone(name):
     rows = slice(200)
-    x, label = drawn(name, rows)
-    again, same = drawn(name, rows)
-    other, kept = drawn(name, rows, OTHER)
+    x, label = samples(name, rows)
+    again, same = samples(name, rows)
+    other, kept = samples(name, rows, OTHER)
     np.testing.assert_array_equal(x, again)
     assert (label == same).all() and (label == kept).all()
     assert (x != other).any(1).all() and len(np.unique(x, axis=0)) == 200
@@ -90,7 +90,7 @@ def test_points_are_drawn_anew_with_the_key_alone(name):
 
 
 def test_points_are_kept_by_label_and_limited_like_other_sets():
-    x, label = drawn('ring', identities=(6, 2), limit=1000)
+    x, label = samples('ring', identities=(6, 2), limit=1000)
     assert np.bincount(label).tolist() == [500, 500]
     np.testing.assert_allclose(x, centres('ring')[[6, 2]][label], atol=.06)
 
@@ -111,22 +111,22 @@ def test_training_is_prepared_on_them(name, shape):
     config = defaults('gan', name, kind='mlp', width=(4,), norm='none', latent=2)
     config.eval.best = ''
     run = train.prepare(config)
-    seen = train.seen(run.data, run.key)
-    assert seen.x.shape == (1024, *shape) and seen.x.dtype == jnp.float32
-    assert (seen.label is None) == name.startswith('stacked')
-    made = run.model.decode(run.state, run.model.prior(run.state, run.key, 3))
-    assert made.shape == (3, *shape)
+    recorded = train.example_batch(run.data, run.key)
+    assert recorded.x.shape == (1024, *shape) and recorded.x.dtype == jnp.float32
+    assert (recorded.label is None) == name.startswith('stacked')
+    built = run.model.decode(run.state, run.model.prior(run.state, run.key, 3))
+    assert built.shape == (3, *shape)
 
 
 # Stacked images
 
 
 def digits(**options):
-    return drawn('digits', slice(300), **options)[0]
+    return samples('digits', slice(300), **options)[0]
 
 
 def stacked(key=KEY, **options):
-    x, label = drawn('stacked:digits', slice(300), key, **options)
+    x, label = samples('stacked:digits', slice(300), key, **options)
     assert label is None
     return x
 
@@ -215,5 +215,5 @@ def test_what_is_not_grey_is_not_stacked(name, said):
 
 
 def test_rows_are_still_rows():
-    x = drawn('rows:digits', slice(300))[0]
+    x = samples('rows:digits', slice(300))[0]
     np.testing.assert_array_equal(x, digits()[..., 0])

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from conftest import ROOT, Result, virtual_devices
-from gen_jax import parallel, record, train, trained
+from gen_jax import parallel, record, train, evaluation
 from gen_jax.types import BadInput
 
 TWO = virtual_devices(2)
-SMALL = ('--config.data.limit=256', '--config.batch=32', '--config.net.width=(32,)',
+SMALL = ('--config.data.limit=256', '--config.batch_size=32', '--config.net.width=(32,)',
          '--config.model.latent=4', '--config.net.name=mlp', '--config.eval.samples=4',
-         '--config.eval.batch=40', '--config.eval.every=1', '--config.epochs=2')
+         '--config.eval.batch_size=40', '--config.eval.every=1', '--config.epochs=2')
 
 
 def free():
@@ -33,10 +33,10 @@ def start(environment):
     """start(n, *flags) -> n processes of the command line that find each other, or `those`."""
     begun = []
 
-    def start(n, *flags, env=None, patience=60, own=lambda i: (), those=None):
+    def start(n, *flags, env=None, patience=60, local=lambda i: (), those=None):
         port, env = free(), environment | virtual_devices(1) | (env or {})
         ours = [subprocess.Popen(
-            [sys.executable, '-m', 'gen_jax.main', *flags, *own(i), f'--patience={patience}',
+            [sys.executable, '-m', 'gen_jax.main', *flags, *local(i), f'--patience={patience}',
              f'--coordinator=localhost:{port}', f'--process={i}', f'--processes={n}'],
             cwd=ROOT, env=env, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE) for i in those or range(n)]
@@ -49,8 +49,8 @@ def start(environment):
 
 
 def ends(processes, timeout=120) -> list[Result]:
-    found = [process.communicate(timeout=timeout) for process in processes]
-    return [Result(process.returncode, *said) for process, said in zip(processes, found)]
+    values = [process.communicate(timeout=timeout) for process in processes]
+    return [Result(process.returncode, *said) for process, said in zip(processes, values)]
 
 
 def succeeds(processes) -> str:
@@ -73,7 +73,7 @@ def config_of(workdir, **changed):
     return config
 
 
-def alone(workdir, there, **changed):
+def single(workdir, there, **changed):
     train.train(config_of(workdir, **changed), there)
 
 
@@ -101,7 +101,7 @@ def test_two_processes_train_an_autoencoder_as_one_does(start, tmp_path):
                           f'--workdir={tmp_path}/two'))
     assert 'epoch 2/2' in said and 'pictures: ' in said
     is_whole(tmp_path / 'two', 2)
-    alone(tmp_path / 'two', tmp_path / 'one', parallel='jit')
+    single(tmp_path / 'two', tmp_path / 'one', parallel='jit')
     same_run(tmp_path / 'two', tmp_path / 'one')
 
 
@@ -109,7 +109,7 @@ def test_two_processes_train_an_autoencoder_as_one_does(start, tmp_path):
 def test_one_process_begins_a_vae_two_shard_it_and_one_ends_it(start, tmp_path):
     """Two processes of two devices measure it, too."""
     flags = ('--config=configs/vae.py', *SMALL, '--config.parallel=fsdp', '--config.eval.k=10',
-             '--config.eval.metrics=nll,frechet')
+             '--config.eval.metrics=nll,frechet_distance')
     workdir, one = tmp_path / 'two', tmp_path / 'one'
     assert succeeds(start(1, *flags, '--config.epochs=1', f'--workdir={workdir}'))
     said = succeeds(start(2, *flags, f'--workdir={workdir}', env=TWO))
@@ -118,13 +118,13 @@ def test_one_process_begins_a_vae_two_shard_it_and_one_ends_it(start, tmp_path):
     assert 'test/nll_se' in succeeds(start(2, *flags, '--mode=evaluate', f'--workdir={workdir}',
                                            env=TWO))
     measured = train.summary(workdir)['metrics']
-    trained.use(config_of(workdir), workdir, 'evaluate')
+    evaluation.run_mode(config_of(workdir), workdir, 'evaluate')
     again = train.summary(workdir)['metrics']
     assert measured.keys() == again.keys()
     np.testing.assert_allclose(list(measured.values()), list(again.values()), rtol=1e-4)
-    alone(workdir, workdir, epochs=3)
+    single(workdir, workdir, epochs=3)
     is_whole(workdir, 3, events=3)
-    alone(workdir, one, epochs=3, parallel='jit')
+    single(workdir, one, epochs=3, parallel='jit')
     same_run(workdir, one)
 
 
@@ -132,7 +132,7 @@ def test_one_process_begins_a_vae_two_shard_it_and_one_ends_it(start, tmp_path):
 def test_four_processes_train_a_gan_as_one_does(start, tmp_path):
     succeeds(start(4, '--config=configs/gan.py', *SMALL, f'--workdir={tmp_path}/four'))
     is_whole(tmp_path / 'four', 2)
-    alone(tmp_path / 'four', tmp_path / 'one')
+    single(tmp_path / 'four', tmp_path / 'one')
     same_run(tmp_path / 'four', tmp_path / 'one')
 
 
@@ -153,7 +153,7 @@ def test_one_of_two_is_asked_to_stop_and_both_save_and_do(start, tmp_path):
     said = succeeds(processes)
     assert 'stopped by another process after step' in said.splitlines()[-1]
     epochs = len(lines(workdir))
-    alone(workdir, workdir, epochs=epochs + 1)
+    single(workdir, workdir, epochs=epochs + 1)
     is_whole(workdir, epochs + 1, events=2)
 
 
@@ -175,7 +175,7 @@ def test_two_processes_pass_over_a_damaged_checkpoint(start, tmp_path):
 @pytest.mark.parametrize('dead', [0, 2])  # the first is where the others come together
 def test_one_of_three_dies_the_others_end_and_all_go_on(start, tmp_path, dead):
     workdir, one = tmp_path / 'run', tmp_path / 'one'
-    flags = '--config=configs/vae.py', *SMALL, '--config.batch=30', f'--workdir={workdir}'
+    flags = '--config=configs/vae.py', *SMALL, '--config.batch_size=30', f'--workdir={workdir}'
     processes = start(3, *flags, '--config.epochs=100000', patience=20)
     until(processes, 3, workdir)
     processes[dead].send_signal(signal.SIGKILL)
@@ -190,14 +190,14 @@ def test_one_of_three_dies_the_others_end_and_all_go_on(start, tmp_path, dead):
     epochs = len(lines(workdir)) + 1
     assert 'going on after epoch' in succeeds(start(3, *flags, f'--config.epochs={epochs}'))
     is_whole(workdir, epochs, events=2)
-    alone(workdir, one, epochs=epochs)
+    single(workdir, one, epochs=epochs)
     same_run(workdir, one)
 
 
 def test_other_processes_write_nothing(tmp_path, monkeypatch):
     image = np.zeros((1, 2, 2, 1))
 
-    def leave(folder):
+    def exit_early(folder):
         log = record.Record(folder, 0)
         log.metrics(1, 1, {'train/loss': 1.})
         log.close()
@@ -210,7 +210,7 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch):
     for i, folder in enumerate(folders):
         folder.mkdir()
         monkeypatch.setattr(jax, 'process_index', lambda i=i: i)
-        assert len(leave(folder)) == 3
+        assert len(exit_early(folder)) == 3
     assert len(list(folders[0].rglob('*.*'))) == 6 and not list(folders[1].iterdir())
 
 
@@ -223,9 +223,9 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch):
     (('localhost:1', -1, 2), ['counts from 0', 'not -1']),
     (('localhost:99999', 0, 2), ['99999'])])
 def test_processes_that_cannot_be_are_refused(given, words):
-    with pytest.raises(BadInput) as found:
+    with pytest.raises(BadInput) as values:
         parallel.join(*given)
-    assert all(word in str(found.value) for word in words), found.value
+    assert all(word in str(values.value) for word in words), values.value
 
 
 def test_port_in_use_is_refused():
@@ -259,8 +259,8 @@ def test_no_cluster_is_said(run_main, tmp_path):
 def test_what_one_process_finds_all_report(start, tmp_path):
     """A batch that they cannot share, and a workdir that they do not share."""
     flags = '--config=configs/vae.py', *SMALL
-    refused(ends(start(2, *flags, '--config.batch=33', f'--workdir={tmp_path}/run')),
+    refused(ends(start(2, *flags, '--config.batch_size=33', f'--workdir={tmp_path}/run')),
             'batch 33', '2 devices')
     assert not (tmp_path / 'run').exists()
-    results = ends(start(2, *flags, own=lambda i: [f'--workdir={tmp_path}/{i}']))
+    results = ends(start(2, *flags, local=lambda i: [f'--workdir={tmp_path}/{i}']))
     refused(results, f'{tmp_path}/1', 'share')

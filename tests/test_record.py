@@ -10,10 +10,10 @@ from gen_jax import record
 VAE = {f'{side}/{name}': 123.456789 for side in ('train', 'test')
        for name in ('active_units', 'elbo', 'kl', 'loss', 'recon')}
 GAN = {f'train/{name}': .6931472 for name in (
-    'accuracy_fake', 'accuracy_real', 'critic_loss', 'generator_loss')} | {
-    f'test/{name}': 1234567.8 for name in ('spread_fake', 'spread_real')}
-WRONG = {'train/accuracy_real': 1., 'train/accuracy_fake': 1., 'test/spread_real': 4.,
-         'test/spread_fake': .1, 'train/active_units': 0.}
+    'accuracy_fake', 'accuracy_real', 'discriminator_loss', 'generator_loss')} | {
+    f'test/{name}': 1234567.8 for name in ('pairwise_distance_fake', 'pairwise_distance_real')}
+WRONG = {'train/accuracy_real': 1., 'train/accuracy_fake': 1., 'test/pairwise_distance_real': 4.,
+         'test/pairwise_distance_fake': .1, 'train/active_units': 0.}
 
 
 class Terminal(io.StringIO):
@@ -21,7 +21,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def shown(monkeypatch, out, columns, named, epochs=300, **how):
+def displayed(monkeypatch, out, columns, named, epochs=300, **how):
     """What is printed of so many epochs, on a terminal of so many columns."""
     monkeypatch.setenv('COLUMNS', str(columns))
     progress = record.Progress(epochs, 0, out, **how)
@@ -33,7 +33,7 @@ def shown(monkeypatch, out, columns, named, epochs=300, **how):
 @pytest.mark.parametrize('named', [VAE, GAN, VAE | GAN | WRONG], ids=['vae', 'gan', 'wrong'])
 @pytest.mark.parametrize('columns', thorough([20, 40, 80, 132], 80))
 def test_progress_is_one_row_however_narrow_the_terminal(monkeypatch, columns, named):
-    before, *rows = shown(monkeypatch, Terminal(), columns, named).split('\r\x1b[K')
+    before, *rows = displayed(monkeypatch, Terminal(), columns, named).split('\r\x1b[K')
     assert before == '' and len(rows) == 300
     assert rows[-1].count('\n') == 1 and not any('\n' in row for row in rows[:-1])
     assert all(row.startswith(f'epoch {i}/300') for i, row in enumerate(rows, 1))
@@ -41,20 +41,22 @@ def test_progress_is_one_row_however_narrow_the_terminal(monkeypatch, columns, n
 
 
 def test_progress_keeps_what_matters_most(monkeypatch):
-    row = shown(monkeypatch, Terminal(), 80, VAE, epochs=1)[4:]
+    row = displayed(monkeypatch, Terminal(), 80, VAE, epochs=1)[4:]
     assert row == 'epoch 1/1  train/loss 123.5  test/loss 123.5  123,457 examples/s  0:00 left\n'
-    row = shown(monkeypatch, Terminal(), 80, GAN, epochs=1)[4:]
-    assert row == ('epoch 1/1  train/critic_loss 0.6931  train/generator_loss 0.6931  0:00 left\n')
-    alike = GAN | {'test/spread_real': 4., 'test/spread_fake': .1}
-    row = shown(monkeypatch, Terminal(), 80, alike, epochs=1)[4:]
-    assert row == ('epoch 1/1  train/critic_loss 0.6931  0:00 left  ! samples are nearly all '
-                   'alike\n')
-    row = shown(monkeypatch, Terminal(), 80, VAE | WRONG, epochs=1)[4:]
-    assert '! the critic wins outright' in row and 'loss' not in row
+    row = displayed(monkeypatch, Terminal(), 80, GAN, epochs=1)[4:]
+    assert row == (
+        'epoch 1/1  discriminator_loss 0.6931  generator_loss 0.6931  0:00 left\n')
+    alike = GAN | {'test/pairwise_distance_real': 4., 'test/pairwise_distance_fake': .1}
+    row = displayed(monkeypatch, Terminal(), 80, alike, epochs=1)[4:]
+    assert row == (
+        'epoch 1/1  discriminator_loss 0.6931  0:00 left  ! samples are nearly all '
+        'alike\n')
+    row = displayed(monkeypatch, Terminal(), 80, VAE | WRONG, epochs=1)[4:]
+    assert '! the discriminator wins outright' in row and 'loss' not in row
 
 
 def test_progress_shows_everything_where_there_is_room(monkeypatch):
-    row = shown(monkeypatch, Terminal(), 1000, VAE | GAN, epochs=1)
+    row = displayed(monkeypatch, Terminal(), 1000, VAE | GAN, epochs=1)
     assert re.findall(r'(t[a-z]+/\w+) \S+', row) == list(VAE | GAN)
     assert row.endswith('examples/s  0:00 left\n')
 

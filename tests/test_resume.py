@@ -23,39 +23,39 @@ CASES = dict(
     ae=dict(name='ae', width=(4, 3), latent=5),
     vae=dict(name='vae', width=(16,), latent=4),
     vae_batch_dynamic=dict(name='vae', width=(16,), latent=4, norm='batch', binarize='dynamic'),
-    gan=dict(name='gan', width=(4, 6), latent=5, norm='batch', average=.99),
-    gan_spectral=dict(name='gan', width=(8,), latent=5, kind='mlp', critic_norm='spectral',
-                      every=2),
+    gan=dict(name='gan', width=(4, 6), latent=5, norm='batch', ema_decay=.99),
+    gan_spectral=dict(name='gan', width=(8,), latent=5, kind='mlp', discriminator_norm='spectral',
+                      discriminator_steps=2),
     gan_options=dict(name='gan', width=(4, 6), latent=5, norm='none', loss='relativistic',
-                     penalty='r1', pack=2, order='simultaneous', augment='colour,cutout',
-                     noise=.1, noise_steps=20),
+                     penalty='r1', packing=2, update_order='simultaneous', augment='colour,cutout',
+                     instance_noise=.1, instance_noise_steps=20),
     infogan=dict(name='infogan', width=(16,), latent=3, kind='mlp'),
     vaegan=dict(name='vaegan', width=(16,), latent=4, kind='mlp'),
-    aae=dict(name='aae', width=(16,), latent=4, critic=(8,), labelled=True),
+    aae=dict(name='aae', width=(16,), latent=4, discriminator_width=(8,), conditional=True),
     bigan=dict(name='bigan', width=(16,), latent=4, kind='mlp'),
     denoising=dict(name='denoising', width=(4, 3), latent=5),
     contractive=dict(name='contractive', width=(16,), latent=4, probes=2),
-    rae=dict(name='rae', width=(16,), latent=4, smooth='spectral'),
+    rae=dict(name='rae', width=(16,), latent=4, label_smoothing='spectral'),
     deepfake=dict(name='deepfake', width=(4, 3), latent=5, norm='batch', identities=(3, 5)),
-    factor=dict(name='factor', width=(16,), latent=4, critic=(8,)),
-    vq=dict(name='vq', width=(4,), latent=3, codes=8, units=8),
-    ladder=dict(name='ladder', width=(16,), latent=3, below=4, k=2),
+    factor=dict(name='factor', width=(16,), latent=4, discriminator_width=(8,)),
+    vq=dict(name='vq', width=(4,), latent=3, codebook_size=8, prior_width=8),
+    ladder=dict(name='ladder', width=(16,), latent=3, bottom_latent=4, k=2),
     classifier_frozen=dict(name='classifier', encoder='frozen', init='vae_batch_dynamic'),
-    classifier_tuned=dict(name='classifier', encoder='tuned', head=(8,), init='ae'))
+    classifier_tuned=dict(name='classifier', encoder='finetuned', head=(8,), init='ae'))
 
 
-def config_of(case, whole=None, **top):
+def config_of(case, complete=None, **overrides):
     """The config of a case; `whole` where it starts from the run of another."""
     changed = dict(CASES[case])
     name, binarize = changed.pop('name'), changed.pop('binarize', 'none')
     identities, init = changed.pop('identities', ()), changed.pop('init', '')
     config = defaults(name, 'digits', **changed)
     config.data.binarize, config.epochs, config.eval.samples = binarize, EPOCHS, 4
-    config.data.identities, config.init = identities, str(whole(init)) if init else ''
-    config.batch = 64 if identities else 128
-    best = dict.fromkeys(('gan', 'infogan', 'vaegan', 'bigan'), '') | dict(deepfake='test/error')
+    config.data.identities, config.init_from = identities, str(complete(init)) if init else ''
+    config.batch_size = 64 if identities else 128
+    best = dict.fromkeys(('gan', 'infogan', 'vaegan', 'bigan'), '') | dict(deepfake='test/recon')
     config.eval.best = best.get(name, 'test/loss')
-    config.update(top)
+    config.update(overrides)
     return config
 
 
@@ -85,67 +85,67 @@ def same_runs(one, other):
     assert max(first) == max(second)
     same_bits(first[max(first)], second[max(second)])
     assert (one / 'metrics.jsonl').read_text() == (other / 'metrics.jsonl').read_text()
-    told = [json.loads((w / 'summary.json').read_text()) for w in (one, other)]
+    reported = [json.loads((w / 'summary.json').read_text()) for w in (one, other)]
     for key in 'epochs', 'steps', 'metrics':
-        assert told[0][key] == told[1][key]
+        assert reported[0][key] == reported[1][key]
 
 
 @pytest.fixture(scope='module')
-def whole(tmp_path_factory):
+def complete(tmp_path_factory):
     """case -> the workdir of a run that was never stopped."""
-    made = {}
+    built = {}
 
     def get(case):
-        if case not in made:
-            made[case] = tmp_path_factory.mktemp('whole') / case
-            train.train(config_of(case, get), made[case])
-        return made[case]
+        if case not in built:
+            built[case] = tmp_path_factory.mktemp('whole') / case
+            train.train(config_of(case, get), built[case])
+        return built[case]
     return get
 
 
 @pytest.mark.parametrize('case', thorough(
     CASES, 'vae_batch_dynamic'))
-def test_run_in_two_parts_is_the_run_in_one(whole, tmp_path, case):
-    train.train(config_of(case, whole, epochs=1), tmp_path)
+def test_run_in_two_parts_is_the_run_in_one(complete, tmp_path, case):
+    train.train(config_of(case, complete, epochs=1), tmp_path)
     assert len(stored(tmp_path)) == 1
-    train.train(config_of(case, whole), tmp_path)
-    same_runs(whole(case), tmp_path)
+    train.train(config_of(case, complete), tmp_path)
+    same_runs(complete(case), tmp_path)
 
 
 @pytest.mark.full
-def test_run_in_three_parts_is_the_run_in_one(whole, tmp_path):
+def test_run_in_three_parts_is_the_run_in_one(complete, tmp_path):
     for epochs in range(1, EPOCHS + 1):
         train.train(config_of('vae_batch_dynamic', epochs=epochs), tmp_path)
-    same_runs(whole('vae_batch_dynamic'), tmp_path)
+    same_runs(complete('vae_batch_dynamic'), tmp_path)
 
 
 @pytest.mark.full
-def test_classifier_holds_the_encoder_of_the_run_that_it_started_from(whole):
+def test_classifier_holds_the_encoder_of_the_run_that_it_started_from(complete):
     """Frozen to the last step, with that run's last parameters and batch statistics."""
-    theirs, ours = (stored(whole(case))[EPOCHS * 11] for case in ('vae_batch_dynamic',
+    theirs, ours = (stored(complete(case))[EPOCHS * 11] for case in ('vae_batch_dynamic',
                                                                   'classifier_frozen'))
     for part in 'params', 'buffers':
         old, new = f"['{part}']['vae']", f"['{part}']['classifier']['encoder']['vae']"
         first = {k.removeprefix(old): v for k, v in theirs.items() if k.startswith(old)}
         same_bits(first, {k.removeprefix(new): v for k, v in ours.items() if k.startswith(new)})
         assert first
-    theirs, ours = (stored(whole(case))[EPOCHS * 11] for case in ('ae', 'classifier_tuned'))
+    theirs, ours = (stored(complete(case))[EPOCHS * 11] for case in ('ae', 'classifier_tuned'))
     start = "['params']['classifier']['encoder']"
     moved = [k for k, v in ours.items() if k.startswith(start) and "['ae']['encoder']" in k
              and v.tobytes() != theirs["['params']" + k.removeprefix(start)].tobytes()]
     assert moved
 
 
-def test_classifier_starts_from_a_run_whose_data_are_elsewhere_now(whole, tmp_path):
-    config = config_of('classifier_frozen', whole)
+def test_classifier_starts_from_a_run_whose_data_are_elsewhere_now(complete, tmp_path):
+    config = config_of('classifier_frozen', complete)
     config.data.dir = str(tmp_path)
     start = train.prepare(config).state.params['classifier']['encoder']
     assert start.keys() == {'vae'}
 
 
-def test_a_run_is_loaded_by_its_folder_alone(whole, tmp_path):
+def test_a_run_is_loaded_by_its_folder_alone(complete, tmp_path):
     """With its config's types, and from where its data were unless another place is given."""
-    shutil.copytree(whole('vae_batch_dynamic'), tmp_path / 'run')
+    shutil.copytree(complete('vae_batch_dynamic'), tmp_path / 'run')
     file = tmp_path / 'run' / 'config.json'
     theirs = json.loads(file.read_text())
     theirs['data']['dir'] = str(tmp_path)
@@ -160,17 +160,17 @@ def test_a_run_is_loaded_by_its_folder_alone(whole, tmp_path):
     assert train.load(tmp_path / 'run', given)[0].config.data.dir == '/elsewhere'
 
 
-def test_classifier_starts_from_the_best_state_where_the_run_says_so(whole, tmp_path):
+def test_classifier_starts_from_the_best_state_where_the_run_says_so(complete, tmp_path):
     """eval.checkpoint of the run that it starts from, whose states differ."""
-    config = config_of('classifier_tuned', whole)
+    config = config_of('classifier_tuned', complete)
     starts = {}
     for which in 'latest', 'best':
         source = tmp_path / which
-        shutil.copytree(whole('ae'), source)
+        shutil.copytree(complete('ae'), source)
         changed = json.loads((source / 'config.json').read_text())
         changed['eval'] |= dict(checkpoint=which, best='test/ssim')
         (source / 'config.json').write_text(json.dumps(changed))
-        config.init = str(source)
+        config.init_from = str(source)
         run, state = train.load(source)
         starts[which] = by_path(state.params['ae']['encoder'])
         ours = by_path(train.prepare(config).state.params['classifier']['encoder']['ae']['encoder'])
@@ -178,20 +178,21 @@ def test_classifier_starts_from_the_best_state_where_the_run_says_so(whole, tmp_
     assert any(v.tobytes() != starts['best'][k].tobytes() for k, v in starts['latest'].items())
 
 
-def test_checkpoint_holds_everything_that_training_changes(whole):
-    paths = set(next(iter(stored(whole('gan')).values())))
-    for part, players in dict(params=('critic', 'generator'), opt=('critic', 'generator'),
-                              average=('generator',), buffers=('critic', 'generator')).items():
+def test_checkpoint_holds_everything_that_training_changes(complete):
+    paths = set(next(iter(stored(complete('gan')).values())))
+    for part, players in dict(params=('discriminator', 'generator'),
+                              opt=('discriminator', 'generator'), ema=('generator',),
+                              buffers=('discriminator', 'generator')).items():
         for player in players:
             assert any(path.startswith(f"['{part}']['{player}']") for path in paths), (part, player)
     assert "['step']" in paths
     assert any('mean' in path for path in paths if path.startswith("['buffers']"))
 
 
-def test_state_changes_in_every_part_from_epoch_to_epoch(whole):
-    states = stored(whole('gan'))
+def test_state_changes_in_every_part_from_epoch_to_epoch(complete):
+    states = stored(complete('gan'))
     first, last = states[min(states)], states[max(states)]
-    for part in 'params', 'opt', 'average', 'buffers':
+    for part in 'params', 'opt', 'ema', 'buffers':
         moved = [p for p in first if p.startswith(f"['{part}']")
                  and first[p].tobytes() != last[p].tobytes()]
         assert moved, part
@@ -210,11 +211,11 @@ def test_run_that_is_killed_goes_on_as_if_it_had_not_been(environment, run_main,
         time.sleep(.005)
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
-    told = json.loads((other / 'summary.json').read_text())
-    assert told['epochs'] < 60
+    reported = json.loads((other / 'summary.json').read_text())
+    assert reported['epochs'] < 60
     result = run_main(*flags, f'--workdir={other}')
     assert result.code == 0 and 'going on after epoch' in result.out, result
-    assert json.loads((other / 'summary.json').read_text())['seconds'] > told['seconds'] > 0
+    assert json.loads((other / 'summary.json').read_text())['seconds'] > reported['seconds'] > 0
     assert run_main(*flags, f'--workdir={one}').code == 0
     same_runs(one, other)
 
@@ -223,18 +224,18 @@ def test_run_that_is_killed_goes_on_as_if_it_had_not_been(environment, run_main,
 @pytest.mark.parametrize('case', ['ae', 'vae_batch_dynamic', 'gan'])
 def test_steps_a_call_do_not_matter(case):
     """11 steps an epoch: one call of 11, eleven of 1, and 4 + 4 + 3."""
-    found = {}
+    values = {}
     for scan in 0, 1, 4:
         run = train.prepare(config_of(case, scan=scan))
         trainer = train.Trainer(run)
         state, named = trainer.epoch(run.state)
-        found[scan] = by_path(state._asdict()), named
+        values[scan] = by_path(state._asdict()), named
         assert sorted(trainer.compiled) == {0: [11], 1: [1], 4: [3, 4]}[scan]
-    state, named = found[0]
+    state, named = values[0]
     for scan in 1, 4:
-        for path, value in found[scan][0].items():
+        for path, value in values[scan][0].items():
             np.testing.assert_allclose(value, state[path], rtol=1e-3, atol=1e-5, err_msg=path)
-        assert found[scan][1] == pytest.approx(named, rel=1e-4, abs=1e-6)
+        assert values[scan][1] == pytest.approx(named, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.full
@@ -249,18 +250,18 @@ def test_resume_with_one_step_a_call_is_exact(tmp_path):
 def test_what_is_saved_is_the_state_of_its_step_though_training_goes_on(tmp_path):
     """Saving is asynchronous and the next call may overwrite the state's memory."""
     run = train.prepare(config_of('vae', net=dict(width=(1500,))))
-    trainer, state, seen = train.Trainer(run), run.state, {}
+    trainer, state, recorded = train.Trainer(run), run.state, {}
     with checkpoint.manager(tmp_path, keep=8) as saves:
         for _ in range(6):
             state, _ = trainer.epoch(state)
-            seen[int(state.step)] = by_path(jax.device_get(state._asdict()))
+            recorded[int(state.step)] = by_path(jax.device_get(state._asdict()))
             checkpoint.save(saves, state, {})
         saves.wait_until_finished()
-        assert sorted(saves.all_steps()) == sorted(seen)
-        for step, arrays in seen.items():
-            found = saves.restore(step, args=ocp.args.StandardRestore(
+        assert sorted(saves.all_steps()) == sorted(recorded)
+        for step, arrays in recorded.items():
+            values = saves.restore(step, args=ocp.args.StandardRestore(
                 jax.tree.map(ocp.utils.to_shape_dtype_struct, run_like(run)._asdict())))
-            same_bits(by_path(found), arrays)
+            same_bits(by_path(values), arrays)
 
 
 def run_like(run) -> State:
@@ -297,8 +298,8 @@ def test_checkpoints_of_merged_files_are_read_too(tmp_path):
     with ocp.StandardCheckpointer() as writer:
         writer.save(tmp_path / '3' / 'default', state._asdict())
     assert (tmp_path / '3' / 'default' / 'manifest.ocdbt').exists()
-    found = checkpoint.restore(tmp_path, state)
-    same_bits(by_path(found._asdict()), by_path(state._asdict()))
+    values = checkpoint.restore(tmp_path, state)
+    same_bits(by_path(values._asdict()), by_path(state._asdict()))
 
 
 MANY = '''

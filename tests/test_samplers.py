@@ -126,14 +126,14 @@ def test_aggregate_draws_of_the_posterior(logvar):
 
     x = 100 * jax.random.normal(KEY, (50, 2))
     model = deterministic(density=Density(posterior, None, None, None))
-    made = samplers.codes(model)(None, Batch(x), KEY)
-    drawn = samplers.fit('aggregate', made, KEY)(KEY, 50)
-    away = jnp.sort(drawn, axis=0) - jnp.sort(2 * x, axis=0)
+    built = samplers.codes(model)(None, Batch(x), KEY)
+    samples = samplers.fit('aggregate', built, KEY)(KEY, 50)
+    away = jnp.sort(samples, axis=0) - jnp.sort(2 * x, axis=0)
     assert float(away.std()) == pytest.approx(np.exp(logvar / 2), abs=.3)
     if logvar < 0:
-        assert not away.any() and (drawn != 2 * x).any()
-    more = samplers.fit('aggregate', made, KEY)(KEY, 70)
-    assert {tuple(z) for z in np.asarray(more)} <= {tuple(z) for z in np.asarray(made)}
+        assert not away.any() and (samples != 2 * x).any()
+    more = samplers.fit('aggregate', built, KEY)(KEY, 70)
+    assert {tuple(z) for z in np.asarray(more)} <= {tuple(z) for z in np.asarray(built)}
 
 
 @pytest.mark.parametrize('name', thorough(samplers.FITTED, 'gmm', 'aggregate'))
@@ -143,10 +143,10 @@ def test_shape_of_the_codes_is_restored(name, steps):
     centre = 10. * np.arange(8).reshape(2, 2, 2)
     scale = np.linspace(0, 2, 8).reshape(2, 2, 2)
     x = centre + scale * np.random.default_rng(0).normal(size=(400, 2, 2, 2))
-    made = np.asarray(samplers.fit(name, x, KEY)(KEY, 300))
-    assert made.shape == (300, 2, 2, 2) and (made[:, 0, 0, 0] == 0).all()
-    np.testing.assert_allclose(made.mean(0), centre, atol=1)
-    np.testing.assert_allclose(made.std(0), scale, rtol=.5)
+    built = np.asarray(samplers.fit(name, x, KEY)(KEY, 300))
+    assert built.shape == (300, 2, 2, 2) and (built[:, 0, 0, 0] == 0).all()
+    np.testing.assert_allclose(built.mean(0), centre, atol=1)
+    np.testing.assert_allclose(built.std(0), scale, rtol=.5)
 
 
 @pytest.mark.parametrize('name', thorough(samplers.FITTED, 'gmm'))
@@ -201,8 +201,8 @@ def test_loss_that_is_not_finite_is_refused(last, steps):
 def test_sampler_that_does_not_fit_the_model_is_refused(model, sampler, said):
     batch = Batch(jax.random.uniform(KEY, (16, 8, 8, 3)), jnp.arange(16) % 2)
     hyper = dict(encoder='scratch') if model == 'classifier' else {}
-    made = importlib.import_module(f'gen_jax.models.{model}').make(batch, **hyper)
-    args = sampler, model, made, jax.eval_shape(made.init, KEY, batch), batch
+    built = importlib.import_module(f'gen_jax.models.{model}').make(batch, **hyper)
+    args = sampler, model, built, jax.eval_shape(built.init, KEY, batch), batch
     if said is None:
         samplers.require(*args)
     else:

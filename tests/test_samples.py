@@ -9,7 +9,8 @@ from scipy import linalg, special
 from scipy.spatial.distance import cdist
 
 from gen_jax.metrics import samples
-from gen_jax.metrics.samples import classes, discrepancy, frechet, kernel, modes, neighbours
+from gen_jax.metrics.samples import (classes, discrepancy, frechet_distance, kernel_distance, modes,
+                                     precision_recall)
 from gen_jax.types import BadInput
 
 examples = settings(max_examples=30, deadline=None, derandomize=True)
@@ -32,22 +33,23 @@ def white(n, d, seed=0):
 
 def test_distance_of_shifted_copies_is_the_shift_squared():
     x, shift = draw(50, 4), np.array([1., -2, 0, .5])
-    assert frechet(x, x + shift) == pytest.approx(5.25, rel=1e-12)
+    assert frechet_distance(x, x + shift) == pytest.approx(5.25, rel=1e-12)
 
 
 def test_distance_of_scaled_isotropic_gaussians():
     """d (a - b)^2 of standard deviations a and b."""
-    assert frechet(3 * white(30, 5), .5 * white(40, 5, 1)) == pytest.approx(5 * 2.5 ** 2, rel=1e-12)
+    assert frechet_distance(3 * white(30, 5), .5 * white(40, 5, 1)) == pytest.approx(
+        5 * 2.5**2, rel=1e-12)
 
 
 def test_distance_of_diagonal_gaussians():
     a, b, shift = np.array([1., 2, 3]), np.array([4., .1, 3]), np.array([0, 0, 7.])
-    assert frechet(a * white(30, 3), b * white(50, 3, 1) + shift) == pytest.approx(
+    assert frechet_distance(a * white(30, 3), b * white(50, 3, 1) + shift) == pytest.approx(
         ((a - b) ** 2).sum() + 49, rel=1e-12)
 
 
 def test_distance_of_one_dimension_is_of_unbiased_deviations():
-    assert frechet([[0.], [2]], [[5.], [5], [8]]) == pytest.approx(25 + (2 ** .5 - 3 ** .5) ** 2)
+    assert frechet_distance([[0.], [2]], [[5.], [5], [8]]) == pytest.approx(25 + (2**.5 - 3**.5)**2)
 
 
 @pytest.mark.parametrize('d', [2, 7, 20])
@@ -56,19 +58,20 @@ def test_distance_of_full_covariances_is_that_by_the_matrix_root(d):
     y = draw(80, d, 3) @ draw(d, d, 4)
     a, b = np.cov(x.T), np.cov(y.T)
     truth = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(a + b - 2 * linalg.sqrtm(a @ b).real)
-    assert frechet(x, y) == pytest.approx(truth, rel=1e-9)
-    assert frechet(jnp.asarray(x), jnp.asarray(y)) == pytest.approx(truth, rel=1e-4)
+    assert frechet_distance(x, y) == pytest.approx(truth, rel=1e-9)
+    assert frechet_distance(jnp.asarray(x), jnp.asarray(y)) == pytest.approx(truth, rel=1e-4)
 
 
 def test_distance_of_fewer_examples_than_dimensions():
     """Orthogonal subspaces share no root; the same one does, and rounding adds nothing to it."""
     x, y = np.zeros((2, 5, 40))
     x[:, :2], y[:, 2:4] = 3 * white(5, 2), white(5, 2, 1)
-    assert frechet(x, y) == pytest.approx(2 * 9 + 2 * 1, rel=1e-12)
-    assert frechet(x, 4 * x) == pytest.approx(2 * 9 ** 2, rel=1e-12)
+    assert frechet_distance(x, y) == pytest.approx(2 * 9 + 2 * 1, rel=1e-12)
+    assert frechet_distance(x, 4 * x) == pytest.approx(2 * 9 ** 2, rel=1e-12)
     z = draw(5, 400)
-    assert type(frechet(z, z)) is float and 0 <= frechet(z, z) < 1e-10
-    assert frechet(z, 2 * z - z.mean(0)) == pytest.approx(z.var(0, ddof=1).sum(), rel=1e-12)
+    assert type(frechet_distance(z, z)) is float and 0 <= frechet_distance(z, z) < 1e-10
+    assert frechet_distance(z, 2 * z - z.mean(0)) == pytest.approx(
+        z.var(0, ddof=1).sum(), rel=1e-12)
 
 
 @examples
@@ -76,11 +79,12 @@ def test_distance_of_fewer_examples_than_dimensions():
 def test_distance_is_symmetric_and_blind_to_rotations_and_shifts(seed, n, m, d):
     x, y = draw(n, d, seed), 2 * draw(m, d, seed + 1) + 1
     turn, shift = np.linalg.qr(draw(d, d, seed + 2))[0], draw(1, d, seed + 3)
-    found = frechet(x, y)
-    assert found == pytest.approx(frechet(y, x), rel=1e-9, abs=1e-9) and found >= 0
-    assert found == pytest.approx(frechet(x @ turn + shift, y @ turn + shift), rel=1e-9, abs=1e-9)
-    assert 4 * found == pytest.approx(frechet(2 * x, 2 * y), rel=1e-9, abs=1e-9)
-    assert frechet(x, x) == pytest.approx(0, abs=1e-12 * d * (1 + x.var()))
+    result = frechet_distance(x, y)
+    assert result == pytest.approx(frechet_distance(y, x), rel=1e-9, abs=1e-9) and result >= 0
+    assert result == pytest.approx(frechet_distance(x @ turn + shift, y @ turn + shift), rel=1e-9,
+                                   abs=1e-9)
+    assert 4 * result == pytest.approx(frechet_distance(2 * x, 2 * y), rel=1e-9, abs=1e-9)
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-12 * d * (1 + x.var()))
 
 
 # Kernel distance
@@ -116,47 +120,55 @@ def test_discrepancy_by_hand():
 
 @pytest.mark.parametrize('s, d', [(0., 3), (1., 3), (2., 1)])
 def test_discrepancy_of_a_shift_is_unbiased(s, d):
-    found = [discrepancy(draw(20, d, 2 * i), draw(30, d, 2 * i + 1) + (s / d) ** .5)
+    result = [discrepancy(draw(20, d, 2 * i), draw(30, d, 2 * i + 1) + (s / d) ** .5)
              for i in range(1500)]
-    se = np.std(found) / len(found) ** .5
-    assert abs(np.mean(found) - of_shift(s, d)) < 3 * se
-    assert se < .05 * max(1, of_shift(s, d)) and (s or min(found) < 0)
+    se = np.std(result) / len(result) ** .5
+    assert abs(np.mean(result) - of_shift(s, d)) < 3 * se
+    assert se < .05 * max(1, of_shift(s, d)) and (s or min(result) < 0)
 
 
 def test_subsets_tell_in_the_mean_what_all_do():
     x, y = draw(60, 3), draw(80, 3, 1) + .3
-    found = kernel(x, y, subsets=4000, size=10)
-    spread = found['kernel_se'] / (10 / 50 + 1 / 4000) ** .5  # of the subsets
-    assert abs(found['kernel'] - discrepancy(x, y)) < 3 * spread / 4000 ** .5
+    result = kernel_distance(x, y, subsets=4000, size=10)
+    spread = result['kernel_distance_se'] / (10 / 50 + 1 / 4000) ** .5  # of the subsets
+    assert abs(result['kernel_distance'] - discrepancy(x, y)) < 3 * spread / 4000 ** .5
     assert 3 * spread / 4000 ** .5 < .2 * discrepancy(x, y)
 
 
 def test_subsets_hold_each_example_once_and_half_at_most(monkeypatch):
-    seen = []
-    monkeypatch.setattr(samples, 'discrepancy', lambda x, y: seen.append((x, y)) or len(seen))
+    recorded = []
+    monkeypatch.setattr(samples, 'discrepancy', lambda x, y: recorded.append(
+        (x, y)) or len(recorded))
     x, y = np.arange(7.)[:, None], np.arange(10., 90)[:, None]
-    assert kernel(x, y, subsets=50) == dict(
-        kernel=25.5, kernel_se=pytest.approx(np.std(np.arange(50), ddof=1) * (3 / 4 + .02) ** .5))
-    assert kernel(y, y, subsets=50, size=9)['kernel'] == 75.5
-    for some, whole, size in [*((s, w, 3) for pair in seen[:50] for s, w in zip(pair, (x, y))),
-                              *((s, y, 9) for pair in seen[50:] for s in pair)]:
-        assert len(np.unique(some)) == len(some) == size and np.isin(some, whole).all()
-    assert {v for a, _ in seen[:50] for v in a.flat} == set(range(7)), 'all have their turn'
+    assert kernel_distance(x, y, subsets=50) == dict(
+        kernel_distance=25.5, kernel_distance_se=pytest.approx(
+            np.std(np.arange(50), ddof=1) * (3 / 4 + .02)**.5))
+    assert kernel_distance(y, y, subsets=50, size=9)['kernel_distance'] == 75.5
+    for some, complete, size in [
+            *((s, w, 3) for pair in recorded[:50] for s, w in zip(pair, (x, y))),
+            *((s, y, 9) for pair in recorded[50:] for s in pair)
+    ]:
+        assert len(np.unique(some)) == len(some) == size and np.isin(some, complete).all()
+    assert {v for a, _ in recorded[:50] for v in a.flat} == set(range(7)), 'all have their turn'
 
 
 @pytest.mark.parametrize('shift, m, most', [(1., 60, 1.15), (1., 600, 2.5), (0., 60, 2.5)])
 def test_error_is_how_far_other_examples_differ(shift, m, most):
     """Or more, where there are more of the ones than of the others, or no difference."""
-    found = [kernel(draw(60, 3, 2 * i), draw(m, 3, 2 * i + 1) + shift, seed=i, subsets=40, size=10)
-             for i in range(200)]
-    assert all(type(v) is float for v in found[0].values())
-    truth = np.std([f['kernel'] for f in found])
-    assert .87 < np.mean([f['kernel_se'] for f in found]) / truth < most
+    result = [
+        kernel_distance(draw(60, 3, 2 * i),
+                        draw(m, 3, 2 * i + 1) + shift, seed=i, subsets=40, size=10)
+        for i in range(200)
+    ]
+    assert all(type(v) is float for v in result[0].values())
+    truth = np.std([f['kernel_distance'] for f in result])
+    assert .87 < np.mean([f['kernel_distance_se'] for f in result]) / truth < most
 
 
 def test_seed_decides_the_subsets():
-    one, same, other = (kernel(draw(30, 2), draw(30, 2, 1), seed=s, subsets=3) for s in (0, 0, 1))
-    assert one == same and one['kernel'] != other['kernel']
+    one, same, other = (kernel_distance(draw(30, 2), draw(30, 2, 1), seed=s, subsets=3)
+                        for s in (0, 0, 1))
+    assert one == same and one['kernel_distance'] != other['kernel_distance']
 
 
 # Neighbours
@@ -167,8 +179,8 @@ def by_distances(real, fake, k):
     radius = lambda x: np.sort(cdist(x, x), axis=1)[:, k] * (1 + 1e-9) + 1e-9  # 0 is itself
     d = cdist(real, fake)
     in_real, in_fake = d <= radius(real)[:, None], d <= radius(fake)[None]
-    found = in_real.any(0).mean(), in_fake.any(1).mean(), in_real.sum(0).mean() / k, in_real.any(1)
-    return dict(zip(SCORES, (*found[:3], found[3].mean())))
+    result = in_real.any(0).mean(), in_fake.any(1).mean(), in_real.sum(0).mean() / k, in_real.any(1)
+    return dict(zip(SCORES, (*result[:3], result[3].mean())))
 
 
 def line(*places):
@@ -190,47 +202,47 @@ def line(*places):
     # one that says more than there is: all real ones within a fake's ball, not conversely
     (line(0, .1, .2), line(-8, 0.05, 8), 1, (1 / 3, 1, 2 / 3, 2 / 3))])
 def test_neighbours_by_hand(real, fake, k, expected):
-    assert neighbours(real, fake, k) == pytest.approx(dict(zip(SCORES, expected)), abs=1e-12)
+    assert precision_recall(real, fake, k) == pytest.approx(dict(zip(SCORES, expected)), abs=1e-12)
 
 
 def test_cluster_of_the_data_is_precise_but_recalls_little():
     """Fakes from one of two clusters: all in real balls, half of the reals in fake ones or less."""
     chance = np.random.default_rng(0)
     one, two, fake = chance.normal(size=(3, 200, 4))
-    found = neighbours(np.concatenate([one, two + 50]), .5 * fake)
-    assert found['precision'] == 1 and found['density'] > 1.2
-    assert 0 < found['recall'] < .5 and 0 < found['coverage'] < .5
-    found = neighbours(one, .5 * fake)
-    assert found['recall'] < .9 < found['precision']
+    result = precision_recall(np.concatenate([one, two + 50]), .5 * fake)
+    assert result['precision'] == 1 and result['density'] > 1.2
+    assert 0 < result['recall'] < .5 and 0 < result['coverage'] < .5
+    result = precision_recall(one, .5 * fake)
+    assert result['recall'] < .9 < result['precision']
 
 
 @examples
 @given(seeds, st.integers(1, 3), st.integers(4, 20), st.integers(4, 20), st.integers(1, 5),
        st.booleans())
-def test_neighbours_are_those_by_all_distances(seed, k, n, m, d, whole):
+def test_neighbours_are_those_by_all_distances(seed, k, n, m, d, complete):
     """Also of whole numbers, where many distances are the same and some are nought."""
     real, fake = draw(n, d, seed), 1.5 * draw(m, d, seed + 1) + .5
-    if whole:
+    if complete:
         real, fake = real.round(), fake.round()
-    found = neighbours(real, fake, k)
-    assert found == pytest.approx(by_distances(real, fake, k), abs=1e-12)
-    assert all(type(v) is float for v in found.values())
+    result = precision_recall(real, fake, k)
+    assert result == pytest.approx(by_distances(real, fake, k), abs=1e-12)
+    assert all(type(v) is float for v in result.values())
     turn, shift = np.linalg.qr(draw(d, d, seed + 2))[0], 1000 * draw(1, d, seed + 3)
-    moved = neighbours(3 * real @ turn + shift, 3 * fake @ turn + shift, k)
-    assert whole or found == pytest.approx(moved, abs=1e-12)
+    moved = precision_recall(3 * real @ turn + shift, 3 * fake @ turn + shift, k)
+    assert complete or result == pytest.approx(moved, abs=1e-12)
 
 
 def test_density_of_the_data_themselves_is_one():
     """Of fakes drawn as the real ones are, of which a ball of k others holds k in the mean."""
-    found = [neighbours(draw(100, 2, 2 * i), draw(100, 2, 2 * i + 1), 3) for i in range(40)]
-    assert np.mean([f['density'] for f in found]) == pytest.approx(1, abs=.03)
-    assert np.mean([f['coverage'] for f in found]) == pytest.approx(1 - .5 ** 3, abs=.03)
+    result = [precision_recall(draw(100, 2, 2 * i), draw(100, 2, 2 * i + 1), 3) for i in range(40)]
+    assert np.mean([f['density'] for f in result]) == pytest.approx(1, abs=.03)
+    assert np.mean([f['coverage'] for f in result]) == pytest.approx(1 - .5 ** 3, abs=.03)
 
 
 @pytest.mark.parametrize('origin', [0, 1e4])
 def test_far_example_or_origin_does_not_blur_the_others(origin):
     real, fake = line(0, 1e-3, 2e-3, 3e-3), line(3.5e-3, 4.5e-3, 1e6)
-    assert neighbours(real + origin, fake + origin, 1) == pytest.approx(
+    assert precision_recall(real + origin, fake + origin, 1) == pytest.approx(
         dict(precision=1 / 3, recall=1 / 4, density=1 / 3, coverage=1 / 4))
 
 
@@ -241,16 +253,17 @@ def test_far_example_or_origin_does_not_blur_the_others(origin):
 def test_blocks_do_not_matter(monkeypatch, block):
     """Of 37 or 41 columns: rows one by one, or by two, with and without a ragged last block."""
     x, y = draw(37, 3), draw(41, 3, 1) + .4
-    scores = lambda: (neighbours(x, y, 3), neighbours(y, x, 3), {'mmd': discrepancy(x, y)})
-    whole = scores()
+    scores = lambda: (precision_recall(x, y, 3), precision_recall(y, x, 3),
+                      {'mmd': discrepancy(x, y)})
+    complete = scores()
     monkeypatch.setattr(samples, 'BLOCK', block)
-    for a, b in zip(scores(), whole):
+    for a, b in zip(scores(), complete):
         assert a == pytest.approx(b, rel=1e-9)
     assert [np.shape(p) for _, p in samples.products(x, y)] == [
         (min(max(1, block // 41), 37 - i), 41) for i in range(0, 37, max(1, block // 41))]
 
 
-@pytest.mark.parametrize('measure', [neighbours, discrepancy])
+@pytest.mark.parametrize('measure', [precision_recall, discrepancy])
 def test_memory_is_that_of_a_few_blocks(monkeypatch, measure):
     monkeypatch.setattr(samples, 'BLOCK', 2 ** 15)
     x, y = draw(1500, 2), draw(1500, 2, 1)
@@ -270,11 +283,11 @@ SQUARE = np.array([[0., 0], [4, 0], [0, 4], [4, 4]])
 def test_modes_of_points_by_hand():
     """sigma .5: within 1.5 of the nearest centre, not of any other."""
     x = [[0, 0], [1, 1], [0, 1.4], [3, 0], [4, 1.6], [2, 2], [4, 2.8], [90, 4]]
-    found = modes(x, SQUARE, .5)
+    result = modes(x, SQUARE, .5)
     p = np.array([3, 1, 1]) / 5
-    assert found == dict(modes=3, high_quality=5 / 8,
+    assert result == dict(modes=3, high_quality=5 / 8,
                          kl=pytest.approx(np.log(4) + (p * np.log(p)).sum()))
-    assert type(found['modes']) is int and type(found['high_quality']) is float
+    assert type(result['modes']) is int and type(result['high_quality']) is float
 
 
 def test_modes_of_all_one_and_none():
@@ -290,9 +303,9 @@ def test_modes_of_the_mixture_itself():
     """In two dimensions exp(-9 / 2) of a Gaussian is beyond 3 standard deviations, in three more;
     of points spread as they should be, kl is (m - 1) / 2n in the mean."""
     x = np.repeat(SQUARE, 5000, 0) + .1 * draw(20_000, 2)
-    found = modes(x, SQUARE, .1)
-    assert found['modes'] == 4 and found['kl'] < 1e-5
-    assert found['high_quality'] == pytest.approx(1 - np.exp(-9 / 2), abs=.003)
+    result = modes(x, SQUARE, .1)
+    assert result['modes'] == 4 and result['kl'] < 1e-5
+    assert result['high_quality'] == pytest.approx(1 - np.exp(-9 / 2), abs=.003)
     cube = modes(.1 * draw(20_000, 3), np.zeros((1, 3)), .1)
     assert cube['high_quality'] == pytest.approx(special.gammainc(3 / 2, 9 / 2), abs=.004)
 
@@ -301,12 +314,12 @@ def test_modes_of_the_mixture_itself():
 @given(seeds, st.integers(1, 30), st.integers(1, 9))
 def test_modes_are_bounded_and_blind_to_order(seed, n, m):
     x, centres = 2 * draw(n, 2, seed), 2 * draw(m, 2, seed + 1)
-    found = modes(x, centres, .3)
-    assert 0 <= found['modes'] <= min(n, m) and 0 <= found['kl'] <= np.log(m) + 1e-12
-    assert (found['modes'] == 0) == (found['high_quality'] == 0)
-    assert found == pytest.approx(modes(x[::-1], centres[::-1], .3), abs=1e-12)
-    if found['modes']:
-        assert found['kl'] >= np.log(m / found['modes']) - 1e-12
+    result = modes(x, centres, .3)
+    assert 0 <= result['modes'] <= min(n, m) and 0 <= result['kl'] <= np.log(m) + 1e-12
+    assert (result['modes'] == 0) == (result['high_quality'] == 0)
+    assert result == pytest.approx(modes(x[::-1], centres[::-1], .3), abs=1e-12)
+    if result['modes']:
+        assert result['kl'] >= np.log(m / result['modes']) - 1e-12
 
 
 # Classes
@@ -320,9 +333,9 @@ def test_classes_of_known_distributions():
             modes=3, kl=pytest.approx(np.log(number) - entropy))
     assert classes(label, [4, 1, 1, 2]) == dict(modes=3, kl=pytest.approx(.25 * np.log(.25 / .125)))
     assert classes(np.arange(1000), np.ones(1000)) == dict(modes=1000, kl=0)
-    found = classes(jnp.zeros(9, jnp.int32), np.ones(10))
-    assert found == dict(modes=1, kl=pytest.approx(np.log(10)))
-    assert type(found['kl']) is float and type(found['modes']) is int
+    result = classes(jnp.zeros(9, jnp.int32), np.ones(10))
+    assert result == dict(modes=1, kl=pytest.approx(np.log(10)))
+    assert type(result['kl']) is float and type(result['modes']) is int
 
 
 @examples
@@ -331,12 +344,12 @@ def test_classes_are_those_of_scipy(seed, number, n):
     chance = np.random.default_rng(seed)
     label, reference = chance.integers(0, number, n), chance.uniform(.1, 1, number)
     p = np.array([(label == i).mean() for i in range(number)])
-    found = classes(label.astype(chance.choice(['u1', 'i4', 'u8'])), reference)
+    result = classes(label.astype(chance.choice(['u1', 'i4', 'u8'])), reference)
     truth = special.rel_entr(p, reference / reference.sum()).sum()
-    assert found['kl'] == pytest.approx(truth, abs=1e-12)
-    assert found['modes'] == len(set(label.tolist())) and found['kl'] >= -1e-12
+    assert result['kl'] == pytest.approx(truth, abs=1e-12)
+    assert result['modes'] == len(set(label.tolist())) and result['kl'] >= -1e-12
     assert classes(label, p)['kl'] == pytest.approx(0, abs=1e-12)
-    assert classes(np.tile(label, 2), 3 * reference) == pytest.approx(found, abs=1e-12)
+    assert classes(np.tile(label, 2), 3 * reference) == pytest.approx(result, abs=1e-12)
 
 
 def test_label_that_the_reference_lacks_is_refused_not_infinite():
@@ -351,8 +364,9 @@ def test_label_that_the_reference_lacks_is_refused_not_infinite():
 A = np.arange(16.).reshape(8, 2)
 
 
-@pytest.mark.parametrize('measure', [frechet, discrepancy, kernel, neighbours,
-                                     lambda x, y: modes(x, y, 1.)])
+@pytest.mark.parametrize('measure', [
+    frechet_distance, discrepancy, kernel_distance, precision_recall, lambda x, y: modes(x, y, 1.)
+])
 @pytest.mark.parametrize('x, y, said', [
     (A, A[:, :1], r'same width d, not of shapes \(8, 2\) and \(8, 1\)'),
     (A[:, 0], A, 'same width'), (A, A[0], 'same width'), (A[None], A[None], 'same width'),
@@ -366,15 +380,15 @@ def test_features_that_do_not_fit_are_refused(measure, x, y, said):
 
 
 @pytest.mark.parametrize('measure, said', [
-    (lambda: frechet(A[:1], A), 'at least 2 of each, not 1 and 8'),
+    (lambda: frechet_distance(A[:1], A), 'at least 2 of each, not 1 and 8'),
     (lambda: discrepancy(A, A[:1]), 'at least 2 of each'),
-    (lambda: kernel(A[:3], A), 'at least 4 of each, not 3 and 8'),
-    (lambda: kernel(A, A, subsets=1), '2 subsets of 2 examples, not 1 of 1000'),
-    (lambda: kernel(A, A, size=1), '2 subsets of 2 examples, not 100 of 1'),
-    (lambda: neighbours(A[:1], A, 1), 'at least 2 of each'),
-    (lambda: neighbours(A[:5], A), 'below the number of examples, 5 real and 8 fake, not 5'),
-    (lambda: neighbours(A, A[:3], 3), '8 real and 3 fake, not 3'),
-    (lambda: neighbours(A, A, 0), 'k must be above 0'),
+    (lambda: kernel_distance(A[:3], A), 'at least 4 of each, not 3 and 8'),
+    (lambda: kernel_distance(A, A, subsets=1), '2 subsets of 2 examples, not 1 of 1000'),
+    (lambda: kernel_distance(A, A, size=1), '2 subsets of 2 examples, not 100 of 1'),
+    (lambda: precision_recall(A[:1], A, 1), 'at least 2 of each'),
+    (lambda: precision_recall(A[:5], A), 'below the number of examples, 5 real and 8 fake, not 5'),
+    (lambda: precision_recall(A, A[:3], 3), '8 real and 3 fake, not 3'),
+    (lambda: precision_recall(A, A, 0), 'k must be above 0'),
     (lambda: modes(A, A, 0.), 'sigma must be above 0 and finite, not 0.0'),
     (lambda: modes(A, A, np.nan), 'sigma'),
     (lambda: classes([0, 4], [1] * 4), 'from 0 to 3, not from 0 to 4'),

@@ -77,8 +77,8 @@ def test_a_dense_vae_is_as_fast_as_a_plain_one():
         nll = optax.sigmoid_binary_cross_entropy(y, x).sum(1)
         return (nll + (jnp.exp(logvar) + mean ** 2 - 1 - logvar).sum(1) / 2).mean()
 
-    found = ratio(ours(lambda x: vae.make(x)), plain(loss, params))
-    assert found < 1.15, f'an epoch takes {found:.2f} times that of a plain program'
+    result = ratio(ours(lambda x: vae.make(x)), plain(loss, params))
+    assert result < 1.15, f'an epoch takes {result:.2f} times that of a plain program'
 
 
 def test_a_convolutional_autoencoder_is_much_faster_than_a_plain_one_on_a_cpu():
@@ -105,6 +105,6 @@ def test_a_convolutional_autoencoder_is_much_faster_than_a_plain_one_on_a_cpu():
         y = double(nn.relu(convolve(double(nn.relu(convolve(z, c))), d)))
         return ((nn.sigmoid(convolve(y, e)) - x) ** 2).mean()
 
-    found = ratio(ours(lambda x: ae.make(x)), plain(loss, params),
+    result = ratio(ours(lambda x: ae.make(x)), plain(loss, params),
                   rounds=3)
-    assert found < .5, f'an epoch takes {found:.2f} times that of a plain program'
+    assert result < .5, f'an epoch takes {result:.2f} times that of a plain program'

@@ -21,7 +21,7 @@ def pictures(size=64, **factors):
     return np.asarray(sprites.picture(*factors, size=size))[..., 0]
 
 
-def drawn(*values):
+def samples(*values):
     """(n, 64, 64) of rows of the grid's values."""
     return np.asarray(sprites.draw(sprites.index(values)))[..., 0]
 
@@ -35,7 +35,7 @@ def dataset():
 def some():
     """(values (3000, 5), pictures) at random places in the grid."""
     values = np.random.default_rng(0).integers(0, sprites.SIZES, (3000, 5))
-    return values, drawn(*values)
+    return values, samples(*values)
 
 
 # The pictures
@@ -50,10 +50,10 @@ def test_areas_are_those_of_the_outlines(some):
     (shape, scale, *_), x = some[0].T, some[1]
     for s in range(3):
         for k, factor in enumerate(np.linspace(.5, 1, 6)):
-            found = x[(shape == s) & (scale == k)].mean((1, 2))
+            result = x[(shape == s) & (scale == k)].mean((1, 2))
             exact = AREA[s] * factor ** 2
-            assert found.mean() == pytest.approx(exact, rel=.01)
-            assert abs(found - exact).max() < 28 / 64 ** 2  # an upright square has whole sides
+            assert result.mean() == pytest.approx(exact, rel=.01)
+            assert abs(result - exact).max() < 28 / 64 ** 2  # an upright square has whole sides
 
 
 @pytest.mark.parametrize('shape', range(3))
@@ -67,14 +67,14 @@ def test_centre_of_mass_is_the_position(some):
     values, x = some
     middles = np.arange(64) + .5
     for axis, place in (1, values[:, 3]), (2, values[:, 4]):
-        found = (x.sum(axis) * middles).sum(1) / x.sum((1, 2))
-        assert abs(found - (16.5 + place)).max() < .5
-        assert abs((found - (16.5 + place)).mean()) < .01
+        result = (x.sum(axis) * middles).sum(1) / x.sum((1, 2))
+        assert abs(result - (16.5 + place)).max() < .5
+        assert abs((result - (16.5 + place)).mean()) < .01
 
 
 def test_a_step_of_position_moves_the_picture_by_a_pixel():
     for shape in range(3):
-        first, right, down = drawn((shape, 4, 7, 10, 20), (shape, 4, 7, 13, 20),
+        first, right, down = samples((shape, 4, 7, 10, 20), (shape, 4, 7, 13, 20),
                                    (shape, 4, 7, 10, 25))
         np.testing.assert_array_equal(right, np.roll(first, 3, 1))
         np.testing.assert_array_equal(down, np.roll(first, 5, 0))
@@ -83,7 +83,7 @@ def test_a_step_of_position_moves_the_picture_by_a_pixel():
 @pytest.mark.parametrize('shape', range(3))
 @pytest.mark.parametrize('scale', range(6))
 def test_a_whole_turn_changes_nothing(shape, scale):
-    np.testing.assert_array_equal(*drawn((shape, scale, 0, 9, 21), (shape, scale, 39, 9, 21)))
+    np.testing.assert_array_equal(*samples((shape, scale, 0, 9, 21), (shape, scale, 39, 9, 21)))
 
 
 def test_sprites_turn_anticlockwise():
@@ -109,17 +109,17 @@ def test_upright_heart_is_its_own_mirror_image_and_stands_on_its_tip():
     assert abs(heart - heart[::-1]).sum() > 50 and abs(heart - heart[::-1, ::-1]).sum() > 50
     width, rows = heart.sum(1), np.flatnonzero(heart.any(1))
     assert width[rows[-1]] <= 2 and width[rows[0]] > 5
-    middle = heart[rows[0]][31:33]
-    assert not middle.any() and heart[rows[0]].any(), 'there is a dent between the lobes'
+    centre = heart[rows[0]][31:33]
+    assert not centre.any() and heart[rows[0]].any(), 'there is a dent between the lobes'
 
 
 @pytest.mark.parametrize('shape', range(3))
 def test_no_sprite_touches_the_border(shape):
     corners = [(shape, 5, o, x, y) for o in range(40) for x in (0, 31) for y in (0, 31)]
-    x = drawn(*corners)
+    x = samples(*corners)
     assert not x[:, [0, -1]].any() and not x[:, :, [0, -1]].any()
-    whole = drawn(*[(shape, 5, o, 15, 15) for o in range(40)]).sum((1, 2))
-    np.testing.assert_array_equal(x.sum((1, 2)), np.repeat(whole, 4))
+    complete = samples(*[(shape, 5, o, 15, 15) for o in range(40)]).sum((1, 2))
+    np.testing.assert_array_equal(x.sum((1, 2)), np.repeat(complete, 4))
 
 
 @pytest.mark.parametrize('size', [8, 32, 128])
@@ -170,8 +170,8 @@ def test_pictures_of_the_grid_have_its_factors(some):
 
 def test_train_and_test_are_all_pictures_once(dataset):
     assert dataset.train.x.shape == (727_280,) and dataset.test.x.shape == (10_000,)
-    together = np.sort(np.concatenate([dataset.train.x, dataset.test.x]))
-    np.testing.assert_array_equal(together, np.arange(737_280))
+    joint = np.sort(np.concatenate([dataset.train.x, dataset.test.x]))
+    np.testing.assert_array_equal(joint, np.arange(737_280))
     again = data.load('sprites')
     np.testing.assert_array_equal(again.train.x, dataset.train.x)
 
@@ -191,20 +191,20 @@ def test_a_part_shows_all_factors(dataset):
 
 def test_prepare_draws_inside_a_compiled_function(dataset):
     batch = jax.tree.map(lambda a: jnp.asarray(a[:32]), dataset.test)
-    seen = jax.jit(dataset.prepare)(batch, KEY)
-    assert seen.x.shape == (32, 64, 64, 1) and seen.x.dtype == jnp.float32
-    np.testing.assert_array_equal(seen.x[..., 0], drawn(*sprites.values(dataset.test.x[:32])))
-    np.testing.assert_array_equal(seen.label, batch.label)
-    np.testing.assert_array_equal(seen.x, dataset.prepare(batch, jax.random.key(1)).x)
+    recorded = jax.jit(dataset.prepare)(batch, KEY)
+    assert recorded.x.shape == (32, 64, 64, 1) and recorded.x.dtype == jnp.float32
+    np.testing.assert_array_equal(recorded.x[..., 0], samples(*sprites.values(dataset.test.x[:32])))
+    np.testing.assert_array_equal(recorded.label, batch.label)
+    np.testing.assert_array_equal(recorded.x, dataset.prepare(batch, jax.random.key(1)).x)
 
 
 def test_identities_and_limit_choose_shapes():
-    found = data.load('sprites', identities=(2, 0), limit=31)
-    assert len(found.train.x) == 31 and np.ptp(np.bincount(found.train.label)) == 1
-    for batch in found.train, found.test:
+    result = data.load('sprites', identities=(2, 0), limit=31)
+    assert len(result.train.x) == 31 and np.ptp(np.bincount(result.train.label)) == 1
+    for batch in result.train, result.test:
         np.testing.assert_array_equal(np.array([2, 0])[batch.label],
                                       sprites.values(batch.x)[:, 0])
-    assert found.factors == sprites.FACTORS
+    assert result.factors == sprites.FACTORS
 
 
 @pytest.mark.parametrize('name, options, said', [

@@ -21,30 +21,30 @@ GB = 1e9
 
 
 def config(model='vae', dataset='digits', **changed):
-    made = runpy.run_path(str(ROOT / 'configs' / f'{model}.py'))['get_config'](dataset)
-    made.epochs, made.eval.every, made.eval.best = 2, 1, ''
+    built = runpy.run_path(str(ROOT / 'configs' / f'{model}.py'))['get_config'](dataset)
+    built.epochs, built.eval.every, built.eval.best = 2, 1, ''
     small = {f'{group}.{k}': v for group, keys in spread(model, kind='mlp', width=(16,)).items()
-             for k, v in dict(name='mlp', width=(16,), norm=made[group].norm,
-                              act=made[group].act).items()}
-    train.update(made, small | changed)
-    return made
+             for k, v in dict(name='mlp', width=(16,), norm=built[group].norm,
+                              activation=built[group].activation).items()}
+    train.update(built, small | changed)
+    return built
 
 
-def trained(made, points, folder, how='map', limit=GB):
+def trained(built, points, folder, how='map', limit=GB):
     """name of a point -> its rows and last state."""
-    found = {}
-    for g in sweep.plan(made, points):
+    result = {}
+    for g in sweep.plan(built, points):
         for program, part in sweep.fitting(g, how, limit):
             ends = sweep.follow(g, program, part, folder / sweep.label(part), say=lambda _: None)
-            found |= {sweep.name(p): (g, *end) for p, end in zip(part, ends)}
-    return found
+            result |= {sweep.name(p): (g, *end) for p, end in zip(part, ends)}
+    return result
 
 
-def alone(made, point):
+def single(built, point):
     """The metrics of each epoch of a point's own training, and its last state."""
-    run = train.prepare(sweep.changed(made, point))
+    run = train.prepare(sweep.changed(built, point))
     trainer, evaluate, state, rows = train.Trainer(run), train.evaluator(run), run.state, []
-    for _ in range(made.epochs):
+    for _ in range(built.epochs):
         state, named = trainer.epoch(state)
         rows.append(named | evaluate(state))
     return rows, state
@@ -70,7 +70,7 @@ def swept(tmp_path_factory):
 @pytest.mark.parametrize('point', thorough(GRID[::3], GRID[3]), ids=sweep.name)
 def test_a_point_is_its_own_training(swept, point):
     """A latent size inside the largest among them, from the parameters it would have alone."""
-    rows, state = alone(config(), point)
+    rows, state = single(config(), point)
     g, ours, ours_end = swept[sweep.name(point)]
     assert set(g.traced) == {'model.beta', 'model.latent', 'seed'} and len(g.points) == len(GRID)
     same(ours, rows, rtol=1e-5, atol=1e-6)
@@ -91,27 +91,27 @@ def test_what_lies_beyond_the_latent_size_is_held_at_zero(swept):
 def test_every_way_gives_one_result(swept, how, devices, tmp_path, environment):
     """Eight devices take a point each, by a process of their own."""
     if devices == 1:
-        found = {k: rows for k, (_, rows, _) in trained(config(), GRID, tmp_path, how).items()}
+        result = {k: rows for k, (_, rows, _) in trained(config(), GRID, tmp_path, how).items()}
     else:
         code = ('import json, sys; from pathlib import Path; import test_sweep as t; '
-                'found = t.trained(t.config(**{"batch": 64}), t.GRID[:6], Path(sys.argv[1]), '
+                'found = t.trained(t.config(**{"batch_size": 64}), t.GRID[:6], Path(sys.argv[1]), '
                 '"shard"); print(json.dumps({k: r for k, (_, r, _) in found.items()}))')
         env = environment | virtual_devices(8)
         env['PYTHONPATH'] += os.pathsep + str(ROOT / 'tests')
         out = subprocess.run([sys.executable, '-c', code, str(tmp_path / 'child')], env=env,
                              capture_output=True, text=True, check=True, timeout=300).stdout
-        found = json.loads(out.splitlines()[-1])
+        result = json.loads(out.splitlines()[-1])
         swept = trained(config(batch=64), GRID[:6], tmp_path / 'one')
-    assert len(found) == len(GRID) - 2 * (devices == 8)
-    for name, rows in found.items():
+    assert len(result) == len(GRID) - 2 * (devices == 8)
+    for name, rows in result.items():
         same(rows, swept[name][1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.full
 def test_points_that_differ_in_shapes_have_programs_of_their_own(tmp_path):
-    made = config()
-    groups = sweep.plan(made, sweep.grid({'batch': [64, 128], 'seed': [0, 1]}))
-    assert [(g.run.config.batch, len(g.points)) for g in groups] == [(64, 2), (128, 2)]
+    built = config()
+    groups = sweep.plan(built, sweep.grid({'batch_size': [64, 128], 'seed': [0, 1]}))
+    assert [(g.run.config.batch_size, len(g.points)) for g in groups] == [(64, 2), (128, 2)]
     flow = config(**{'latents.posterior': 'iaf'})
     groups = sweep.plan(flow, sweep.grid({'model.latent': [2, 4], 'model.beta': [1., 2.]}))
     assert [g.run.config.model.latent for g in groups] == [2, 4]
@@ -125,7 +125,7 @@ def test_points_that_differ_in_shapes_have_programs_of_their_own(tmp_path):
 @pytest.mark.full
 def test_default_batch_of_each_point_is_what_its_data_give():
     groups = sweep.plan(config(), sweep.grid({'data.limit': [40, 1000], 'seed': [0, 1]}))
-    assert [(g.run.config.batch, g.run.per_epoch) for g in groups] == [(40, 1), (128, 7)]
+    assert [(g.run.config.batch_size, g.run.per_epoch) for g in groups] == [(40, 1), (128, 7)]
 
 
 def test_points_have_names_of_their_own():
@@ -136,10 +136,10 @@ def test_points_have_names_of_their_own():
 
 def test_numbers_that_cannot_be_traced_together_are_not():
     """noise_steps alone can be, where there is no noise."""
-    made = config('gan', **{'net.norm': 'none', 'discriminator_net.norm': 'none'})
-    groups = sweep.plan(made, sweep.grid({'discriminator.noise': [.1, .2],
-                                          'discriminator.noise_steps': [9, 10]}))
-    assert [g.traced for g in groups] == [('discriminator.noise',)] * 2
+    built = config('gan', **{'net.norm': 'none', 'discriminator_net.norm': 'none'})
+    groups = sweep.plan(built, sweep.grid({'discriminator.instance_noise': [.1, .2],
+                                          'discriminator.instance_noise_steps': [9, 10]}))
+    assert [g.traced for g in groups] == [('discriminator.instance_noise',)] * 2
 
 
 NAMES = sorted(m.name for m in pkgutil.iter_modules(models.__path__))
@@ -150,12 +150,12 @@ DATASETS = dict(colorize='photos', deepfake='faces', text='text')
     [n for n in NAMES if n not in DATASETS and n != 'classifier'], 'vae'))
 def test_a_traced_number_trains_as_a_written_one(name):
     """All numbers of a model that can be traced at once."""
-    made = config(name)
-    made.model.latent = made.model.latent or 5
-    run = train.prepare(made)
+    built = config(name)
+    built.model.latent = built.model.latent or 5
+    run = train.prepare(built)
     make, example = train.maker(run.config, run.known, run.layout), run.known.example
-    groups, numbers = ('model', *parts.of(train.find(name).make)), {}
-    for k, v in train.leaves(made.to_dict()).items():
+    groups, numbers = ('model', *parts.find_parts(train.find_model(name).make)), {}
+    for k, v in train.leaves(built.to_dict()).items():
         if k.partition('.')[0] in groups and type(v) in (int, float) and k != sweep.LATENT and (
                 sweep.traceable(run, numbers | {k: v})):
             numbers[k] = v
@@ -164,8 +164,8 @@ def test_a_traced_number_trains_as_a_written_one(name):
 
     def once(values):
         model = make(**values)
-        state, found = model.step(model.init(run.key, example), example, run.key)
-        return state.params, found
+        state, result = model.step(model.init(run.key, example), example, run.key)
+        return state.params, result
 
     written = quick(lambda: once(numbers))()
     traced = quick(once)({k: jnp.asarray(v) for k, v in numbers.items()})
@@ -175,24 +175,24 @@ def test_a_traced_number_trains_as_a_written_one(name):
 
 @pytest.mark.full
 def test_the_numbers_of_a_penalty_share_a_program(tmp_path):
-    made = config('gan', **{'net.norm': 'none', 'discriminator_net.norm': 'none', 'epochs': 1})
-    points = sweep.grid({'discriminator.weight': [.1, 1.], 'model.latent': [4, 8]})
-    found = trained(made, points, tmp_path)
-    rows, _ = alone(made, points[2])
-    g, ours, _ = found[sweep.name(points[2])]
-    assert set(g.traced) == {'discriminator.weight', 'model.latent'}
+    built = config('gan', **{'net.norm': 'none', 'discriminator_net.norm': 'none', 'epochs': 1})
+    points = sweep.grid({'discriminator.penalty_weight': [.1, 1.], 'model.latent': [4, 8]})
+    result = trained(built, points, tmp_path)
+    rows, _ = single(built, points[2])
+    g, ours, _ = result[sweep.name(points[2])]
+    assert set(g.traced) == {'discriminator.penalty_weight', 'model.latent'}
     same(ours, [{k: v for k, v in r.items() if 'gradient_' not in k} for r in rows], rtol=1e-4,
          atol=1e-5)
 
 
 @pytest.mark.full
 def test_a_loss_that_is_not_finite_stops_its_point_alone(tmp_path):
-    made, points = config(), sweep.grid({'optimiser.learning_rate': [1e-3, 1e30]})
-    found = trained(made, points, tmp_path)
-    (_, good, state), (_, bad, none) = found.values()
+    built, points = config(), sweep.grid({'optimiser.learning_rate': [1e-3, 1e30]})
+    result = trained(built, points, tmp_path)
+    (_, good, state), (_, bad, none) = result.values()
     assert none is None and [r['epoch'] for r in bad] == [1] and bad[0]['stopped'] < 11
     assert 'test/loss' not in bad[0]
-    rows, _ = alone(made, points[0])
+    rows, _ = single(built, points[0])
     same(good, rows, rtol=1e-5, atol=1e-6)
     assert int(state.step) == 22
 
@@ -212,9 +212,9 @@ def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, swept)
 @pytest.mark.full
 def test_a_sweep_that_was_asked_to_stop_goes_on_too(tmp_path, swept, monkeypatch):
     """Within the first epoch, after which nothing is due."""
-    made = config()
-    made.eval.every = 2
-    g, = sweep.plan(made, GRID)
+    built = config()
+    built.eval.every = 2
+    g, = sweep.plan(built, GRID)
     (program, part), = sweep.fitting(g, 'map', GB)
 
     def interrupted(*args):
@@ -233,12 +233,12 @@ def test_a_sweep_that_was_asked_to_stop_goes_on_too(tmp_path, swept, monkeypatch
 def test_a_grid_too_large_is_trained_in_parts(tmp_path, swept):
     points = GRID[:4]
     g, = sweep.plan(config(), points)
-    whole = sweep.programs(g, points, 'map').bytes
-    parts = sweep.fitting(g, 'map', .7 * whole)
+    complete = sweep.programs(g, points, 'map').bytes
+    parts = sweep.fitting(g, 'map', .7 * complete)
     assert [p for _, part in parts for p in part] == points and len(parts) > 1
-    for i, (made, part) in enumerate(parts):
-        assert made.bytes <= .7 * whole
-        ends = sweep.follow(g, made, part, tmp_path / str(i), say=lambda _: None)
+    for i, (built, part) in enumerate(parts):
+        assert built.bytes <= .7 * complete
+        ends = sweep.follow(g, built, part, tmp_path / str(i), say=lambda _: None)
         for point, (rows, _) in zip(part, ends, strict=True):
             same(rows, swept[sweep.name(point)][1], rtol=1e-5, atol=1e-6)
     with pytest.raises(BadInput, match='a point takes .* GB, more than the 0.000 GB'):
@@ -264,10 +264,10 @@ def test_points_that_no_model_takes_are_refused_before_any_is_trained():
         sweep.plan(config(), sweep.grid({'model.latent': [0, 2]}))
     with pytest.raises(BadInput, match='smooth'):
         sweep.plan(config('gan', **{'discriminator.loss': 'hinge'}),
-                   sweep.grid({'discriminator.smooth': [0., .1]}))
+                   sweep.grid({'discriminator.label_smoothing': [0., .1]}))
 
 
-@pytest.mark.parametrize('key, value', [('nan', 'skip'), ('nan', 'rollback'),
+@pytest.mark.parametrize('key, value', [('on_nan', 'skip'), ('on_nan', 'rollback'),
                                         ('parallel', 'shard_map'), ('parallel', 'fsdp')])
 def test_what_a_sweep_would_pass_over_is_refused(key, value):
     with pytest.raises(BadInput, match=f'a sweep knows no {key}={value}; leave {key}='):
@@ -275,18 +275,19 @@ def test_what_a_sweep_would_pass_over_is_refused(key, value):
 
 
 def test_points_are_measured_by_programs_of_the_first():
-    made, traced = config('vae'), []
-    g, = sweep.plan(made, GRID)
+    built, traced = config('vae'), []
+    g, = sweep.plan(built, GRID)
 
     def decode(*args, of=g.run.model.decode):
         traced.append(1)
         return of(*args)
 
     g = g._replace(run=g.run._replace(model=g.run.model._replace(decode=decode)))
-    judge = sweep.Judge(g, ['frechet', 'units'])
-    first = judge(GRID[0], judge.start)
+    evaluator = sweep.Evaluator(g, ['frechet_distance', 'active_units'])
+    first = evaluator(GRID[0], evaluator.start)
     count = len(traced)
-    assert count and first == judge(GRID[0], judge.start) != judge(GRID[1], judge.start)
+    assert count and first == evaluator(GRID[0], evaluator.start) != evaluator(
+        GRID[1], evaluator.start)
     assert len(traced) == count
 
 
@@ -294,22 +295,23 @@ def test_points_are_measured_by_programs_of_the_first():
 def test_what_cannot_be_measured_of_a_point_is_left_out_of_it(capsys):
     """The others are measured as without it."""
     g, = sweep.plan(config('vae'), GRID[:2])
-    for asked in [], ['units', 'nll']:
-        judge = sweep.Judge(g, asked)
-        whole = judge(GRID[0], judge.start)
-        lost = judge.start._replace(params=jax.tree.map(lambda a: a * jnp.nan, judge.start.params))
+    for asked in [], ['active_units', 'nll']:
+        evaluator = sweep.Evaluator(g, asked)
+        complete = evaluator(GRID[0], evaluator.start)
+        lost = evaluator.start._replace(
+            params=jax.tree.map(lambda a: a * jnp.nan, evaluator.start.params))
         assert capsys.readouterr().out == ''
-        assert judge(GRID[1], lost).keys() == whole.keys() - {'test/active_units'}
+        assert evaluator(GRID[1], lost).keys() == complete.keys() - {'test/active_units'}
         assert capsys.readouterr().out == (
-            f'{sweep.name(GRID[1])}: left out units: the codes are not finite\n')
-        assert judge(GRID[0], judge.start) == whole
+            f'{sweep.name(GRID[1])}: left out active_units: the codes are not finite\n')
+        assert evaluator(GRID[0], evaluator.start) == complete
 
 
 @pytest.mark.full
 def test_a_sweep_says_a_tenth_of_its_epochs(tmp_path, capsys):
-    made = config()
-    made.epochs, made.eval.every = 40, 40
-    g, = sweep.plan(made, GRID[:2])
+    built = config()
+    built.epochs, built.eval.every = 40, 40
+    g, = sweep.plan(built, GRID[:2])
     (program, part), = sweep.fitting(g, 'map', GB)
     sweep.follow(g, program, part, tmp_path)
     assert [line.split('  ')[0] for line in capsys.readouterr().out.splitlines()] == [
@@ -353,7 +355,7 @@ def test_a_sweep_leaves_tables_and_figures(ablated):
     for name in 'ablate.png', 'samples.png':
         assert (workdir / name).stat().st_size > 10_000
     assert json.loads((workdir / 'summary.json').read_text())['seconds'] > 0
-    assert json.loads((workdir / 'config.json').read_text())['batch'] == 128
+    assert json.loads((workdir / 'config.json').read_text())['batch_size'] == 128
 
 
 def test_the_table_is_of_means_and_deviations_over_seeds(ablated):
@@ -378,7 +380,7 @@ def test_a_finished_sweep_trains_nothing(ablated, ablate):
 
 @pytest.mark.full
 def test_dry_prints_the_plan_and_trains_nothing(ablate, tmp_path):
-    done = ablate(*COMMAND, '--sweep.model.beta=.5,1,2', '--sweep.batch=64,128', '--dry',
+    done = ablate(*COMMAND, '--sweep.model.beta=.5,1,2', '--sweep.batch_size=64,128', '--dry',
                   f'--workdir={tmp_path / "none"}')
     assert done.code == 0, done.err
     assert '6 points, 2 compilations, by map' in done.out
@@ -409,7 +411,7 @@ def test_bad_input_is_one_line(ablate, flags, said, tmp_path):
 def test_a_search_of_which_no_loss_is_finite_says_so(ablate, tmp_path):
     pytest.importorskip('optuna')
     done = ablate(*COMMAND, '--sweep.optimiser.learning_rate=1e30,1e31', '--search=optuna',
-                  '--trials=2', '--objective=test/loss', '--config.eval.metrics=units',
+                  '--trials=2', '--objective=test/loss', '--config.eval.metrics=active_units',
                   f'--workdir={tmp_path}')
     assert done.code == 0, done.err
     assert '2 of 2 trials: none with a finite loss' in done.out
@@ -420,7 +422,7 @@ def test_a_search_goes_on_and_finds_the_least(ablate, tmp_path):
     optuna = pytest.importorskip('optuna')
     workdir = tmp_path / 'search'
     flags = [*COMMAND, '--sweep.model.beta=.5,1,2,4', '--sweep.model.latent=2,4',
-             '--search=optuna', '--objective=test/loss', '--config.eval.metrics=units',
+             '--search=optuna', '--objective=test/loss', '--config.eval.metrics=active_units',
              f'--workdir={workdir}']
     for trials in 2, 4:
         done = ablate(*flags, f'--trials={trials}')
@@ -431,8 +433,8 @@ def test_a_search_goes_on_and_finds_the_least(ablate, tmp_path):
     study = optuna.load_study(study_name=name, storage=storage)
     assert len(study.trials) == 4
     for trial in study.trials:
-        found = json.loads((workdir / 'points' / f'{sweep.name(trial.params)}.json').read_text())
-        assert trial.value == found['metrics']['test/loss']
+        result = json.loads((workdir / 'points' / f'{sweep.name(trial.params)}.json').read_text())
+        assert trial.value == result['metrics']['test/loss']
     assert f'{min(t.value for t in study.trials):.4f}' in done.out
 
     for changed in '--objective=test/kl', '--sweep.model.beta=.5,1,2,4,8':  # no trial is of these

@@ -16,7 +16,7 @@ from gen_jax.nets import sequences
 from gen_jax.types import BadInput, Batch
 
 T, SYMBOLS = 12, 96
-SMALL = dict(latent=5, width=7, embed=3)
+SMALL = dict(latent=5, width=7, embed_dim=3)
 PRINTABLE = st.text(st.sampled_from([chr(c) for c in range(32, 127)]), min_size=1, max_size=20)
 
 
@@ -147,7 +147,7 @@ TEXTS = 'abc', 'hello, world', 'x', 'two words', 'Is it?'
 def built():
     """A small model, its functions compiled, its first state with all biases moved, and data."""
     batch = Batch(jnp.asarray(rows(*TEXTS)))
-    m = model.make(batch, **SMALL, drop=1 - 1e-6)
+    m = model.make(batch, **SMALL, word_dropout=1 - 1e-6)
     m = m._replace(**{f: quick(getattr(m, f)) for f in ('step', 'evaluate', 'encode', 'decode')})
     state = quick(m.init)(jax.random.key(0), batch)
     noise = jax.random.key(7)
@@ -157,8 +157,8 @@ def built():
 
 @functools.cache
 def speller():
-    made = sequences.decoder(SYMBOLS, T, width=SMALL['width'], embed=SMALL['embed'])
-    return made._replace(logits=quick(made.logits))
+    model_built = sequences.decoder(SYMBOLS, T, width=SMALL['width'], embed_dim=SMALL['embed_dim'])
+    return model_built._replace(logits=quick(model_built.logits))
 
 
 def logits(m, state, x, given):
@@ -175,21 +175,21 @@ def surprise(y, x, text):
 def test_evaluation_is_plain_numpy_of_the_logits():
     m, state, batch = built()
     y, x = np.asarray(logits(m, state, batch.x, batch.x)), np.asarray(batch.x)
-    found = m.evaluate(state, batch, jax.random.key(1))
+    result = m.evaluate(state, batch, jax.random.key(1))
     for i, text in enumerate(TEXTS):
         nll = surprise(y[i], x[i], text)
-        np.testing.assert_allclose(found['loss'][i], sum(nll), rtol=1e-5)
-        np.testing.assert_allclose(found['nats_per_character'][i], np.mean(nll), rtol=1e-5)
+        np.testing.assert_allclose(result['loss'][i], sum(nll), rtol=1e-5)
+        np.testing.assert_allclose(result['nats_per_character'][i], np.mean(nll), rtol=1e-5)
         forced = [y[i, t].argmax() == x[i, t] for t in range(len(nll))]
-        np.testing.assert_allclose(found['accuracy_forced'][i], np.mean(forced), rtol=1e-6)
+        np.testing.assert_allclose(result['teacher_forced_accuracy'][i], np.mean(forced), rtol=1e-6)
 
 
 def test_a_step_reports_what_evaluation_does_where_nothing_is_dropped():
     m, state, batch = built()
     there = m.evaluate(state, batch, jax.random.key(1))
-    step = quick(model.make(batch, **SMALL, drop=0.).step)
+    step = quick(model.make(batch, **SMALL, word_dropout=0.).step)
     after, metrics = step(state, batch, jax.random.key(1))
-    assert set(metrics) == {'loss', 'nats_per_character', 'accuracy_forced'}
+    assert set(metrics) == {'loss', 'nats_per_character', 'teacher_forced_accuracy'}
     for name, value in metrics.items():
         np.testing.assert_allclose(value, there[name].mean(), rtol=1e-5)
     assert int(after.step) == 1
@@ -226,10 +226,10 @@ def test_every_character_of_the_text_changes_the_code():
 
 def test_decoding_is_a_loop_of_argmax_on_its_own_output():
     few = 5  # symbols, so that some texts end early
-    m = model.make(Batch(jnp.ones((1, T), jnp.int32)), symbols=few, **SMALL)
+    m = model.make(Batch(jnp.ones((1, T), jnp.int32)), vocab_size=few, **SMALL)
     state = quick(m.init)(jax.random.key(0), Batch(jnp.ones((1, T), jnp.int32)))
     z = jax.random.normal(jax.random.key(5), (40, SMALL['latent'])) * 3
-    decoder = sequences.decoder(few, T, width=SMALL['width'], embed=SMALL['embed'])
+    decoder = sequences.decoder(few, T, width=SMALL['width'], embed_dim=SMALL['embed_dim'])
     logits = quick(functools.partial(decoder.logits, state.params['ae']['decoder']))
     x = np.zeros((len(z), T), np.int32)
     for t in range(T):
@@ -256,7 +256,7 @@ def learned():
     """A model of eight texts after 300 steps, its first loss, and the texts."""
     texts = ('A cat sat.', 'No, it ran.', 'Why?', 'Here we go!', 'One two', 'x = y', 'Stop', 'end.')
     batch = Batch(jnp.asarray(rows(*texts)))
-    m = model.make(batch, latent=16, width=32, embed=8,
+    m = model.make(batch, latent=16, width=32, embed_dim=8,
                    optimiser=optimisers.make(learning_rate=1e-2, clip_norm=1.))
     m = m._replace(evaluate=quick(m.evaluate), encode=quick(m.encode), decode=quick(m.decode))
 
@@ -272,8 +272,8 @@ def learned():
 def test_eight_sentences_are_learned_by_heart():
     m, state, before, texts = learned()
     batch = Batch(jnp.asarray(rows(*texts)))
-    found = m.evaluate(state, batch, jax.random.key(2))
-    assert found['accuracy'].min() == 1 and found['loss'].max() < 1 < before
+    result = m.evaluate(state, batch, jax.random.key(2))
+    assert result['accuracy'].min() == 1 and result['loss'].max() < 1 < before
     decoded = m.decode(state, m.encode(state, batch.x))
     assert [data.text(row) for row in decoded] == list(texts)
 
@@ -285,8 +285,8 @@ def test_accuracy_is_the_share_of_characters_right_when_decoding_freely():
     decoded = np.asarray(m.decode(state, m.encode(state, batch.x)))
     shares = [np.mean([decoded[i, t] == batch.x[i, t] for t in range(len(text))])
               for i, text in enumerate(others)]
-    found = m.evaluate(state, batch, jax.random.key(2))['accuracy']
-    np.testing.assert_allclose(found, shares, rtol=1e-6)
+    result = m.evaluate(state, batch, jax.random.key(2))['accuracy']
+    np.testing.assert_allclose(result, shares, rtol=1e-6)
     assert len(set(shares)) > 3
 
 
@@ -294,12 +294,12 @@ def test_accuracy_is_the_share_of_characters_right_when_decoding_freely():
     (np.zeros((2, 4), np.float32), {}, '--config=configs/text.py'),
     (np.zeros((2, 4, 4, 1), np.int32), {}, '--config=configs/text.py'),
     (np.full((2, 4), 96, np.int32), {}, 'from 0 to 95'),
-    (np.full((2, 4), 9, np.int32), dict(symbols=9), 'from 0 to 8'),
+    (np.full((2, 4), 9, np.int32), dict(vocab_size=9), 'from 0 to 8'),
     (np.full((2, 4), -1, np.int32), {}, 'from -1'),
     (np.ones((2, 4), np.int32), dict(latent=0), 'latent must be at least 1'),
     (np.ones((2, 4), np.int32), dict(width=0), 'width must be at least 1'),
-    (np.ones((2, 4), np.int32), dict(embed=0), 'embed must be at least 1'),
-    (np.ones((2, 4), np.int32), dict(drop=1.), 'drop must be')])
+    (np.ones((2, 4), np.int32), dict(embed_dim=0), 'embed_dim must be at least 1'),
+    (np.ones((2, 4), np.int32), dict(word_dropout=1.), 'word_dropout must be')])
 def test_what_does_not_fit_is_refused(x, hyper, said):
     with pytest.raises(BadInput) as error:
         model.make(Batch(jnp.asarray(x)), **hyper)

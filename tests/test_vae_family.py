@@ -61,7 +61,8 @@ def gaussian(code):
 
 @functools.cache
 def two_layers(k=5, **hyper):
-    model = model_of('ladder', data(), latent=2, below=3, width=(4, 3), above=(4, 3), k=k, **hyper)
+    model = model_of('ladder', data(), latent=2, bottom_latent=3, width=(4, 3), top=(4, 3), k=k,
+                     **hyper)
     return model, wilder(started(model, data()), 'vae', 2.)
 
 
@@ -93,23 +94,23 @@ def test_ladder_draws_what_its_densities_say():
     model, state = two_layers()
     params, many = state.params['vae'], Batch(jnp.repeat(data().x, 500, 0))
     z = jax.device_get(model.density.posterior(state, many, keys(1)[0])[0])
-    made = jax.device_get(model.prior(state, keys(1)[0], 3000))
-    for drawn, net, given in ((z['z1'], 'encoder', many.x), (z['z2'], 'posterior', z['z1']),
-                              (made['z1'], 'prior', made['z2'])):
+    built = jax.device_get(model.prior(state, keys(1)[0], 3000))
+    for samples, net, given in ((z['z1'], 'encoder', many.x), (z['z2'], 'posterior', z['z1']),
+                              (built['z1'], 'prior', built['z2'])):
         mean, sd = gaussian(dense(params[net], np.asarray(given, float)))
-        assert stats.kstest(((drawn - mean) / sd).ravel(), 'norm').pvalue > 1e-3, net
-    assert stats.kstest(made['z2'].ravel(), 'norm').pvalue > 1e-3
+        assert stats.kstest(((samples - mean) / sd).ravel(), 'norm').pvalue > 1e-3, net
+    assert stats.kstest(built['z2'].ravel(), 'norm').pvalue > 1e-3
 
 
 def test_ladder_of_one_code_is_the_elbo_by_hand():
     model, state = two_layers(k=1)
     key = keys(1)[0]
-    found = quick(model.evaluate)(state, data(), key)
+    result = quick(model.evaluate)(state, data(), key)
     z, log_q = model.density.posterior(state, data(), jax.random.split(key, 1)[0])
     truth = sum(model.density.joint(state, data(), z)) - log_q
     for name, sign in ('iwae', 1), ('elbo', 1), ('loss', -1):
-        np.testing.assert_allclose(found[name], sign * truth, rtol=1e-4)
-    np.testing.assert_allclose(found['elbo'], -(found['recon'] + found['kl']), rtol=1e-5)
+        np.testing.assert_allclose(result[name], sign * truth, rtol=1e-4)
+    np.testing.assert_allclose(result['elbo'], -(result['recon'] + result['kl']), rtol=1e-5)
     trained = quick(model.step)(state, data(), key)[1]
     z, log_q = model.density.posterior(state, data(), jax.random.fold_in(key, 0))
     truth = sum(model.density.joint(state, data(), z)) - log_q
@@ -139,16 +140,16 @@ def test_ladder_bound_rises_with_k_to_the_evidence():
     means, errors = [], []
     for k in 1, 4, 16, 256:
         model, _ = two_layers(k=k)
-        found = quick(jax.vmap(lambda key, model=model: model.evaluate(state, data(), key)[
+        result = quick(jax.vmap(lambda key, model=model: model.evaluate(state, data(), key)[
             'iwae'].mean()))(keys(200))
-        means.append(found.mean())
-        errors.append(found.std() / 200 ** .5)
+        means.append(result.mean())
+        errors.append(result.std() / 200 ** .5)
     assert all(b - a > 4 * (e + f) for a, b, e, f in zip(means, means[1:], errors, errors[1:]))
     assert means[-1] < evidence + 4 * errors[-1]
     assert evidence - means[-1] < .1 * (evidence - means[0])
 
 
-@pytest.mark.parametrize('bad', [dict(k=0), dict(latent=0), dict(below=-1)])
+@pytest.mark.parametrize('bad', [dict(k=0), dict(latent=0), dict(bottom_latent=-1)])
 def test_ladder_refuses_what_is_not_positive(bad):
     with pytest.raises(BadInput, match=f'{list(bad)[0]} must be at least 1'):
         model_of('ladder', data(), **bad)
@@ -177,14 +178,14 @@ def test_aggregate_of_the_whole_is_the_plain_average():
 def test_aggregate_of_batches_is_without_bias():
     """Over all batches with a code's own example, q(z), and likewise of every dimension alone."""
     z, mean, logvar, each = normals(7, 2)
-    joint, alone = [], []
+    joint, single = [], []
     for rest in itertools.combinations(range(1, 7), 2):
         rows = np.array([0, *rest])
         part = z[rows], mean[rows], logvar[rows]
         joint.append(tcvae.aggregate(*part, 7)[0][0])
-        alone.append([tcvae.aggregate(*(a[:, d:d + 1] for a in part), 7)[1][0] for d in (0, 1)])
+        single.append([tcvae.aggregate(*(a[:, d:d + 1] for a in part), 7)[1][0] for d in (0, 1)])
     np.testing.assert_allclose(np.exp(joint).mean(), each[0].prod(-1).mean(), rtol=1e-4)
-    np.testing.assert_allclose(np.exp(alone).mean(0), each[0].mean(0), rtol=1e-4)
+    np.testing.assert_allclose(np.exp(single).mean(0), each[0].mean(0), rtol=1e-4)
     assert np.std(joint) > .01
 
 
@@ -229,10 +230,10 @@ def parts(**hyper):
 
 
 def test_tcvae_by_weighted_sampling_has_the_same_kl_in_other_parts():
-    found = [quick(model.evaluate)(state, data(), keys(1)[0])
+    result = [quick(model.evaluate)(state, data(), keys(1)[0])
              for model, state in (parts(), parts(estimator='weighted'))]
-    np.testing.assert_allclose(found[0]['kl'], found[1]['kl'], rtol=1e-4, atol=1e-4)
-    assert (found[1]['mi'] > found[0]['mi'] + 1).all()
+    np.testing.assert_allclose(result[0]['kl'], result[1]['kl'], rtol=1e-4, atol=1e-4)
+    assert (result[1]['mi'] > result[0]['mi'] + 1).all()
     with pytest.raises(BadInput, match='stratified, weighted'):
         parts(estimator='mean')
 
@@ -240,29 +241,29 @@ def test_tcvae_by_weighted_sampling_has_the_same_kl_in_other_parts():
 @pytest.mark.parametrize('weights', [(1., 1., 1.), (.5, 4., 2.)])
 def test_tcvae_parts_add_up_to_the_kl_of_the_codes_drawn(weights):
     model, state = parts(**dict(zip(('alpha', 'beta', 'gamma'), weights)))
-    found = jax.device_get(quick(model.evaluate)(state, data(), keys(1)[0]))
+    result = jax.device_get(quick(model.evaluate)(state, data(), keys(1)[0]))
     z, log_q = model.density.posterior(state, data(), keys(1)[0])
     log_x, _ = model.density.joint(state, data(), z)
-    named = [found[k] for k in ('mi', 'tc', 'dimwise')]
+    named = [result[k] for k in ('mi', 'tc', 'dimwise_kl')]
     truth = log_q - stats.norm.logpdf(z).sum(1)
-    for total in sum(named), found['kl']:
+    for total in sum(named), result['kl']:
         np.testing.assert_allclose(total, truth, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(found['elbo'], log_x - truth, rtol=1e-4)
-    np.testing.assert_allclose(found['loss'], found['recon'] + sum(
+    np.testing.assert_allclose(result['elbo'], log_x - truth, rtol=1e-4)
+    np.testing.assert_allclose(result['loss'], result['recon'] + sum(
         w * v for w, v in zip(weights, named)), rtol=1e-4)
     log_z, log_each = tcvae.aggregate(z, *model.density.moments(state, data()), 50)
-    np.testing.assert_allclose(found['mi'], log_q - log_z, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(found['dimwise'], log_each - stats.norm.logpdf(z).sum(1), rtol=1e-4,
-                               atol=1e-4)
+    np.testing.assert_allclose(result['mi'], log_q - log_z, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(result['dimwise_kl'], log_each - stats.norm.logpdf(z).sum(1),
+                               rtol=1e-4, atol=1e-4)
 
 
 def test_tcvae_size_is_that_of_the_examples_where_none_is_given():
-    found = [quick(model_of('tcvae', data(), Context(size=size), latent=3, width=(4,)).evaluate)(
+    result = [quick(model_of('tcvae', data(), Context(size=size), latent=3, width=(4,)).evaluate)(
         parts()[1], data(), keys(1)[0])['mi'] for size in (0, N, 50)]
-    assert equal(found[0], found[1]) and not np.allclose(found[0], found[2])
+    assert equal(result[0], result[1]) and not np.allclose(result[0], result[2])
 
 
-# A critic of independence
+# A discriminator of independence
 
 
 def pairs(key, n, rho=.8):
@@ -272,11 +273,12 @@ def pairs(key, n, rho=.8):
 
 
 @pytest.mark.full
-def test_factor_critic_finds_the_log_ratio_and_the_total_correlation():
+def test_factor_discriminator_finds_the_log_ratio_and_the_total_correlation():
     """The encoder is the identity with hardly a noise, and stays where it is."""
     batch = Batch(pairs(jax.random.key(3), 512))
-    model = model_of('factor', batch, latent=2, kind='linear', likelihood='gaussian', rate=0.,
-                        critic=(64, 64), critic_rate=3e-3)
+    model = model_of('factor', batch, latent=2, kind='linear', likelihood='gaussian',
+                     learning_rate=0., discriminator_width=(64, 64),
+                     discriminator_learning_rate=3e-3)
     state = started(model, batch)
     encoder = jax.tree.map(lambda a: jnp.eye(2, 4) if a.ndim == 2 else jnp.array([0., 0, -10, -10]),
                            state.params['vae']['encoder'])
@@ -289,44 +291,45 @@ def test_factor_critic_finds_the_log_ratio_and_the_total_correlation():
     after, _ = jax.jit(lambda s, k: jax.lax.scan(step, s, k))(state, keys(1000))
     assert equal(state.params['vae'], after.params['vae'])
     z = pairs(jax.random.key(4), 4000)
-    found = jax.device_get(jax.jit(model.evaluate)(after, Batch(z), keys(1)[0]))
+    result = jax.device_get(jax.jit(model.evaluate)(after, Batch(z), keys(1)[0]))
     z, rho = np.asarray(z, float), .8
     ratio = stats.multivariate_normal(cov=[[1, rho], [rho, 1]]).logpdf(z) - stats.norm.logpdf(
         z).sum(1)
     truth = -.5 * np.log(1 - rho ** 2)
-    assert abs(found['tc'].mean() - truth) < .08 and abs(ratio.mean() - truth) < .05
+    assert abs(result['tc'].mean() - truth) < .08 and abs(ratio.mean() - truth) < .05
     inner = (abs(z) < 1.5).all(1)
-    assert abs(found['tc'] - ratio)[inner].mean() < .15
+    assert abs(result['tc'] - ratio)[inner].mean() < .15
     shuffled = np.stack([z[:, 0], np.roll(z[:, 1], 1)], 1)
     best = ((ratio > 0).mean() + (stats.multivariate_normal(cov=[[1, rho], [rho, 1]]).logpdf(
         shuffled) < stats.norm.logpdf(shuffled).sum(1)).mean()) / 2
-    assert abs(found['accuracy'].mean() - best) < .03
+    assert abs(result['accuracy'].mean() - best) < .03
 
 
 def test_permuted_keeps_the_marginals_and_breaks_the_ties():
     z = np.asarray(pairs(jax.random.key(0), 4000))
-    found = np.asarray(factor.permuted(keys(1)[0], z))
-    np.testing.assert_array_equal(np.sort(found, 0), np.sort(z, 0))
-    assert np.corrcoef(z.T)[0, 1] > .75 and abs(np.corrcoef(found.T)[0, 1]) < .07
-    assert all(abs(np.corrcoef(found[:, d], z[:, d])[0, 1]) < .07 for d in (0, 1))
+    result = np.asarray(factor.permuted(keys(1)[0], z))
+    np.testing.assert_array_equal(np.sort(result, 0), np.sort(z, 0))
+    assert np.corrcoef(z.T)[0, 1] > .75 and abs(np.corrcoef(result.T)[0, 1]) < .07
+    assert all(abs(np.corrcoef(result[:, d], z[:, d])[0, 1]) < .07 for d in (0, 1))
 
 
 def test_factor_players_move_themselves_alone():
     def moved(**hyper):
-        model = model_of('factor', data(), latent=2, width=(4,), critic=(5,), **hyper)
+        model = model_of('factor', data(), latent=2, width=(4,), discriminator_width=(5,), **hyper)
         start = started(model, data())
         after = quick(model.step)(start, data(), keys(1)[0])[0].params
         return after, {p: not equal(start.params[p], after[p]) for p in after}
 
-    assert moved(critic_rate=0.)[1] == dict(vae=True, critic=False)
-    assert moved(rate=0.)[1] == dict(vae=False, critic=True)
+    assert moved(discriminator_learning_rate=0.)[1] == dict(vae=True, discriminator=False)
+    assert moved(learning_rate=0.)[1] == dict(vae=False, discriminator=True)
     (one, _), (other, _) = moved(gamma=0.), moved(gamma=50.)
-    assert not equal(one['vae']['encoder'], other['vae']['encoder']), 'the critic is not heard'
+    assert not equal(one['vae']['encoder'],
+                     other['vae']['encoder']), 'the discriminator is not heard'
     assert equal(one['vae']['decoder'], other['vae']['decoder'])
 
 
 def test_factor_loss_is_the_vaes_and_gamma_times_the_logit():
-    model = model_of('factor', data(), latent=2, width=(4,), critic=(5,), gamma=7.)
+    model = model_of('factor', data(), latent=2, width=(4,), discriminator_width=(5,), gamma=7.)
     state = started(model, data())
     for m in (quick(model.step)(state, data(), keys(1)[0])[1],
               quick(model.evaluate)(state, data(), keys(1)[0])):
@@ -358,12 +361,12 @@ def test_mmd_is_that_of_two_gaussians(kernel, shift, sd):
         z, other = jax.random.normal(key, (2, n, d))
         return mmd.discrepancy(kernel, sd * z + shift, other).mean()
 
-    found = np.asarray(jax.jit(jax.vmap(once))(keys(draws)), float)
+    result = np.asarray(jax.jit(jax.vmap(once))(keys(draws)), float)
     truth = (mean_kernel(kernel, d, 0., 2 * sd ** 2) + mean_kernel(kernel, d, 0., 2.)
              - 2 * mean_kernel(kernel, d, d * shift ** 2, 1 + sd ** 2))
-    assert abs(found.mean() - truth) < 4 * found.std() / draws ** .5
+    assert abs(result.mean() - truth) < 4 * result.std() / draws ** .5
     if shift == 0 and sd == 1:
-        assert abs(truth) < 1e-6 and (found < 0).mean() > .3
+        assert abs(truth) < 1e-6 and (result < 0).mean() > .3
     else:
         assert truth > .005
 
@@ -384,7 +387,7 @@ def test_mmd_is_the_mean_over_all_pairs_of_others(kernel):
 
 @pytest.mark.parametrize('alpha, weight', [(1., 10.), (0., 1.), (.3, 20.)])
 def test_mmd_loss_is_zhao_and_others(alpha, weight):
-    model = model_of('mmd', data(), latent=2, width=(4,), alpha=alpha, weight=weight)
+    model = model_of('mmd', data(), latent=2, width=(4,), alpha=alpha, mmd_weight=weight)
     state = wilder(started(model, data()), 'vae')
     m = quick(model.evaluate)(state, data(), keys(1)[0])
     truth = m['recon'] + (1 - alpha) * m['kl'] + (alpha + weight - 1) * m['mmd']
@@ -394,7 +397,7 @@ def test_mmd_loss_is_zhao_and_others(alpha, weight):
 
 
 def test_the_wasserstein_autoencoder_has_no_noise():
-    model = model_of('mmd', data(), latent=2, width=(4,), deterministic=True, weight=10.,
+    model = model_of('mmd', data(), latent=2, width=(4,), deterministic=True, mmd_weight=10.,
                      likelihood='gaussian')
     state = wilder(started(model, data()), 'vae')
     one, other = (quick(model.evaluate)(state, data(), key) for key in keys(2))
@@ -417,8 +420,11 @@ def test_mmd_refuses_an_unknown_kernel():
 @functools.cache
 def tiny(**hyper):
     """Three places of three codes, and a prior far from uniform."""
-    model = model_of('vq', data(), **dict(dict(latent=2, codes=3, slots=3, kind='mlp', width=(4,),
-                                        units=5), **hyper))
+    model = model_of(
+        'vq', data(),
+        **dict(
+            dict(latent=2, codebook_size=3, num_positions=3, kind='mlp', width=(4, ),
+                 prior_width=5), **hyper))
     return model, wilder(started(model, data()), 'prior', 4.)
 
 
@@ -426,9 +432,9 @@ def test_vq_takes_the_nearest_code():
     chance = np.random.default_rng(0)
     z, book = chance.normal(size=(4, 7, 3)), chance.normal(size=(11, 3))
     truth = ((z[..., None, :] - book) ** 2).sum(-1).argmin(-1)
-    found = vq.nearest(jnp.float32(z), jnp.float32(book))
-    np.testing.assert_array_equal(found, truth)
-    assert found.dtype == jnp.int32 and len(np.unique(truth)) > 5
+    result = vq.nearest(jnp.float32(z), jnp.float32(book))
+    np.testing.assert_array_equal(result, truth)
+    assert result.dtype == jnp.int32 and len(np.unique(truth)) > 5
 
 
 def test_vq_gradient_goes_straight_through():
@@ -451,27 +457,27 @@ def test_vq_takes_the_nearest_code_of_far_vectors():
 
 
 def test_vq_encoder_learns_by_the_reconstruction_alone():
-    model, state = tiny(commitment=0.)
+    model, state = tiny(commitment_cost=0.)
     after = quick(model.step)(state, data(), keys(1)[0])[0]
     for part in 'encoder', 'project', 'decoder':
         assert not equal(state.params['vq'][part], after.params['vq'][part]), part
 
 
 def test_vq_commitment_draws_the_encoder_towards_its_codes():
-    model, state = tiny(commitment=1e3)
+    model, state = tiny(commitment_cost=1e3)
 
     def far(params):
-        found = quick(model.evaluate)(state._replace(params=params), data(), None)
-        return float((found['loss'] - found['recon']).sum())
+        result = quick(model.evaluate)(state._replace(params=params), data(), None)
+        return float((result['loss'] - result['recon']).sum())
 
-    free, drawn = (quick(m.step)(state, data(), keys(1)[0])[0].params
-                   for m in (tiny(commitment=0.)[0], model))
-    assert far(drawn) < far(free) and far(drawn) < far(state.params)
+    free, samples = (quick(m.step)(state, data(), keys(1)[0])[0].params
+                   for m in (tiny(commitment_cost=0.)[0], model))
+    assert far(samples) < far(free) and far(samples) < far(state.params)
 
 
 def test_vq_reconstructs_with_the_codes_it_names():
     """The vectors are read off the encoder in NumPy, the codebook off the buffers."""
-    model, state = tiny(codes=5, commitment=.7)
+    model, state = tiny(codebook_size=5, commitment_cost=.7)
     params, buffers, x = state.params['vq'], state.buffers['vq'], np.asarray(data().x, float)
     relu = lambda a: np.maximum(a, 0)
     z = dense(params['project'], relu(dense(params['encoder'], x))).reshape(N, 3, 2)
@@ -481,23 +487,23 @@ def test_vq_reconstructs_with_the_codes_it_names():
     logits = dense(params['decoder'], book[index].reshape(N, -1), relu)
     np.testing.assert_allclose(model.decode(state, jnp.asarray(index)), 1 / (1 + np.exp(-logits)),
                                rtol=1e-4)
-    found = quick(model.evaluate)(state, data(), None)
+    result = quick(model.evaluate)(state, data(), None)
     recon = (np.log1p(np.exp(logits)) - x * logits).sum(1)
     far = ((z - book[index]) ** 2).sum((1, 2))
-    np.testing.assert_allclose(found['recon'], recon, rtol=1e-4)
-    np.testing.assert_allclose(found['loss'], recon + .7 * far, rtol=1e-4)
+    np.testing.assert_allclose(result['recon'], recon, rtol=1e-4)
+    np.testing.assert_allclose(result['loss'], recon + .7 * far, rtol=1e-4)
     log_x, log_p = model.density.joint(state, data(), jnp.asarray(index))
     np.testing.assert_allclose(log_x, -recon, rtol=1e-4)
-    np.testing.assert_allclose(found['prior_nll'], -log_p, rtol=1e-4)
-    np.testing.assert_allclose(found['elbo'], log_x + log_p, rtol=1e-4)
+    np.testing.assert_allclose(result['prior_nll'], -log_p, rtol=1e-4)
+    np.testing.assert_allclose(result['elbo'], log_x + log_p, rtol=1e-4)
 
 
 @pytest.mark.parametrize('index, perplexity, used', [
     ([[0, 1], [2, 3]], 4, .5), ([[5, 5], [5, 5]], 1, .125), ([[0, 0], [3, 7]], 2 ** 1.5, .375)])
 def test_vq_usage_of_known_shares(index, perplexity, used):
-    found = vq.usage(jnp.asarray(index), 8)
-    np.testing.assert_allclose(found['perplexity'], perplexity, rtol=1e-5)
-    np.testing.assert_allclose(found['used'], used)
+    result = vq.usage(jnp.asarray(index), 8)
+    np.testing.assert_allclose(result['perplexity'], perplexity, rtol=1e-5)
+    np.testing.assert_allclose(result['codebook_usage'], used)
 
 
 def test_vq_codes_move_to_the_mean_of_the_vectors_they_replace():
@@ -515,10 +521,10 @@ def test_vq_codes_move_to_the_mean_of_the_vectors_they_replace():
 def test_vq_code_that_nothing_is_near_begins_anew():
     buffers = dict(share=jnp.array([.9, .06, .04]), total=jnp.full((3, 1), 9.))
     z, index = jnp.array([[[1.], [2.], [3.], [4.]]]), jnp.zeros((1, 4), jnp.int32)
-    found = vq.renewed(buffers, z, index, .9, .15)
-    book = vq.codebook(found)
+    result = vq.renewed(buffers, z, index, .9, .15)
+    book = vq.codebook(result)
     np.testing.assert_allclose(book[2], 3., rtol=1e-6)
-    np.testing.assert_allclose(found['share'], [.91, .054, 1 / 3], rtol=1e-5)
+    np.testing.assert_allclose(result['share'], [.91, .054, 1 / 3], rtol=1e-5)
     assert (book[:2] > 5).all()
 
 
@@ -537,10 +543,10 @@ def test_vq_prior_is_normalised_and_is_what_is_sampled():
     p, n = chances(model, state), 20000
     np.testing.assert_allclose(p.sum(), 1, rtol=1e-4)
     assert p.max() > 2 * np.median(p), 'a prior of little to find out'
-    made = np.asarray(quick(model.prior, static_argnums=2)(state, keys(1)[0], n))
-    count = np.bincount(made @ [9, 3, 1], minlength=27)
+    built = np.asarray(quick(model.prior, static_argnums=2)(state, keys(1)[0], n))
+    count = np.bincount(built @ [9, 3, 1], minlength=27)
     assert stats.chisquare(count, n * p / p.sum()).pvalue > 1e-3
-    independent = np.prod([np.bincount(made[:, i], minlength=3)[sequences()[:, i]] / n
+    independent = np.prod([np.bincount(built[:, i], minlength=3)[sequences()[:, i]] / n
                            for i in range(3)], 0)
     assert stats.chisquare(count, n * independent).pvalue < 1e-6, 'no place looks at another'
 
@@ -550,9 +556,10 @@ def test_vq_samples_are_of_the_kinds_it_has_seen():
     """Four patterns: after training, the prior knows which codes go together."""
     x = jnp.float32(np.kron(np.eye(4), np.ones(4)))
     batch = Batch(jnp.tile(x, (9, 1)))
-    model = model_of('vq', batch, latent=2, codes=8, slots=2, kind='mlp', width=(32,), units=16,
-                    rate=3e-3, prior_optimiser=dict(learning_rate=1e-2),
-                    dead=0.)  # codes that come anew would move about
+    model = model_of('vq', batch, latent=2, codebook_size=8, num_positions=2, kind='mlp',
+                     width=(32, ), prior_width=16, learning_rate=3e-3,
+                     prior_optimiser=dict(learning_rate=1e-2),
+                     dead_code_threshold=0.)  # codes that come anew would move about
     state, metrics = jax.jit(lambda s, k: jax.lax.scan(lambda s, k: model.step(s, batch, k), s, k))(
         started(model, batch), keys(600))
     far = ((np.asarray(model.decode(state, model.prior(state, keys(1)[0], 400)))[:, None] - x) ** 2
@@ -564,17 +571,19 @@ def test_vq_samples_are_of_the_kinds_it_has_seen():
 
 def test_vq_of_images_has_a_grid_of_codes():
     batch = Batch(data(N, 7 * 9 * 3).x.reshape(N, 7, 9, 3))
-    model = model_of('vq', batch, latent=2, codes=4, kind='conv', width=(3, 4), units=5)
+    model = model_of('vq', batch, latent=2, codebook_size=4, kind='conv', width=(3, 4),
+                     prior_width=5)
     state = started(model, batch)
     index = quick(model.encode)(state, batch.x)
     assert index.shape == (N, 2 * 3) and index.dtype == jnp.int32 and index.max() < 4
     assert quick(model.decode)(state, index).shape == batch.x.shape
 
 
-@pytest.mark.parametrize('bad, said', [
-    (dict(codes=0), 'codes must be at least 1'), (dict(slots=0), 'slots must be at least 1'),
-    (dict(likelihood='categorical'), 'use bernoulli or gaussian'),
-    (dict(units=0), 'width must be at least 1')])
+@pytest.mark.parametrize('bad, said',
+                         [(dict(codebook_size=0), 'codebook_size must be at least 1'),
+                          (dict(num_positions=0), 'num_positions must be at least 1'),
+                          (dict(likelihood='categorical'), 'use bernoulli or gaussian'),
+                          (dict(prior_width=0), 'width must be at least 1')])
 def test_vq_refuses_what_does_not_fit(bad, said):
     with pytest.raises(BadInput, match=said):
         model_of('vq', data(), **dict(dict(kind='mlp'), **bad))

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from test_resume import same_runs  # noqa: E402
 
 FLAGS = ['--config=configs/vae.py', '--config.epochs=40', '--config.net.width=(64,)',
-         '--config.net.norm=batch', '--config.scan=4']
+         '--config.net.norm=batch', '--config.steps_per_call=4']
 
 
 def started(flags: list[str], workdir: Path) -> subprocess.Popen:
@@ -40,28 +40,28 @@ def finished(flags: list[str], workdir: Path) -> float:
 
 
 def main(kills: int, seed: int, flags: list[str]) -> str:
-    chance, made, runs = random.Random(seed), 0, 0
+    chance, built, runs = random.Random(seed), 0, 0
     with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder) / 'whole'
+        complete = Path(folder) / 'whole'
         finished(flags, Path(folder) / 'warm')  # so that programs are compiled
-        takes = finished(flags, whole)
-        while made < kills:
+        takes = finished(flags, complete)
+        while built < kills:
             workdir, runs = Path(folder) / f'{runs}', runs + 1
-            while made < kills:
+            while built < kills:
                 child = started(flags, workdir)
                 try:
                     out = child.communicate(timeout=chance.uniform(0, takes))[0]
                 except subprocess.TimeoutExpired:
                     child.kill()
-                    out, made = child.communicate()[0], made + 1
+                    out, built = child.communicate()[0], built + 1
                 assert 'Traceback' not in out, out
                 assert child.returncode in (0, -9), out
                 if child.returncode == 0:
                     break
             finished(flags, workdir)  # goes on, or says that it is done
-            same_runs(whole, workdir)
-            print(f'{made} kills, {runs} runs ended as the undisturbed one', flush=True)
-    return f'{made} kills, {runs} runs'
+            same_runs(complete, workdir)
+            print(f'{built} kills, {runs} runs ended as the undisturbed one', flush=True)
+    return f'{built} kills, {runs} runs'
 
 
 if __name__ == '__main__':

@@ -14,7 +14,7 @@ import runpy
 import sys
 
 ROOT = Path(__file__).resolve().parents[1]
-IMPORTED = ('gen_jax.sweep', 'gen_jax.train', 'gen_jax.trained', 'matplotlib.pyplot', 'optuna',
+IMPORTED = ('gen_jax.sweep', 'gen_jax.train', 'gen_jax.evaluation', 'matplotlib.pyplot', 'optuna',
             'orbax.checkpoint', 'scipy.stats', 'sklearn.linear_model', 'sklearn.manifold',
             'tensorboardX', 'tensorflow_datasets')
 

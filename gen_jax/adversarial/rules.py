@@ -1,4 +1,4 @@
-"""The rules of the game: losses, penalties on a critic, and what it sees of an example.
+"""Adversarial losses, penalties on the discriminator, and augmentations of its inputs.
 
 They combine freely: each is a function of its own.
 """
@@ -15,13 +15,14 @@ AUGMENTS = 'colour', 'translation', 'cutout'
 
 
 class Loss(NamedTuple):
-    """critic, generator: (real, fake) -> (n,), what each minimises, of the critic's logits (n,);
-    middle: (real, fake) -> the logit above which an example counts as judged real; whole: see
-    game, of that loss."""
-    critic: Callable[[Array, Array], Array]
+    """discriminator, generator: (real, fake) -> (n,), the losses of both players, of the
+    discriminator's logits (n,); threshold: (real, fake) -> the logit above which an example counts
+    as real; full_batch: see `game`, of that loss.
+    """
+    discriminator: Callable[[Array, Array], Array]
     generator: Callable[[Array, Array], Array]
-    middle: Callable[[Array, Array], Array | float] = lambda real, fake: 0.
-    whole: str = ''
+    threshold: Callable[[Array, Array], Array | float] = lambda real, fake: 0.
+    full_batch: str = ''
 
 
 def relu(x: Array) -> Array:
@@ -33,14 +34,16 @@ def mean_of_all(real: Array, fake: Array) -> Array:
 
 
 def average_pair(real: Array, fake: Array) -> Array:
-    """RaGAN's critic: each logit against the mean of the other side (Jolicoeur-Martineau 2019)."""
+    """The discriminator's loss of RaGAN: each logit is compared with the mean of the other side
+    (Jolicoeur-Martineau 2019).
+    """
     return losses.softplus(fake.mean() - real) + losses.softplus(fake - real.mean())
 
 
 LOSSES = dict(
     # Goodfellow et al. 2014: the value of the game itself, and what they train with
-    minimax=Loss(losses.critic_loss, lambda real, fake: -losses.softplus(fake)),
-    nonsaturating=Loss(losses.critic_loss, lambda real, fake: losses.non_saturating(fake)),
+    minimax=Loss(losses.discriminator_loss, lambda real, fake: -losses.softplus(fake)),
+    nonsaturating=Loss(losses.discriminator_loss, lambda real, fake: losses.non_saturating(fake)),
     # Mao et al. 2017, targets 1 and 0
     least_squares=Loss(lambda real, fake: ((real - 1) ** 2 + fake ** 2) / 2,
                        lambda real, fake: (fake - 1) ** 2 / 2, lambda real, fake: .5),
@@ -52,68 +55,73 @@ LOSSES = dict(
     relativistic=Loss(lambda real, fake: losses.softplus(fake - real),
                       lambda real, fake: losses.softplus(real - fake), mean_of_all),
     relativistic_average=Loss(average_pair, lambda real, fake: average_pair(fake, real),
-                              mean_of_all, "the mean of the critic's logits"))
+                              mean_of_all, "the mean of the discriminator's logits"))
 
 
-def adversary(name: str, smooth: float = 0.) -> Loss:
-    """The loss called `name`; for the critic, real examples have the target 1 - smooth (one-sided
-    label smoothing, Salimans et al. 2016).
+def find_loss(name: str, label_smoothing: float = 0.) -> Loss:
+    """The loss called `name`. For the discriminator, real examples have the target 1 -
+    label_smoothing (one-sided label smoothing, Salimans et al. 2016).
 
-    Raises BadInput for another name, or for smoothing where the loss has no targets.
+    Raises: BadInput for an unknown name, and for smoothing where the loss has no targets.
     """
     if name not in LOSSES:
         raise BadInput(f'unknown loss {name!r}; choose one of {", ".join(LOSSES)}')
     loss = LOSSES[name]
     if name in ('minimax', 'nonsaturating'):
-        return loss._replace(critic=lambda real, fake: losses.critic_loss(real, fake)
-                             + smooth * real)
+        return loss._replace(discriminator=lambda real, fake: losses.discriminator_loss(real, fake)
+                             + label_smoothing * real)
     if name == 'least_squares':
         return loss._replace(
-            critic=lambda real, fake: ((real - 1 + smooth) ** 2 + fake ** 2) / 2)
-    if losses.wanted(smooth):
+            discriminator=lambda real, fake: ((real - 1 + label_smoothing) ** 2 + fake ** 2) / 2)
+    if losses.enabled(label_smoothing):
         raise BadInput(f'loss {name!r} has no targets to smooth; leave smooth 0, or use loss '
                        'minimax, nonsaturating or least_squares')
     return loss
 
 
-def slope(critic: Callable[[Array], Array], x: Array) -> Array:
-    """Squared norm (n,) of the gradient of the critic's logit at each example of x (n, ...), over
-    all axes of the example; for critics that treat the examples of a batch alone."""
-    return losses.per_example(jax.grad(lambda x: critic(x).sum())(x) ** 2)
+def squared_gradient_norm(discriminator: Callable[[Array], Array], x: Array) -> Array:
+    """The squared norm (n,) of the gradient of the discriminator's logit with respect to each
+    example of x (n, ...); for discriminators that treat the examples of a batch independently.
+    """
+    return losses.per_example(jax.grad(lambda x: discriminator(x).sum())(x) ** 2)
 
 
-class Round(NamedTuple):
-    """What the terms of a discriminator's loss are made of: real and generated examples (n, ...) as
-    it sees them, their logits (n,), the cross-entropies of their labels (n,), 0 where it names
-    none; judge: x -> logits of examples x with the labels of the real ones; and a key."""
+class TermInputs(NamedTuple):
+    """The inputs of the terms of a discriminator's loss: real and generated examples (n, ...) as
+    the net gets them, their logits (n,), the cross-entropies of their labels (n,), 0 without an
+    auxiliary classifier; logits_of: x -> logits of examples x with the labels of the real ones; and
+    a key.
+    """
     real: Array
     fake: Array
     real_logit: Array
     fake_logit: Array
     real_label_loss: Array
     fake_label_loss: Array
-    judge: Callable[[Array], Array]
+    logits_of: Callable[[Array], Array]
     key: Array
 
 
 class Term(NamedTuple):
-    """A summand of a discriminator's loss: weight times the mean of of(round), which is reported by
-    its name; several of one name are reported as their sum."""
+    """A summand of a discriminator's loss: weight times the mean of of(inputs). It is reported
+    under its name; several of one name are reported as their sum.
+    """
     name: str
     weight: float
-    of: Callable[[Round], Array]
+    of: Callable[[TermInputs], Array]
 
 
-def penalties(names: str, loss: str, cut: float = .01) -> list[Callable]:
-    """The penalties called so, with commas between: each (critic, real, fake, key) -> (n,), of a
-    critic x (n, ...) -> logits (n,).
+def penalties(names: str, loss: str, clip_value: float = .01) -> list[Callable]:
+    """The penalties of these names, with commas between them: each (discriminator, real, fake, key)
+    -> (n,), where discriminator is x (n, ...) -> logits (n,).
 
-    gradient: (|slope| - 1)^2 on straight lines between real and generated examples (Gulrajani et
-    al. 2017); onesided: of slopes above 1 alone (Petzka et al. 2018); dragan: at real examples
-    with noise of half their standard deviation (Kodali et al. 2017); r1, r2: slope^2 / 2 at real
-    or at generated examples (Mescheder et al. 2018), r1r2: both.  none and clip, where the
-    critic's weights are cut off at -cut and cut after each move (Arjovsky et al. 2017), are no
-    penalties.  Raises BadInput for another name, and for clip with a loss other than wasserstein.
+    With g the norm of the gradient of the logit: gradient, (g - 1)^2 on lines between real and
+    generated examples (Gulrajani et al. 2017); onesided, the same for g above 1 only (Petzka et al.
+    2018); dragan, at real examples with noise of half their standard deviation (Kodali et al.
+    2017); r1 and r2, g^2 / 2 at real or at generated examples (Mescheder et al. 2018), r1r2 both.
+    none is no penalty, and clip is none either: it clips the discriminator's weights at clip_value
+    after each update (Arjovsky et al. 2017).
+    Raises: BadInput for an unknown name, and for clip with a loss other than wasserstein.
     """
     names = [name.strip() for name in names.split(',')]
     for name in names:
@@ -122,40 +130,40 @@ def penalties(names: str, loss: str, cut: float = .01) -> list[Callable]:
     if 'clip' in names and loss != 'wasserstein':
         raise BadInput(f'penalty clip is defined for loss wasserstein, not for {loss}; '
                        'use penalty r1')
-    if 'clip' in names and not cut > 0:
-        raise BadInput(f'penalty clip cuts weights off at a positive number, not {cut}')
+    if 'clip' in names and not clip_value > 0:
+        raise BadInput(f'penalty clip cuts weights off at a positive number, not {clip_value}')
 
-    def distance(critic, x):  # the root has no slope of its own at 0
-        return jnp.sqrt(slope(critic, x) + 1e-12)
+    def distance(discriminator, x):  # the root has no slope of its own at 0
+        return jnp.sqrt(squared_gradient_norm(discriminator, x) + 1e-12)
 
-    def gradient(critic, real, fake, key):
+    def gradient(discriminator, real, fake, key):
         share = jax.random.uniform(key, (len(real), *(1,) * (real.ndim - 1)))
-        return distance(critic, share * real + (1 - share) * fake) - 1
+        return distance(discriminator, share * real + (1 - share) * fake) - 1
 
-    def dragan(critic, real, fake, key):
+    def dragan(discriminator, real, fake, key):
         noise = .5 * real.std() * jax.random.normal(key, real.shape)
-        return (distance(critic, real + noise) - 1) ** 2
+        return (distance(discriminator, real + noise) - 1) ** 2
 
-    r1 = lambda critic, real, fake, key: slope(critic, real) / 2
-    r2 = lambda critic, real, fake, key: slope(critic, fake) / 2
+    r1 = lambda discriminator, real, fake, key: squared_gradient_norm(discriminator, real) / 2
+    r2 = lambda discriminator, real, fake, key: squared_gradient_norm(discriminator, fake) / 2
     known = dict(gradient=lambda *args: gradient(*args) ** 2,
                  onesided=lambda *args: relu(gradient(*args)) ** 2, dragan=dragan, r1=r1, r2=r2,
                  r1r2=lambda *args: r1(*args) + r2(*args))
     return [known[name] for name in names if name in known]
 
 
-def clipped(cut: float) -> Callable[[Tree], Tree]:
-    """Parameters -> these, cut off at -cut and cut."""
-    return lambda params: jax.tree.map(lambda p: jnp.clip(p, -cut, cut), params)
+def clip_params(clip_value: float) -> Callable[[Tree], Tree]:
+    """Parameters -> these, clipped to [-clip_value, clip_value]."""
+    return lambda params: jax.tree.map(lambda p: jnp.clip(p, -clip_value, clip_value), params)
 
 
 def augmentation(names: Sequence[str], shape: Sequence[int]) -> Callable[[Array, Array], Array]:
-    """(x, key) -> x changed at random, differentiably, real and generated examples alike (Zhao et
-    al. 2020).
+    """(x, key) -> x, augmented at random and differentiably, real and generated examples alike
+    (Zhao et al. 2020).
 
-    colour: brightness, saturation (of three channels) and contrast; translation: by up to an
-    eighth, zeros come in; cutout: a square of half the size becomes 0.  Raises BadInput for
-    another name, or for examples that are no images.
+    colour: brightness, saturation (of three channels) and contrast; translation: by up to an eighth
+    of the side, with zeros moved in; cutout: a square of half the side becomes 0.
+    Raises: BadInput for an unknown name, and for examples that are not images.
     """
     if unknown := [n for n in names if n not in AUGMENTS]:
         raise BadInput(f'unknown augment {unknown[0]!r}; choose of {", ".join(AUGMENTS)}')
@@ -205,13 +213,15 @@ def augmentation(names: Sequence[str], shape: Sequence[int]) -> Callable[[Array,
     return change
 
 
-def packed(x: Array, pack: int) -> Array:
+def pack(x: Array, pack: int) -> Array:
     """Examples (n, ..., c) as packs (n / pack, ..., pack * c) (PacGAN, Lin et al. 2018)."""
     x = x.reshape(-1, pack, *x.shape[1:])
     return jnp.concatenate([x[:, i] for i in range(pack)], -1)
 
 
-def spread(real: Array, fake: Array) -> dict[str, Array]:
-    """spread_real, spread_fake (n,), the squared distance of an example from the next."""
-    return {f'spread_{side}': losses.squared_error(x, jnp.roll(x, -1, 0))
+def pairwise_distance(real: Array, fake: Array) -> dict[str, Array]:
+    """pairwise_distance_real and pairwise_distance_fake (n,), the squared distance of each example
+    from the next one.
+    """
+    return {f'pairwise_distance_{side}': losses.squared_error(x, jnp.roll(x, -1, 0))
             for side, x in dict(real=real, fake=fake).items()}

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.data import streams, values
+from gen_jax.data import streaming, ranges
 from gen_jax.data.source import Mixture, Source, outside
 from gen_jax.types import Array, BadInput, Batch
 
@@ -23,7 +23,7 @@ PLACES = 'what is drawn when seen, binary pictures or points'
 
 class Dataset(NamedTuple):
     """train and test: Batches of stored arrays, uint8, uint16 or float32 for images (n, h, w, c),
-    streams.Rows where these are more than fits into memory, float32 for vectors, int32 for
+    streaming.Rows where these are more than fits into memory, float32 for vectors, int32 for
     characters (n, t) and for what is drawn when seen (n,), labels 0 .. k - 1; prepare: (stored
     batch, key) -> Batch as models see it, images as float32 in [0, 1] unless they are real numbers,
     a traced function; read: characters -> str, and write, its inverse, where examples are text;
@@ -52,7 +52,7 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
     keep, which become 0, 1, ..; all where empty.  limit: so many training examples, as equally
     shared by the labels as can be; 0 for all.  size: side of the pictures of faces, photos,
     sprites and of TFDS sets whose images have many sizes, characters of a piece of text; 0 for the
-    set's own.  range: what the stored numbers are, see values.told; empty for what they tell by
+    set's own.  range: what the stored numbers are, see ranges.told; empty for what they tell by
     themselves.  standardise: take the mean and deviation of the training split out of each
     dimension of real numbers.  memory_limit: megabytes (10^6 bytes) beyond which the decoded images
     of a TFDS split are streamed: from a cache on disk, or without `cache` decoded anew whenever
@@ -74,31 +74,31 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
     source = read(name, dir, size, limit=memory_limit, workers=workers, cache=cache,
                   cache_dir=cache_dir, cache_limit=cache_limit)
     called = source.names
-    train, test, meaning = values.told(source.train, source.test, name, range)
+    train, test, meaning = ranges.infer_range(source.train, source.test, name, range)
     for key, asked in {'data.identities': identities, 'data.standardise': standardise,
                        'data.binarize=static': binarize == 'static'}.items():
         for batch in (train, test) if asked else ():
-            whole(batch, len(batch.x), key, name, memory_limit)
-    whole(train, limit, 'data.limit', name, memory_limit)
+            require_fit(batch, len(batch.x), key, name, memory_limit)
+    require_fit(train, limit, 'data.limit', name, memory_limit)
     if identities:
-        train, test = (keep(b, identities, name) for b in (train, test))
+        train, test = (keep_identities(b, identities, name) for b in (train, test))
         names = tuple(called[i] if called else str(i) for i in identities)
     else:
-        train, test, names = values.labelled(train, test, name, called)
+        train, test, names = ranges.number_labels(train, test, name, called)
     if standardise and meaning not in ('unit', 'real'):
         raise BadInput(f'data.standardise is for real numbers, but those of {name} are '
                        f'{meaning or "symbols"}')
     if standardise:
-        (train, test), meaning = values.standardised(train, test), 'real'
+        (train, test), meaning = ranges.standardise(train, test), 'real'
     elif meaning == 'real':
-        values.warn(train.x, name)
-    train, test = (values.kept(b, meaning) for b in (train, test))
-    held = holding(train.x)
+        ranges.warn_of_size(train.x, name)
+    train, test = (ranges.as_stored(b, meaning) for b in (train, test))
+    kind_of_data = dataset_of(train.x)
     if limit:
-        train, test = limited(train, test, limit, name, names)
-    if held != IMAGES and (kind or binarize != 'none'):
+        train, test = limit_examples(train, test, limit, name, names)
+    if kind_of_data != IMAGES and (kind or binarize != 'none'):
         raise BadInput(f'{f"{kind}:" if kind else f"data.binarize={binarize}"} needs images, but '
-                       f'{name} holds {held}')
+                       f'{name} holds {kind_of_data}')
     if meaning == 'real' and binarize != 'none':
         raise BadInput(f'data.binarize={binarize} needs images in [0, 1], but those of {name} are '
                        'real numbers; say what they are by --config.data.range')
@@ -107,7 +107,7 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
             raise BadInput(f'stacked: needs grey images, which {name} does not hold')
         train, test = (Batch(b.x) for b in (train, test))
     if binarize == 'static':
-        train, test = (b._replace(x=coin_flips(b.x, seed, values.FULL[meaning]))
+        train, test = (b._replace(x=binarize_with_noise(b.x, seed, ranges.FULL[meaning]))
                        for seed, b in enumerate((train, test)))
         meaning = '8bit'
 
@@ -116,9 +116,9 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
             return batch._replace(x=source.draw(batch.x, key))
         if kind == 'stacked':
             batch = Batch(stacked(batch.x, jax.random.fold_in(key, 1)))
-        if held == TEXT:
+        if kind_of_data == TEXT:
             return batch
-        x, swapped = jax.tree.map(lambda a: values.scaled(a, meaning), (batch.x, batch.swapped))
+        x, swapped = jax.tree.map(lambda a: ranges.scale(a, meaning), (batch.x, batch.swapped))
         if binarize == 'dynamic':
             x = jax.random.bernoulli(key, x).astype(jnp.float32)
         if kind == 'rows':
@@ -136,7 +136,7 @@ def stacked(x: Array, key: Array) -> Array:
     return jnp.concatenate([x, *more], -1)
 
 
-def holding(x) -> str:
+def dataset_of(x) -> str:
     """What the stored examples x are."""
     if x.dtype == np.int32:
         return PLACES if x.ndim == 1 else TEXT
@@ -145,26 +145,26 @@ def holding(x) -> str:
 
 def read(name, dir, size, **how) -> Source:
     """A data set as it is stored."""
-    from gen_jax.data import embedded, stored
-    source = embedded.SETS.get(name) or embedded.SIZED.get(name) or outside(name)
-    if size and name in embedded.SETS:
-        raise BadInput(f'{name} has one size; data.size is for {", ".join(sorted(embedded.SIZED))}')
+    from gen_jax.data import builtin, tfds_sets
+    source = builtin.SETS.get(name) or builtin.SIZED.get(name) or outside(name)
+    if size and name in builtin.SETS:
+        raise BadInput(f'{name} has one size; data.size is for {", ".join(sorted(builtin.SIZED))}')
     if source:
-        found = source(size) if size else source()
-        return found if isinstance(found, Source) else Source(*found)
-    return stored.read(name, dir, sorted(embedded.SETS | embedded.SIZED),
-                       stored.How(size, **how))
+        loaded = source(size) if size else source()
+        return loaded if isinstance(loaded, Source) else Source(*loaded)
+    return tfds_sets.read(name, dir, sorted(builtin.SETS | builtin.SIZED),
+                       tfds_sets.ReadOptions(size, **how))
 
 
-def whole(batch: Batch, count: int, key: str, name: str, memory_limit: float) -> None:
+def require_fit(batch: Batch, count: int, key: str, name: str, memory_limit: float) -> None:
     """Raises BadInput where so many examples of a stream would be taken into memory by `key`."""
     size = count * np.prod(batch.x.shape[1:], dtype=float) * batch.x.dtype.itemsize / 1e6
-    if streams.streamed(batch) and size > memory_limit:
+    if streaming.streamed(batch) and size > memory_limit:
         raise BadInput(f'{key} takes {name} into memory, {size:,.0f} megabytes, more than '
                        f'data.memory_limit={memory_limit:g}; raise that, or leave it out')
 
 
-def keep(batch: Batch, identities, name: str) -> Batch:
+def keep_identities(batch: Batch, identities, name: str) -> Batch:
     """The examples of these labels, relabelled in this order."""
     there = [] if batch.label is None else np.unique(batch.label).tolist()
     if missing := [i for i in identities if i not in there]:
@@ -191,7 +191,7 @@ def balanced(batch: Batch, limit: int, name: str) -> Batch:
     return jax.tree.map(lambda a: a[rows], batch)
 
 
-def limited(train: Batch, test: Batch, limit: int, name: str, names) -> tuple[Batch, Batch]:
+def limit_examples(train: Batch, test: Batch, limit: int, name: str, names) -> tuple[Batch, Batch]:
     """The training examples that are left, see balanced; and without labels both, where some label
     is no longer among them."""
     train = balanced(train, limit, name)
@@ -203,7 +203,7 @@ def limited(train: Batch, test: Batch, limit: int, name: str, names) -> tuple[Ba
     return train._replace(label=None), test._replace(label=None)
 
 
-def coin_flips(x: np.ndarray, seed: int, full: int = 255) -> np.ndarray:
+def binarize_with_noise(x: np.ndarray, seed: int, full: int = 255) -> np.ndarray:
     """Grey images, where `full` is white, to images of 0 and 255, 255 with probability
     grey / full."""
     chance = np.random.default_rng(seed)

@@ -11,7 +11,7 @@ import zlib
 import jax
 import numpy as np
 
-from gen_jax.data import streams
+from gen_jax.data import streaming
 from gen_jax.types import BadInput
 
 PIECE = 2 ** 23  # bytes that are decoded, or checked, at a time
@@ -52,7 +52,7 @@ class Cache(NamedTuple):
     def damaged(self, rows: np.ndarray | slice, x: np.ndarray) -> bool:
         return not np.array_equal(checksums(x, self.label[rows]), self.sums[rows])
 
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether all is as it was written."""
         step = piece(self.x.shape[1:])
         pieces = [slice(i, i + step) for i in range(0, len(self.x), step)]
@@ -82,7 +82,7 @@ def decode(decoder, title: str, names: list[Path], workers: int) -> None:
     with replaced(names[0]) as part:
         np.lib.format.write_array_header_1_0(part, dict(
             descr=decoder.dtype.str, fortran_order=False, shape=(count, *decoder.shape)))
-        for images, labels in streams.ahead(decoder, workers=workers):
+        for images, labels in streaming.ahead(decoder, workers=workers):
             rows = slice(end, end := end + len(labels))
             label[rows], sums[rows] = labels, checksums(images, labels)
             part.write(images.tobytes())
@@ -91,7 +91,7 @@ def decode(decoder, title: str, names: list[Path], workers: int) -> None:
 
 
 @contextlib.contextmanager
-def room(files: list[Path], name: str, needed: int, dir: str | None, limit: float):
+def make_space(files: list[Path], name: str, needed: int, dir: str | None, limit: float):
     """Within, there is room to write these files of the set `name`, which take so many bytes
     together: what else is decoded and was used longest ago is removed until all takes at most
     `limit` megabytes.
@@ -121,14 +121,14 @@ def remove(folder: Path, limit: float, but: list[Path]) -> None:
     for file in set(folder.rglob('gen_jax-*')) - set(but):
         with contextlib.suppress(FileNotFoundError):  # removed by another process just now
             splits.setdefault(str(file).rpartition('-')[0], []).append((file, file.stat()))
-    total = sum(told.st_size for parts in splits.values() for _, told in parts)
+    total = sum(status.st_size for parts in splits.values() for _, status in parts)
     for stem, parts in sorted(splits.items(), key=lambda of: max(t.st_mtime for _, t in of[1])):
         if total <= limit:
             return
         print(f'removing {stem}-*, used longest ago, for data.cache_limit', flush=True)
-        for file, told in parts:
+        for file, status in parts:
             file.unlink(missing_ok=True)
-            total -= told.st_size
+            total -= status.st_size
 
 
 def used(file: Path) -> None:

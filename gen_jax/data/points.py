@@ -34,6 +34,21 @@ def points(name: str) -> Source:
     """A set: x and label are the modes int32 (n,), equally many, shuffled."""
     modes = len(MIXTURES[name].centres) if name in MIXTURES else 2
     chance = np.random.default_rng(0)
-    drawn = [chance.permutation(n).astype(np.int32) % modes for n in (TRAIN, TEST)]
-    return Source(*(Batch(mode, mode) for mode in drawn), functools.partial(draw, name),
+    modes_of_split = [chance.permutation(n).astype(np.int32) % modes for n in (TRAIN, TEST)]
+    return Source(*(Batch(mode, mode) for mode in modes_of_split), functools.partial(draw, name),
                   mixture=MIXTURES.get(name))
+
+
+def ring() -> Source:
+    """Points of eight Gaussians on a circle, drawn anew at every use."""
+    return points('ring')
+
+
+def grid() -> Source:
+    """Points of 25 Gaussians on a grid, drawn anew at every use."""
+    return points('grid')
+
+
+def spiral() -> Source:
+    """Points on a spiral of two arms, drawn anew at every use."""
+    return points('spiral')

@@ -74,10 +74,12 @@ def values(index) -> np.ndarray:
 
 
 def sprites(size: int = 64) -> Source:
-    """All pictures, x their places int32 (n,) in the grid, labelled by shape.
+    """dSprites drawn on the device: 737,280 binary images of five known factors (Matthey et al.
+    2017).
 
-    10,000 at random are for testing, all others for training; both are shuffled, so that a part of
-    them shows all factors.  Raises BadInput for a size in pixels that `draw` is not to be given.
+    x is the place int32 (n,) of a picture in the grid of factors; the label is the shape. 10,000 at
+    random are for testing, all others for training; both are shuffled, so that a part of them shows
+    all factors. Raises BadInput for a size in pixels that `draw` does not take.
     """
     if not 8 <= size <= 128:
         raise BadInput(f'data.size of sprites must be between 8 and 128 pixels, not {size}')

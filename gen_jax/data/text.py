@@ -38,37 +38,39 @@ def text(ids) -> str:
 
 def sentences(topic: str) -> list[str]:
     """The sentences of more than three words in a text of Python's manual, without the markup."""
-    found = []
+    lines_of_prose = []
     for block in re.split(r'\n\s*\n', topic):
         if not CODE.search(block):
             line = re.sub(r'\*(\w[^*]*)\*| ?\[\d+\]', r'\1', ' '.join(block.split()))
             line = line.translate(PLAIN)
-            found += [s for s in SENTENCE.findall(line) if PROSE.fullmatch(s) and s.count(' ') > 2]
-    return found
+            lines_of_prose += [
+                s for s in SENTENCE.findall(line) if PROSE.fullmatch(s) and s.count(' ') > 2
+            ]
+    return lines_of_prose
 
 
 def windows(sentence: str, length: int) -> list[str]:
     """For each word the most words from it on that fit into `length`; none if not even it fits."""
-    words, found = sentence.split(), []
+    words, candidates = sentence.split(), []
     for i in range(len(words)):
         piece = words[i]
         for word in words[i + 1:]:
             if len(piece) + 1 + len(word) > length:
                 break
             piece += f' {word}'
-        found.append(piece)
-    return [piece for piece in found if len(piece) <= length]
+        candidates.append(piece)
+    return [piece for piece in candidates if len(piece) <= length]
 
 
 def pieces(sentence: str, length: int) -> list[str]:
     """The sentence cut before words into pieces of at most `length`, without longer words."""
-    found = []
+    joined = []
     for word in sentence.split():
-        if found and len(found[-1]) + 1 + len(word) <= length:
-            found[-1] += f' {word}'
+        if joined and len(joined[-1]) + 1 + len(word) <= length:
+            joined[-1] += f' {word}'
         elif len(word) <= length:
-            found.append(word)
-    return found
+            joined.append(word)
+    return joined
 
 
 def text_set(length: int = 32) -> tuple[Batch, Batch]:
@@ -86,5 +88,5 @@ def text_set(length: int = 32) -> tuple[Batch, Batch]:
               for s in sentences(topics[name])} for test in (False, True)]
     test = dict.fromkeys(p for s in parts[1] for p in pieces(s, length))
     train = dict.fromkeys(w for s in parts[0] if s not in parts[1] for w in windows(s, length))
-    rows = lambda found: Batch(np.stack([ids(p, length) for p in found]))
+    rows = lambda texts: Batch(np.stack([ids(p, length) for p in texts]))
     return rows(p for p in train if p not in test), rows(test)

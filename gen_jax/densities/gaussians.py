@@ -9,19 +9,19 @@ from gen_jax.types import Array
 BLOCK = 2 ** 20  # differences held at once, 4 MB
 
 
-def normal(z: Array, mean: Array | float = 0., logvar: Array | float = 0.) -> Array:
+def normal_log_prob(z: Array, mean: Array | float = 0., logvar: Array | float = 0.) -> Array:
     """log N(z; mean, exp(logvar)), summed over the last axis."""
     return -.5 * ((z - mean) ** 2 * jnp.exp(-logvar) + logvar + losses.LOG_2PI).sum(-1)
 
 
-def mixture(z: Array, mean: Array, logvar: Array, logit: Array) -> Array:
+def mixture_log_prob(z: Array, mean: Array, logvar: Array, logit: Array) -> Array:
     """log sum_k w_k N(z; mean_k, exp(logvar_k)) of z (n, d), means and logvars (K, d), and weights
     softmax(logit), (K,)."""
     share = jax.nn.log_softmax(logit)
 
     @jax.checkpoint  # or the gradient would keep all differences
     def one(z):
-        return jax.nn.logsumexp(normal(z, mean, logvar) + share)
+        return jax.nn.logsumexp(normal_log_prob(z, mean, logvar) + share)
 
     # the differences themselves, as expanded squares of narrow components cancel; in blocks, as
     # (n, K, d) would not fit

@@ -1,4 +1,4 @@
-"""p(x | z), by the outputs of a decoder."""
+"""Likelihoods p(x | z), computed from the outputs of a decoder."""
 from typing import Callable, NamedTuple
 
 import jax
@@ -13,15 +13,16 @@ SCALES = 'fixed', 'learned', 'optimal'
 
 
 class Likelihood(NamedTuple):
-    """p(x | z) by the decoder's output y (n, *shape, m), without the last axis where m is 1.
+    """A likelihood p(x | z), given the decoder's output y (n, *shape, m), without the last axis if
+    m is 1.
 
     outputs: m; start: an output that fits the data before training, or None for the decoder's own
-    init:   () -> (params, buffers) of the scale, if it is learned or kept
-    nll:    (params, buffers, y, x) -> (n,)
+    init:   () -> (params, buffers) of the scale, where it is learned or kept
+    nll:    (params, buffers, y, x) -> (n,), -log p(x | z) in nats
     keep:   (buffers, y, x) -> new buffers, in training
     mean:   y -> E[x | z]
     sample: (params, buffers, y, key) -> x
-    discrete: whether these are probabilities, so that nll is at least 0
+    discrete: whether x is discrete, so that nll is at least 0
     """
     outputs: int
     start: Array | None
@@ -37,12 +38,13 @@ def likelihood(name: str, x: Array, link: Callable, *, scale: str = 'fixed', sig
                levels: int = 256, components: int = 5) -> Likelihood:
     """The likelihood called `name` for examples such as x (n, *shape).
 
-    bernoulli: on logits, data in [0, 1] only.  gaussian: around link(y), one standard deviation for
-    all dimensions: sigma (scale `fixed`), learned from the data's own on (`learned`), or `optimal`,
-    that of the batch's own error, whose running mean is kept for evaluation (Rybkin et al. 2021).
-    categorical: a softmax over `levels` values in [0, 1], for each dimension.  logistic_mixture: so
-    many `components`, discretised to `levels` (Salimans et al. 2017), each dimension by itself.
-    Raises BadInput for another name, or what does not fit the data.
+    bernoulli: the decoder gives logits; the data lie in [0, 1]. gaussian: its mean is link(y); all
+    dimensions share one standard deviation, which is sigma (scale `fixed`), a parameter that starts
+    at the data's (`learned`), or the root mean square error of the batch, of which evaluation uses
+    a running mean (`optimal`, Rybkin et al. 2021). categorical: a softmax over `levels` values in
+    [0, 1] for each dimension. logistic_mixture: a mixture of `components` logistic distributions,
+    discretised to `levels`, independently for each dimension (Salimans et al. 2017).
+    Raises: BadInput for an unknown name, and for options that do not fit the data.
     """
     for what, value, known in ('likelihood', name, LIKELIHOODS), ('scale', scale, SCALES):
         if value not in known:
@@ -52,12 +54,12 @@ def likelihood(name: str, x: Array, link: Callable, *, scale: str = 'fixed', sig
             raise BadInput(f'sigma must be positive, not {sigma}')
         return _gaussian(x, link, scale, sigma)
     if name == 'bernoulli':
-        losses.require_unit(x, 'likelihood bernoulli')
+        losses.require_unit_interval(x, 'likelihood bernoulli')
         plain = Likelihood(1, None, lambda: ({}, {}), lambda p, b, y, x: losses.bernoulli_nll(y, x),
                            lambda b, y, x: b, jax.nn.sigmoid, None)
         return plain._replace(sample=lambda p, b, y, key: jax.random.bernoulli(
             key, jax.nn.sigmoid(y)).astype(jnp.float32))
-    losses.require_unit(x, f'likelihood {name}')
+    losses.require_unit_interval(x, f'likelihood {name}')
     index = np.asarray(x) * (levels - 1)
     if levels < 2 or np.abs(index - index.round()).max() > 1e-2:
         raise BadInput(f'likelihood {name} needs data of {levels} values equally spaced in [0, 1], '
@@ -75,16 +77,19 @@ def _gaussian(x, link, scale, sigma) -> Likelihood:
                 dict(logvar=start) if scale == 'optimal' else {})
 
     def logvar(params, buffers):
-        return losses.bound(params['logvar']) if params else buffers.get('logvar', start)
+        return losses.bound_logvar(params['logvar']) if params else buffers.get('logvar', start)
 
-    def own(y, x):
+    def log_error(y, x):
         return jnp.log(jnp.maximum(((link(y) - x) ** 2).mean(), 1e-6))
 
     def nll(params, buffers, y, x):
         return losses.gaussian_nll(link(y), x, logvar(params, buffers))
 
     def keep(buffers, y, x):
-        return {k: v + .05 * (losses.stop(own(y, x)) - v) for k, v in buffers.items()}
+        return {
+            k: v + .05 * (losses.stop_gradient(log_error(y, x)) - v)
+            for k, v in buffers.items()
+        }
 
     def sample(params, buffers, y, key):
         return link(y) + jnp.exp(logvar(params, buffers) / 2) * jax.random.normal(key, y.shape)
@@ -140,8 +145,8 @@ def _logistic(x, levels, components) -> Likelihood:
         keys = jax.random.split(key)
         chosen = jax.nn.one_hot(jax.random.categorical(keys[0], logit), components)
         mean, logscale = ((a * chosen).sum(-1) for a in (mean, logscale))
-        made = unit(mean + jnp.exp(logscale) * jax.random.logistic(keys[1], mean.shape))
-        return jnp.round(made * (levels - 1)) / (levels - 1)
+        values = unit(mean + jnp.exp(logscale) * jax.random.logistic(keys[1], mean.shape))
+        return jnp.round(values * (levels - 1)) / (levels - 1)
 
     return Likelihood(3 * components, start, lambda: ({}, {}), nll, lambda b, y, x: b,
                       lambda y: unit((jax.nn.softmax(parts(y)[0]) * parts(y)[1]).sum(-1)), sample)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import losses
-from gen_jax.densities.gaussians import normal
+from gen_jax.densities.gaussians import normal_log_prob
 from gen_jax.types import Array, BadInput, Tree
 
 POSTERIORS = 'diagonal', 'full', 'planar', 'iaf'
@@ -40,7 +40,7 @@ def posterior(name: str, latent: int, flows: int = 4) -> Posterior:
 
     def moments(code):
         mean, logvar = jnp.split(code[:, :2 * latent], 2, axis=-1)
-        return mean, losses.bound(logvar)
+        return mean, losses.bound_logvar(logvar)
 
     def nothing(key):
         return {}
@@ -76,7 +76,7 @@ def posterior(name: str, latent: int, flows: int = 4) -> Posterior:
         mean, logvar = moments(code)
         z = losses.reparameterise(key, mean, logvar)
         out, logdet = flow(params, code, z)
-        return out, normal(z, mean, logvar) - logdet
+        return out, normal_log_prob(z, mean, logvar) - logdet
 
     return Posterior(2 * latent + more, init, sample,
                      lambda params, code: flow(params, code, moments(code)[0])[0],
@@ -88,11 +88,11 @@ def _full(latent) -> Posterior:
 
     def sample(params, code, key):
         mean, logvar, rest = jnp.split(code, (latent, 2 * latent), axis=-1)
-        logvar = losses.bound(logvar)
+        logvar = losses.bound_logvar(logvar)
         root = jnp.zeros((len(code), latent, latent)).at[:, *below].set(rest)
         root += jnp.exp(logvar / 2)[:, :, None] * jnp.eye(latent)
-        e = losses.normal(key, *mean.shape)
-        return mean + jnp.einsum('nij,nj->ni', root, e), normal(e) - logvar.sum(-1) / 2
+        e = losses.standard_normal(key, *mean.shape)
+        return mean + jnp.einsum('nij,nj->ni', root, e), normal_log_prob(e) - logvar.sum(-1) / 2
 
     return Posterior(2 * latent + len(below[0]), lambda key: {}, sample,
                      lambda params, code: code[:, :latent])
@@ -122,7 +122,7 @@ def iaf(params: Tree, z: Array, context: Array) -> tuple[Array, Array]:
     latent, width = params['first'].shape
     degree = np.arange(width) % max(1, latent - 1)  # a unit sees the dimensions up to its degree
     enter = np.arange(latent)[:, None] <= degree
-    leave = np.tile(degree[:, None] < np.arange(latent), 2)
+    mask = np.tile(degree[:, None] < np.arange(latent), 2)
     h = z @ (params['first'] * enter) + context @ params['context'] + params['bias']
-    m, s = jnp.split(jax.nn.elu(h) @ (params['last'] * leave) + params['gate'], 2, axis=-1)
+    m, s = jnp.split(jax.nn.elu(h) @ (params['last'] * mask) + params['gate'], 2, axis=-1)
     return z * jax.nn.sigmoid(s) + m * jax.nn.sigmoid(-s), jax.nn.log_sigmoid(s).sum(-1)

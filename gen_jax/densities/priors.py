@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax import losses
-from gen_jax.densities.gaussians import mixture, normal
+from gen_jax.densities.gaussians import mixture_log_prob, normal_log_prob
 from gen_jax.types import Array, BadInput, Batch, Tree
 
 PRIORS = 'normal', 'mixture', 'vamp'
@@ -28,8 +28,8 @@ def prior(name: str, latent: int, components: int = 500) -> Prior:
     if components < 1:
         raise BadInput(f'components must be at least 1, not {components}')
     if name == 'normal':
-        return Prior(lambda key, batch: {}, lambda params, z, infer: normal(z),
-                     lambda params, key, n, infer: losses.normal(key, n, latent))
+        return Prior(lambda key, batch: {}, lambda params, z, infer: normal_log_prob(z),
+                     lambda params, key, n, infer: losses.standard_normal(key, n, latent))
 
     def init(key, batch):
         if name == 'mixture':
@@ -40,12 +40,12 @@ def prior(name: str, latent: int, components: int = 500) -> Prior:
 
     def parts(params, infer):
         if name == 'mixture':
-            return params['mean'], losses.bound(params['logvar']), params['logit']
+            return params['mean'], losses.bound_logvar(params['logvar']), params['logit']
         mean, logvar = infer(params['inputs'])
         return mean, logvar, jnp.zeros(components)
 
     def log_prob(params, z, infer):
-        return mixture(z, *parts(params, infer))
+        return mixture_log_prob(z, *parts(params, infer))
 
     def sample(params, key, n, infer):
         mean, logvar, logit = parts(params, infer)

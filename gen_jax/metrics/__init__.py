@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.metrics import disentangle, latent, likelihood, samples
-from gen_jax.metrics.subject import (MOST, PIXELS, Features, Subject, code, codes, compared, drawn,
-                                     grid, moments, represent, shown)
+from gen_jax.metrics.subject import (MOST, PIXELS, Features, Subject, code, codes, features_of_both,
+                                     map_samples, grid, moments, represent, map_examples)
 from gen_jax.types import BadInput
 
 ANNEALED = 100
@@ -21,34 +21,42 @@ POINTS, STACKED = 2_500, 26_000  # samples looked at (PacGAN, Lin et al. 2018)
 
 
 def nll(s: Subject) -> dict[str, float]:
+    """-log p(x) in nats from eval.k importance samples, and its standard error nll_se (Burda et al.
+    2015).
+    """
     f = likelihood.nll(s.model.density, s.k)
-    found = np.asarray(s.collect('nll', f, 'test', None), np.float64)
-    return dict(nll=found.mean(), nll_se=found.std() / len(found) ** .5)
+    values = np.asarray(s.collect('nll', f, 'test', None), np.float64)
+    return dict(nll=values.mean(), nll_se=values.std() / len(values) ** .5)
 
 
 def ais(s: Subject) -> dict[str, float]:
-    found = s.collect('ais', likelihood.bounds(s.model.density), 'test', ANNEALED)
-    return {name: float(value.mean()) for name, value in found.items()} | dict(
-        nll_ais_se=float(found['nll_ais'].std() / len(found['nll_ais']) ** .5))
+    """-log p(x) in nats by annealed importance sampling, with bounds (Wu et al. 2017)."""
+    values = s.collect('ais', likelihood.bounds(s.model.density), 'test', ANNEALED)
+    return {name: float(value.mean()) for name, value in values.items()} | dict(
+        nll_ais_se=float(values['nll_ais'].std() / len(values['nll_ais']) ** .5))
 
 
-def units(s: Subject) -> dict[str, float]:
+def active_units(s: Subject) -> dict[str, float]:
+    """Number of latent dimensions whose means vary (Burda et al. 2015)."""
     return dict(active_units=float(latent.active_units(codes(s, 'test'))))
 
 
-def information(s: Subject) -> dict[str, float]:
-    found = s.collect('moments', lambda state, batch, key: s.model.density.moments(state, batch),
+def mutual_information(s: Subject) -> dict[str, float]:
+    """The KL as mutual information and KL of the aggregated posterior (Hoffman & Johnson 2016)."""
+    moments = s.collect('moments', lambda state, batch, key: s.model.density.moments(state, batch),
                       'test', MOST)
-    return {k: float(v) for k, v in jax.jit(latent.information)(*found, s.key).items()}
+    return {k: float(v) for k, v in jax.jit(latent.information)(*moments, s.key).items()}
 
 
-def probe(s: Subject) -> dict[str, float]:
+def linear_probe(s: Subject) -> dict[str, float]:
+    """Accuracy of a linear classifier and of five neighbours on the codes."""
     label = {split: getattr(s.data, split).label[:MOST] for split in ('train', 'test')}
     return latent.readable(codes(s, 'train'), label['train'], codes(s, 'test'), label['test'])
 
 
 def on_factors(measure: Callable) -> Callable:
     """A measure of codes and the factors behind them, on examples drawn from the grid."""
+    @functools.wraps(measure)
     def run(s: Subject):
         values = grid(s)
         return named(measure, measure(represent(s)(values), values))
@@ -57,52 +65,72 @@ def on_factors(measure: Callable) -> Callable:
 
 def on_sampling(measure: Callable) -> Callable:
     """A measure that chooses the factors of the examples it wants."""
+    @functools.wraps(measure)
     def run(s: Subject):
         return named(measure, measure(represent(s), list(s.data.factors.values())))
     return run
 
 
 def mig_sampled(s: Subject) -> dict[str, float]:
+    """The mutual information gap of codes drawn from the posteriors (Chen et al. 2018)."""
     values = grid(s)
     mean, logvar = np.split(represent(s, moments)(values), 2, axis=1)
     return dict(mig_sampled=disentangle.mig_sampled(mean, logvar, values, s.key))
 
 
-def named(measure, found) -> dict[str, float]:
+def named(measure, scores) -> dict[str, float]:
     name = measure.__name__
-    return ({f'{name}_{k}': v for k, v in found.items()} if isinstance(found, dict)
-            else {name: found})
+    return ({f'{name}_{k}': v for k, v in scores.items()} if isinstance(scores, dict)
+            else {name: scores})
 
 
-def frechet(s: Subject) -> dict[str, float]:
-    real, fake, other = compared(s)
-    return {f'frechet_{s.features.name}': samples.frechet(real, fake),
-            f'frechet_{s.features.name}_floor': samples.frechet(real, other)}
+def frechet_distance(s: Subject) -> dict[str, float]:
+    """Frechet distance of samples from test data in features (Heusel et al. 2017), and its floor,
+    that of training data.
+    """
+    real, fake, other = features_of_both(s)
+    return {f'frechet_distance_{s.features.name}': samples.frechet_distance(real, fake),
+            f'frechet_distance_{s.features.name}_floor': samples.frechet_distance(real, other)}
 
 
-def kernel(s: Subject) -> dict[str, float]:
-    real, fake, other = compared(s)
-    found = samples.kernel(real, fake) | dict(kernel_floor=samples.kernel(real, other)['kernel'])
-    return {k.replace('kernel', f'kernel_{s.features.name}'): v for k, v in found.items()}
+def kernel_distance(s: Subject) -> dict[str, float]:
+    """Kernel distance of samples from test data in features (Binkowski et al. 2018), and its
+    floor.
+    """
+    real, fake, other = features_of_both(s)
+    scores = samples.kernel_distance(real, fake) | dict(
+        kernel_distance_floor=samples.kernel_distance(real, other)['kernel_distance'])
+    return {
+        k.replace('kernel_distance', f'kernel_distance_{s.features.name}'): v
+        for k, v in scores.items()
+    }
 
 
-def neighbours(s: Subject) -> dict[str, float]:
-    found = samples.neighbours(*compared(s)[:2])
-    return {f'{k}_{s.features.name}': v for k, v in found.items()}
+def precision_recall(s: Subject) -> dict[str, float]:
+    """Precision, recall, density and coverage of samples (Kynkaanniemi et al. 2019, Naeem et al.
+    2020).
+    """
+    scores = samples.precision_recall(*features_of_both(s)[:2])
+    return {f'{k}_{s.features.name}': v for k, v in scores.items()}
 
 
 def modes(s: Subject) -> dict[str, float]:
-    return samples.modes(drawn(s, PIXELS.apply, POINTS), *s.data.mixture)
+    """Modes of a known mixture found, share of good samples, KL of the shares (Lin et al. 2018)."""
+    return samples.modes(map_samples(s, PIXELS.apply, POINTS), *s.data.mixture)
 
 
 def stacked(s: Subject) -> dict[str, float]:
-    """modes, how many triples of labels a classifier finds in images stacked of three, and kl, that
-    of their distribution from the data's, in which the three labels are independent, in nats."""
-    look = each_colour(s.features.classify)
-    fake = drawn(s, look, STACKED)
+    """Triples of digits found among 26,000 samples of stacked images (Metz et al. 2017).
+
+    modes is the number of triples of labels that a classifier finds, kl that of their distribution
+    from the data's, in which the three labels are independent, in nats.
+    """
+    classify = each_colour(s.features.classify)
+    fake = map_samples(s, classify, STACKED)
     number = fake.shape[-1]
     a, b, c = fake.argmax(-1).T
-    share = np.bincount(shown(s, look, 'train', STACKED).argmax(-1).ravel(), minlength=number)
+    share = np.bincount(
+        map_examples(s, classify, 'train', STACKED).argmax(-1).ravel(), minlength=number)
     data = np.einsum('a,b,c->abc', share, share, share).ravel().astype(float)
     return samples.classes((a * number + b) * number + c, data)
 
@@ -161,17 +189,17 @@ class Measure(NamedTuple):
 MEASURES = dict(
     nll=Measure(nll, ('density',)),
     ais=Measure(ais, ('density', 'annealed'), slow=True),
-    units=Measure(units, ('codes',)),
-    information=Measure(information, ('moments',)),
-    probe=Measure(probe, ('codes', 'labels'), least=(1, 5)),
+    active_units=Measure(active_units, ('codes',)),
+    mutual_information=Measure(mutual_information, ('moments',)),
+    linear_probe=Measure(linear_probe, ('codes', 'labels'), least=(1, 5)),
     **{m.__name__: Measure(on_factors(m), ('codes', 'factors'), size=2)
        for m in (disentangle.mig, disentangle.modularity, disentangle.sap, disentangle.dci)},
     **{m.__name__: Measure(on_sampling(m), ('codes', 'factors'))
        for m in (disentangle.beta_vae, disentangle.factor_vae)},
     mig_sampled=Measure(mig_sampled, ('moments', 'factors')),
-    frechet=Measure(frechet, ('samples',), least=(2, 2), featured=True),
-    kernel=Measure(kernel, ('samples',), least=(4, 4), featured=True),
-    neighbours=Measure(neighbours, ('samples',), least=(6, 1), featured=True),
+    frechet_distance=Measure(frechet_distance, ('samples',), least=(2, 2), featured=True),
+    kernel_distance=Measure(kernel_distance, ('samples',), least=(4, 4), featured=True),
+    precision_recall=Measure(precision_recall, ('samples',), least=(6, 1), featured=True),
     modes=Measure(modes, ('samples', 'mixture')),
     stacked=Measure(stacked, ('samples', 'stacked', 'classifier'), featured=True))
 
@@ -186,13 +214,13 @@ def unmet(name: str, s: Subject) -> str:
 
 def short(name: str, s: Subject) -> str:
     """Of what a measure that fits has too little, in words; '' where it has enough."""
-    wanted = MEASURES[name]
-    for split, least in zip(('test', 'train'), wanted.least):
+    measure_of = MEASURES[name]
+    for split, least in zip(('test', 'train'), measure_of.least):
         if len(getattr(s.data, split).x) < least:
             return f'needs at least {least} examples in the {split} split, not ' \
                    f'{len(getattr(s.data, split).x)}'
-    if wanted.size > 1 and code(s).shape[1] < wanted.size:
-        return f'needs at least {wanted.size} latent dimensions, not 1'
+    if measure_of.size > 1 and code(s).shape[1] < measure_of.size:
+        return f'needs at least {measure_of.size} latent dimensions, not 1'
     return ''
 
 
@@ -211,7 +239,7 @@ def chosen(names: list[str], s: Subject) -> list[str]:
     return names or [n for n, m in MEASURES.items() if not m.slow and not unmet(n, s)]
 
 
-def measure(names: list[str], s: Subject, leave_out: bool,
+def measure(names: list[str], s: Subject, skip_failures: bool,
             say: Callable[[str], Any] = print) -> Iterator[tuple[str, dict[str, float]]]:
     """Each of these measures, which are `chosen`, with its numbers.
 
@@ -222,10 +250,10 @@ def measure(names: list[str], s: Subject, leave_out: bool,
         try:
             if why := short(name, s):
                 raise BadInput(f'it {why}')
-            found = MEASURES[name].numbers(s)
+            numbers = MEASURES[name].numbers(s)
         except BadInput as e:
-            if not leave_out:
+            if not skip_failures:
                 raise BadInput(f'metric {name}: {e}') from e
             say(f'left out {name}: {e}')
         else:
-            yield name, found
+            yield name, numbers

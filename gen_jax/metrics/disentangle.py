@@ -71,9 +71,9 @@ def discrete(codes: np.ndarray, bins: int) -> np.ndarray:
 
 def information(codes: np.ndarray, factors: np.ndarray, bins: int) -> np.ndarray:
     """The mutual information I(z_j; v_k) (d, f) in nats of discretised codes and factors."""
-    found = [[entropy(z) + entropy(v) - entropy(bins * v + z) for v in factors.T]
+    estimates = [[entropy(z) + entropy(v) - entropy(bins * v + z) for v in factors.T]
              for z in discrete(codes, bins).T]
-    return np.maximum(found, 0)
+    return np.maximum(estimates, 0)
 
 
 def mig(codes, factors, bins: int = 20) -> float:
@@ -89,20 +89,20 @@ def mig_sampled(mean, logvar, factors, key) -> float:
     where mig bins the means."""
     mean, factors = checked(mean, factors)
     mean, logvar = jnp.float32(mean), jnp.float32(logvar)
-    drawn = mean + jnp.exp(logvar / 2) * jax.random.normal(key, mean.shape)
+    samples = mean + jnp.exp(logvar / 2) * jax.random.normal(key, mean.shape)
 
     @jax.jit
-    def densities(mean, logvar, drawn, factors):
+    def densities(mean, logvar, samples, factors):
         def one(z, v):  # log q(z_j) and log q(z_j | v_k), (1 + f, d)
             each = -.5 * ((z - mean) ** 2 * jnp.exp(-logvar) + logvar)
             most = each.max(0)
             alike = jnp.vstack([jnp.ones(len(mean)), (factors == v).T])
             sums = jnp.matmul(alike, jnp.exp(each - most), precision='highest')
             return most + jnp.log(sums) - jnp.log(alike.sum(1, keepdims=True))
-        return lax.map(lambda zv: one(*zv), (drawn, factors), batch_size=20).mean(0)
+        return lax.map(lambda zv: one(*zv), (samples, factors), batch_size=20).mean(0)
 
-    found = np.asarray(densities(mean, logvar, drawn, jnp.asarray(factors)), np.float64)
-    information = (found[1:] - found[0]).T
+    log_densities = np.asarray(densities(mean, logvar, samples, jnp.asarray(factors)), np.float64)
+    information = (log_densities[1:] - log_densities[0]).T
     return unit(gap(np.maximum(information, 0)) / [entropy(v) for v in factors.T])
 
 

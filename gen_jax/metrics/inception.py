@@ -92,8 +92,8 @@ def chain(name: str, steps: list) -> list:
             return tuple(Conv(at + letter, *each) for letter, each in zip('ab', step))
         return step if callable(step) else Conv(at, *step)
 
-    alone = len(steps) == 1 or callable(steps[0])
-    return [named(name if alone else f'{name}_{i}', step) for i, step in enumerate(steps, 1)]
+    single = len(steps) == 1 or callable(steps[0])
+    return [named(name if single else f'{name}_{i}', step) for i, step in enumerate(steps, 1)]
 
 
 NETWORK = [  # a list is in turn, a tuple side by side
@@ -115,14 +115,14 @@ def sizes(part, c: int) -> tuple[dict[str, tuple], int]:
             kernel = part.rows, part.columns, c, part.channels
             return {f'{part.name}.kernel': kernel, f'{part.name}.bias': kernel[-1:]}, part.channels
         case list():
-            found = {}
+            shapes = {}
             for each in part:
                 more, c = sizes(each, c)
-                found |= more
-            return found, c
+                shapes |= more
+            return shapes, c
         case tuple():
-            found, given = zip(*(sizes(each, c) for each in part))
-            return functools.reduce(operator.or_, found), sum(given)
+            shapes, given = zip(*(sizes(each, c) for each in part))
+            return functools.reduce(operator.or_, shapes), sum(given)
     return {}, c
 
 
@@ -150,7 +150,7 @@ def between(n: int) -> np.ndarray:
     return np.float32(np.maximum(1 - abs(at[:, None] - np.arange(n)), 0))
 
 
-def seen(x: Array) -> Array:
+def preprocess(x: Array) -> Array:
     """Images (n, h, w, 1 or 3) in [0, 1] as the network wants them: (n, 299, 299, 3) in [-1, 1].
 
     They are resized bilinearly between the centres of pixels, without smoothing where they shrink,
@@ -168,7 +168,7 @@ def seen(x: Array) -> Array:
 def features(params: dict[str, Array], x: Array) -> Array:
     """The means over pixels of the last block, (n, 2048), of images (n, h, w, 1 or 3) in [0, 1] of
     any size: 5.7 billion multiplications each.  Raises BadInput for what is no image."""
-    return run(NETWORK, params, seen(x)).mean((1, 2))
+    return run(NETWORK, params, preprocess(x)).mean((1, 2))
 
 
 # The file of weights
@@ -203,8 +203,8 @@ def read(file: Path, shapes: dict[str, tuple], remedy: str,
             for name in names:
                 if name not in there:
                     raise BadInput(f'{file} lacks the tensor {name}; {remedy}')
-                found = f.get_slice(name)
-                kind, shape = found.get_dtype(), tuple(found.get_shape())
+                part = f.get_slice(name)
+                kind, shape = part.get_dtype(), tuple(part.get_shape())
                 if (kind, shape) != ('F32', shapes[name]):
                     raise BadInput(f'{name} in {file} is {kind} {shape}, not F32 {shapes[name]}; '
                                    f'{remedy}')
@@ -227,8 +227,8 @@ def load(file: str | Path) -> tuple[dict[str, Array], str]:
     file = Path(file)
     remedy = 'make it by python experiments/inception.py WEIGHTS.safetensors OUT.safetensors'
     tensors, metadata = read(file, SHAPES, remedy)
-    found, kept = digest(tensors), metadata.get('sha256', 'none')
-    if found != kept:
-        raise BadInput(f'{file} has another checksum ({found[:12]}) than was stored in it '
-                       f'({kept[:12]}), so it is damaged; {remedy}')
-    return {name: jnp.asarray(tensor) for name, tensor in tensors.items()}, found
+    checksum, stored = digest(tensors), metadata.get('sha256', 'none')
+    if checksum != stored:
+        raise BadInput(f'{file} has another checksum ({checksum[:12]}) than was stored in it '
+                       f'({stored[:12]}), so it is damaged; {remedy}')
+    return {name: jnp.asarray(tensor) for name, tensor in tensors.items()}, checksum

@@ -30,11 +30,11 @@ def information(mean: Array, logvar: Array, key: Array) -> dict[str, Array]:
     z = losses.reparameterise(key, mean, logvar)
 
     def aggregate(z):  # exactly: posteriors may be so narrow that squares must not be expanded
-        return jax.nn.logsumexp(densities.normal(z, mean, logvar)) - jnp.log(len(mean))
+        return jax.nn.logsumexp(densities.normal_log_prob(z, mean, logvar)) - jnp.log(len(mean))
 
     log_q = lax.map(aggregate, z, batch_size=20)
-    return dict(mutual_information=(densities.normal(z, mean, logvar) - log_q).mean(),
-                aggregate_kl=(log_q - densities.normal(z)).mean())
+    return dict(mutual_information=(densities.normal_log_prob(z, mean, logvar) - log_q).mean(),
+                aggregate_kl=(log_q - densities.normal_log_prob(z)).mean())
 
 
 def readable(train: np.ndarray, label: np.ndarray, test: np.ndarray,
@@ -49,9 +49,9 @@ def readable(train: np.ndarray, label: np.ndarray, test: np.ndarray,
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    found = {}
+    scores = {}
     for name, by in dict(probe=LogisticRegression(max_iter=1000),
                          knn=KNeighborsClassifier(5)).items():
         fitted = make_pipeline(StandardScaler(), by).fit(train, label)
-        found[f'{name}_accuracy'] = float(fitted.score(test, truth))
-    return found
+        scores[f'{name}_accuracy'] = float(fitted.score(test, truth))
+    return scores

@@ -29,9 +29,10 @@ def nll(density: Density, k: int) -> Callable:
     def run(state, batch, key):
         def step(total, i):
             keys = jax.vmap(lambda j: jax.random.fold_in(key, i * each + j))(jnp.arange(each))
-            found = jax.vmap(lambda key: log_weight(density, state, batch, key))(keys)
-            found = jnp.where((i * each + jnp.arange(each) < k)[:, None], found, -jnp.inf)
-            return jnp.logaddexp(total, jax.nn.logsumexp(found, axis=0)), None
+            log_weights = jax.vmap(lambda key: log_weight(density, state, batch, key))(keys)
+            log_weights = jnp.where((i * each + jnp.arange(each) < k)[:, None], log_weights,
+                                    -jnp.inf)
+            return jnp.logaddexp(total, jax.nn.logsumexp(log_weights, axis=0)), None
 
         start = jnp.full(len(batch.x), -jnp.inf)
         return jnp.log(k) - lax.scan(step, start, jnp.arange(-(-k // each)))[0]
@@ -111,17 +112,17 @@ def bounds(density: Density, chains: int = 16, **hyper) -> Callable:
         keys = jax.random.split(key, 5)
 
         def many(anneal, batch, start, key):
-            found = lax.map(lambda key: anneal(state, batch, start(jax.random.fold_in(key, 0)),
-                                               jax.random.fold_in(key, 1)),
-                            jax.random.split(key, chains))
-            return jax.nn.logsumexp(found, axis=0) - jnp.log(chains)
+            log_weights = lax.map(
+                lambda key: anneal(state, batch, start(jax.random.fold_in(key, 0)),
+                                   jax.random.fold_in(key, 1)), jax.random.split(key, chains))
+            return jax.nn.logsumexp(log_weights, axis=0) - jnp.log(chains)
 
         forward, back = (ais(density, reverse=r, **hyper) for r in (False, True))
         prior = lambda key: density.prior(state, batch, key)
         true = prior(keys[0])
-        made = batch._replace(x=density.observe(state, batch, true, keys[1]))
+        simulated = batch._replace(x=density.observe(state, batch, true, keys[1]))
         return dict(nll_ais=-many(forward, batch, prior, keys[2]),
-                    nll_simulated_upper=-many(forward, made, prior, keys[3]),
-                    nll_simulated_lower=many(back, made, lambda key: true, keys[4]))
+                    nll_simulated_upper=-many(forward, simulated, prior, keys[3]),
+                    nll_simulated_lower=many(back, simulated, lambda key: true, keys[4]))
 
     return run

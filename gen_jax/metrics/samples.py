@@ -36,7 +36,7 @@ def products(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]
 # Distances of distributions
 
 
-def frechet(x, y) -> float:
+def frechet_distance(x, y) -> float:
     """The squared Frechet distance |m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2)) of Gaussians
     fitted to features (Dowson & Landau 1982; Heusel et al. 2017: the FID, of Inception's).
 
@@ -46,8 +46,8 @@ def frechet(x, y) -> float:
     """
     x, y = features(x, y)
     root_x, root_y = (np.linalg.qr((a - a.mean(0)) / (len(a) - 1) ** .5, mode='r') for a in (x, y))
-    found = ((x.mean(0) - y.mean(0)) ** 2).sum() + (root_x ** 2).sum() + (root_y ** 2).sum()
-    return float(max(0., found - 2 * np.linalg.norm(root_x @ root_y.T, 'nuc')))
+    squared_distance = ((x.mean(0) - y.mean(0))**2).sum() + (root_x**2).sum() + (root_y**2).sum()
+    return float(max(0., squared_distance - 2 * np.linalg.norm(root_x @ root_y.T, 'nuc')))
 
 
 def discrepancy(x, y) -> float:
@@ -58,7 +58,7 @@ def discrepancy(x, y) -> float:
     d = x.shape[1]
 
     def total(x, y):
-        linear = (found / d + 1 for _, found in products(x, y))
+        linear = (product / d + 1 for _, product in products(x, y))
         return sum(np.vdot(k * k, k) for k in linear)
 
     def within(x):
@@ -67,7 +67,7 @@ def discrepancy(x, y) -> float:
     return float(within(x) + within(y) - 2 * total(x, y) / (len(x) * len(y)))
 
 
-def kernel(x, y, seed: int = 0, subsets: int = 100, size: int = 1000) -> dict[str, float]:
+def kernel_distance(x, y, seed: int = 0, subsets: int = 100, size: int = 1000) -> dict[str, float]:
     """The mean `discrepancy` of random subsets of x and y (Binkowski et al. 2018: the KID, of
     Inception's features), and its standard error kernel_se.
 
@@ -82,10 +82,10 @@ def kernel(x, y, seed: int = 0, subsets: int = 100, size: int = 1000) -> dict[st
         raise BadInput(f'there must be at least 2 subsets of 2 examples, not {subsets} of {size}')
     fewer = min(len(x), len(y))
     size, chance = min(size, fewer // 2), np.random.default_rng(seed)
-    found = [discrepancy(*(a[chance.choice(len(a), size, replace=False)] for a in (x, y)))
+    estimates = [discrepancy(*(a[chance.choice(len(a), size, replace=False)] for a in (x, y)))
              for _ in range(subsets)]
-    error = np.std(found, ddof=1) * (size / (fewer - size) + 1 / subsets) ** .5
-    return dict(kernel=float(np.mean(found)), kernel_se=float(error))
+    error = np.std(estimates, ddof=1) * (size / (fewer - size) + 1 / subsets) ** .5
+    return dict(kernel_distance=float(np.mean(estimates)), kernel_distance_se=float(error))
 
 
 # Manifolds of nearest neighbours
@@ -94,24 +94,24 @@ def kernel(x, y, seed: int = 0, subsets: int = 100, size: int = 1000) -> dict[st
 def squares(x: np.ndarray, y: np.ndarray, slack: float = 0.) -> Iterator[tuple[slice, np.ndarray]]:
     """Pairs (rows, |x[rows] - y|^2), less `slack` of |x|^2 + |y|^2."""
     of_x, of_y = ((1 - slack) * (a ** 2).sum(1) for a in (x, y))
-    for rows, found in products(x, y):
-        found *= -2
-        found += of_x[rows, None]
-        found += of_y
-        yield rows, found
+    for rows, squared in products(x, y):
+        squared *= -2
+        squared += of_x[rows, None]
+        squared += of_y
+        yield rows, squared
 
 
 def radii(x: np.ndarray, k: int) -> np.ndarray:
     """The squared distance (n,) of each to the k-th nearest of the others."""
     nearest = []
-    for rows, found in squares(x, x):
-        found[np.arange(len(found)), np.arange(rows.start, rows.stop)] = np.inf
-        found.partition(k - 1, axis=1)
-        nearest.append(found[:, k - 1].copy())  # not a view, which would keep the block
+    for rows, squared in squares(x, x):
+        squared[np.arange(len(squared)), np.arange(rows.start, rows.stop)] = np.inf
+        squared.partition(k - 1, axis=1)
+        nearest.append(squared[:, k - 1].copy())  # not a view, which would keep the block
     return np.concatenate(nearest)
 
 
-def neighbours(real, fake, k: int = 5) -> dict[str, float]:
+def precision_recall(real, fake, k: int = 5) -> dict[str, float]:
     """What balls around examples, each out to the k-th nearest of its own kind, tell of the others.
 
     precision is the share of fakes in the ball of any real one, recall the share of real ones in
@@ -128,9 +128,9 @@ def neighbours(real, fake, k: int = 5) -> dict[str, float]:
     of_real, of_fake = radii(real, k), radii(fake, k)
     recalled, covered = np.zeros((2, len(real)), bool)
     inside = precise = 0
-    for rows, found in squares(fake, real, slack=1e-12):  # rounding hides no tie
-        recalled |= (found <= of_fake[rows, None]).any(0)
-        in_ball = found <= of_real
+    for rows, squared in squares(fake, real, slack=1e-12):  # rounding hides no tie
+        recalled |= (squared <= of_fake[rows, None]).any(0)
+        in_ball = squared <= of_real
         covered |= in_ball.any(0)
         precise += in_ball.any(1).sum()
         inside += in_ball.sum()
@@ -145,8 +145,8 @@ def divergence(counts: np.ndarray, others: np.ndarray) -> float:
     """KL(p || q) in nats of the distributions that counts (m,) are in proportion to; 0 log 0 = 0,
     and q is to be nowhere 0 where p is not."""
     p, q = counts / counts.sum(), others / others.sum()
-    seen = p > 0
-    return float((p[seen] * np.log(p[seen] / q[seen])).sum())
+    positive = p > 0
+    return float((p[positive] * np.log(p[positive] / q[positive])).sum())
 
 
 def modes(x, centres, sigma: float) -> dict[str, float]:

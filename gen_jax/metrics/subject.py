@@ -39,7 +39,7 @@ class Subject(NamedTuple):
     k: int
     collect: Callable
     features: Features
-    seen: dict
+    cached_features: dict
     programs: dict
 
     def program(self, name, f: Callable) -> Callable:
@@ -98,22 +98,22 @@ def represent(s: Subject, how: Callable = encoder) -> Callable[[np.ndarray], np.
     return run
 
 
-def drawn(s: Subject, look: Callable, n: int, at_once: int = 500) -> np.ndarray:
+def map_samples(s: Subject, f: Callable, n: int, at_once: int = 500) -> np.ndarray:
     """look(params, x) of n samples x."""
     def some(state, params, key):
-        return look(params, s.model.decode(state, s.model.prior(state, key, at_once)))
+        return f(params, s.model.decode(state, s.model.prior(state, key, at_once)))
 
-    some = s.program(('drawn', look), some)
+    some = s.program(('drawn', f), some)
     keys = jax.random.split(jax.random.fold_in(s.key, 1), -(-n // at_once))
     return np.concatenate([some(s.state, s.features.params, key) for key in keys])[:n]
 
 
-def shown(s: Subject, look: Callable, split: str, n: int, at_once: int = 500) -> np.ndarray:
+def map_examples(s: Subject, f: Callable, split: str, n: int, at_once: int = 500) -> np.ndarray:
     """look(params, x) of the first n examples of a split, or of all where they are fewer."""
     def some(batch, params, key):
-        return look(params, s.data.prepare(batch, key).x)
+        return f(params, s.data.prepare(batch, key).x)
 
-    some = s.program(('shown', look), some)
+    some = s.program(('shown', f), some)
     data = getattr(s.data, split)
     n = min(n, len(data.x))
     rows = np.minimum(np.arange(n + -n % at_once), n - 1).reshape(-1, at_once)
@@ -121,11 +121,11 @@ def shown(s: Subject, look: Callable, split: str, n: int, at_once: int = 500) ->
                                 jax.random.fold_in(s.key, i)) for i, r in enumerate(rows)])[:n]
 
 
-def compared(s: Subject) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def features_of_both(s: Subject) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features of test examples, of as many samples, and of as many training examples."""
-    if not s.seen:
-        look = s.features.apply
-        s.seen['real'] = shown(s, look, 'test', MOST)
-        n = len(s.seen['real'])
-        s.seen.update(fake=drawn(s, look, n), other=shown(s, look, 'train', n))
-    return s.seen['real'], s.seen['fake'], s.seen['other']
+    if not s.cached_features:
+        f = s.features.apply
+        s.cached_features['real'] = map_examples(s, f, 'test', MOST)
+        n = len(s.cached_features['real'])
+        s.cached_features.update(fake=map_samples(s, f, n), other=map_examples(s, f, 'train', n))
+    return s.cached_features['real'], s.cached_features['fake'], s.cached_features['other']

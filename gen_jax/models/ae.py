@@ -1,26 +1,31 @@
-"""The autoencoder: a code small enough that copying is impossible (Hinton & Salakhutdinov 2006)."""
+"""The autoencoder (Hinton & Salakhutdinov 2006): a code too small to copy the data."""
 from gen_jax import losses, nets, optimisers
 from gen_jax.game import game
 from gen_jax.nets import Nets
 from gen_jax.optimisers import Optimiser
-from gen_jax.types import ALONE, Batch, Context, Model, Player
+from gen_jax.types import DEFAULT_CONTEXT, Batch, Context, Model, Player
 
 
-def make(example: Batch, context: Context = ALONE, *, latent: int | None = None, loss: str = 'mse',
-         net: Nets = nets.of('conv'), optimiser: Optimiser = optimisers.make()) -> Model:
-    """Minimises the error between x and decode(encode(x)).
+def make(
+    example: Batch, context: Context = DEFAULT_CONTEXT, *, latent: int | None = None,
+    loss: str = 'mse', net: Nets = nets.make('conv'), optimiser: Optimiser = optimisers.make()
+) -> Model:
+    """Minimises a reconstruction loss between x and decode(encode(x)).
 
-    latent: size of a dense bottleneck; None for the bare features, with net `conv` the survey's
-    3x3 convolutions width[0] - pool - width[1] - pool and back.
-    The output is a sigmoid where the data lies in [0, 1], linear elsewhere and for net `linear`,
-    which with mse spans the subspace of PCA (Baldi & Hornik 1989).  loss: mse, l1, cross_entropy
-    or ssim, summed over an example, see losses.reconstruction.
-    Metrics: loss; in evaluation also those of losses.fidelity.
-    Raises BadInput for what does not fit the data.
+    The output is a sigmoid where the data lies in [0, 1]; it is linear for other data and for net
+    `linear`, which with loss mse spans the subspace of PCA (Baldi & Hornik 1989).
+
+    Args:
+        latent: size of a dense bottleneck; None for the last features of the net itself (net `conv`
+            then is 3x3 convolutions width[0] - pool - width[1] - pool and back).
+        loss: reconstruction loss, summed over an example: mse, l1, cross_entropy or ssim.
+
+    Metrics: loss; in evaluation also those of `losses.fidelity_metrics`.
+    Raises: BadInput for options that do not fit the data.
     """
-    coder = nets.coder('ae', example.x, latent, net, loss == 'cross_entropy')
-    error = losses.reconstruction(loss, example.x, coder.link)
-    fidelity = losses.fidelity(example.x)
+    coder = nets.autoencoder('ae', example.x, latent, net, loss == 'cross_entropy')
+    error = losses.reconstruction_loss(loss, example.x, coder.link)
+    fidelity = losses.fidelity_metrics(example.x)
 
     def objective(state, batch, key):
         _, y, buffers = coder.train(state, batch.x)

@@ -1,4 +1,4 @@
-"""Remove the decoder and put a classifier there (Hinton & Salakhutdinov 2006)."""
+"""A classifier on an encoder: the decoder is replaced by a head (Hinton & Salakhutdinov 2006)."""
 from typing import Sequence
 
 import jax
@@ -9,22 +9,28 @@ from gen_jax import losses, nets, optimisers
 from gen_jax.game import game
 from gen_jax.nets import Nets
 from gen_jax.optimisers import Optimiser
-from gen_jax.types import ABOVE_0, ALONE, SHARE, BadInput, Batch, Context, Model, Player, State
+from gen_jax.types import (NON_NEGATIVE, DEFAULT_CONTEXT, UNIT_INTERVAL, BadInput, Batch, Context,
+                           Model, Player, State)
 
-ENCODERS = 'frozen', 'tuned', 'scratch'
+ENCODERS = 'frozen', 'finetuned', 'scratch'
 
 
-def make(example: Batch, context: Context = ALONE, *, encoder: str = 'frozen',
-         head: Sequence[int] = (), latent: int | None = None, net: Nets = nets.of('conv'),
+def make(example: Batch, context: Context = DEFAULT_CONTEXT, *, encoder: str = 'frozen',
+         head: Sequence[int] = (), latent: int | None = None, net: Nets = nets.make('conv'),
          optimiser: Optimiser = optimisers.make(weight_decay=1e-4)) -> Model:
-    """Minimises the cross-entropy -log p(label | encode(x)), nats.
+    """Minimises the cross-entropy -log p(label | encode(x)), in nats.
 
-    encoder: `frozen`, that of context.source, and only the head learns; `tuned`, it learns on from
-    where it stands; `scratch`, it starts from chance, for comparison.  head: widths of the dense
-    layers between code and labels.  latent, net: of the encoder where there is no source,
-    which then starts from chance.  A source's batch statistics stay as they are.
-    Metrics: loss, accuracy.  Raises BadInput for an unknown encoder, for data without at least two
-    labels, or where a frozen or tuned encoder would have no source.
+    Args:
+        encoder: frozen, the encoder of --config.init_from, of which only the head is trained;
+            finetuned, the same encoder, trained further; scratch, a new encoder, for comparison.
+        head: widths of the dense layers between code and labels.
+        latent: size of the code of a new encoder.
+
+    `net` is that of a new encoder. The batch statistics of a trained encoder stay as they are.
+
+    Metrics: loss, accuracy.
+    Raises: BadInput for an unknown encoder, for data without at least two labels, and where
+    init_from is missing.
     """
     labels = losses.require_labels(example.label, 'give another data set')
     if encoder not in ENCODERS:
@@ -32,14 +38,14 @@ def make(example: Batch, context: Context = ALONE, *, encoder: str = 'frozen',
     if context.source is None:
         if encoder != 'scratch':
             raise BadInput(f'a {encoder} encoder comes from a trained run; give its workdir by '
-                           '--config.init=DIR, or --config.model.encoder=scratch')
+                           '--config.init_from=DIR, or --config.model.encoder=scratch')
         body = net.encoder(example.x.shape[1:], latent)
     else:
         body = trained(*context.source, fresh=encoder == 'scratch')
     code = jax.eval_shape(lambda key, x: body.apply(*body.init(key, x), x), jax.random.key(0),
                           example.x[:1])
     size = sum(leaf.size for leaf in jax.tree.leaves(code))
-    top = nets.of('mlp', width=head) if head else nets.of('linear')
+    top = nets.make('mlp', width=head) if head else nets.make('linear')
     top = top.encoder((size,), labels)
 
     def flat(z):
@@ -47,9 +53,9 @@ def make(example: Batch, context: Context = ALONE, *, encoder: str = 'frozen',
 
     def init(key, batch):
         keys = jax.random.split(key)
-        made = dict(encoder=body.init(keys[0], batch.x),
+        networks = dict(encoder=body.init(keys[0], batch.x),
                     head=top.init(keys[1], jnp.zeros((1, size))))
-        return {n: p for n, (p, _) in made.items()}, {n: b for n, (_, b) in made.items()}
+        return {n: p for n, (p, _) in networks.items()}, {n: b for n, (_, b) in networks.items()}
 
     def terms(logits, label):
         return dict(loss=optax.softmax_cross_entropy_with_integer_labels(logits, label),
@@ -57,10 +63,10 @@ def make(example: Batch, context: Context = ALONE, *, encoder: str = 'frozen',
 
     def objective(state, batch, key):
         params, buffers = state.params['classifier'], state.buffers['classifier']
-        z, seen = body.train(params['encoder'], buffers['encoder'], batch.x)
-        logits, made = top.train(params['head'], buffers['head'], flat(z))
+        z, new_encoder = body.train(params['encoder'], buffers['encoder'], batch.x)
+        logits, new_head = top.train(params['head'], buffers['head'], flat(z))
         metrics = {k: v.mean() for k, v in terms(logits, batch.label).items()}
-        return metrics['loss'], metrics, dict(encoder=seen, head=made)
+        return metrics['loss'], metrics, dict(encoder=new_encoder, head=new_head)
 
     def encode(state, x):
         return body.apply(state.params['classifier']['encoder'],
@@ -75,8 +81,9 @@ def make(example: Batch, context: Context = ALONE, *, encoder: str = 'frozen',
 
     frozen = ('encoder',) if encoder == 'frozen' else ()
     return game({'classifier': Player(init, objective, optimiser, frozen=frozen)},
-                axis=context.axis, evaluate=evaluate, encode=encode, classify=classify,
-                bounds=dict(loss=ABOVE_0, accuracy=SHARE), started=context.source is not None)
+                axis=context.axis, evaluate=evaluate, encode=encode, classify=classify, bounds=dict(
+                    loss=NON_NEGATIVE,
+                    accuracy=UNIT_INTERVAL), from_source=context.source is not None)
 
 
 def trained(model: Model, state: State, fresh: bool) -> nets.Net:
@@ -87,6 +94,6 @@ def trained(model: Model, state: State, fresh: bool) -> nets.Net:
         return start.params, start.buffers
 
     def apply(params, buffers, x):
-        return model.encode(state._replace(params=params, average={}, buffers=buffers), x)
+        return model.encode(state._replace(params=params, ema={}, buffers=buffers), x)
 
     return nets.Net(init, apply, lambda params, buffers, x: (apply(params, buffers, x), buffers))

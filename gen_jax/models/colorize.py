@@ -1,5 +1,4 @@
-"""Colour for grey pictures: an autoencoder that sees lightness and must find the rest (Zhang et
-al. 2016)."""
+"""Colours for grey images (Zhang et al. 2016): an autoencoder predicts colour from lightness."""
 import jax.numpy as jnp
 import numpy as np
 
@@ -7,7 +6,7 @@ from gen_jax import losses, nets, optimisers
 from gen_jax.game import game
 from gen_jax.nets import Nets
 from gen_jax.optimisers import Optimiser
-from gen_jax.types import ALONE, Array, BadInput, Batch, Context, Model, Player
+from gen_jax.types import DEFAULT_CONTEXT, Array, BadInput, Batch, Context, Model, Player
 
 LUMA = np.float32([.299, .587, .114])  # ITU-R BT.601
 
@@ -25,25 +24,29 @@ def colour(luma: Array, chroma: Array) -> Array:
     return jnp.clip(jnp.stack([red, green, blue], -1), 0, 1)
 
 
-def make(example: Batch, context: Context = ALONE, *, latent: int | None = None,
-         net: Nets = nets.of('conv', width=(32, 64, 64)),
+def make(example: Batch, context: Context = DEFAULT_CONTEXT, *, latent: int | None = None,
+         net: Nets = nets.make('conv', width=(32, 64, 64)),
          optimiser: Optimiser = optimisers.make()) -> Model:
-    """Minimises the squared error of the colour differences Cb, Cr found from the grey image.
+    """Minimises the squared error of the colour differences Cb, Cr predicted from the grey image.
 
-    A code is dict(luma, features): the lightness passes by, so that nothing but colour is made up.
-    latent: as of the autoencoder in ae.  Metrics: loss, the squared error of the two chroma
-    channels summed over an image; in evaluation chroma_psnr, in dB, and gain, by how
-    much it is above that of the grey image itself, grey_chroma_psnr (and grey_loss); and those of
-    losses.fidelity, of the whole image.  Raises BadInput for data without three channels in [0, 1].
+    A code is dict(luma, features): the lightness is passed on, so only the colour is predicted.
+
+    Args:
+        latent: size of the code, as in `ae`.
+
+    Metrics: loss, the squared error of the two chroma channels summed over an image; in evaluation
+    chroma_psnr, in dB; psnr_gain, by how much it exceeds grey_chroma_psnr, that of the grey image
+    itself; grey_loss; and those of `losses.fidelity_metrics` for the whole image.
+    Raises: BadInput for data without three channels in [0, 1].
     """
     shape = example.x.shape[1:]
     if len(shape) != 3 or shape[2] != 3:
         raise BadInput(f'colorize needs colour images (h, w, 3), but an example here has shape '
                        f'{tuple(shape)}; use --config=configs/colorize.py:photos')
-    losses.require_unit(example.x, 'colorize')
-    coder = nets.Coder('ae', net.encoder((*shape[:2], 1), latent),
+    losses.require_unit_interval(example.x, 'colorize')
+    coder = nets.Autoencoder('ae', net.encoder((*shape[:2], 1), latent),
                        net.decoder(chroma(example.x), latent, nets.identity, 0), nets.identity)
-    fidelity = losses.fidelity(example.x)
+    fidelity = losses.fidelity_metrics(example.x)
 
     def grey(x):
         return (x @ LUMA)[..., None]
@@ -63,12 +66,12 @@ def make(example: Batch, context: Context = ALONE, *, latent: int | None = None,
         return colour(z['luma'], coder.decode(state, z['features']))
 
     def evaluate(state, batch, key):
-        made, truth = decode(state, encode(state, batch.x)), chroma(batch.x)
-        found, copied = (losses.psnr(y, truth) for y in (chroma(made), jnp.zeros_like(truth)))
-        return fidelity(made, batch.x) | dict(
-            loss=losses.squared_error(chroma(made), truth),
-            grey_loss=losses.per_example(truth ** 2), chroma_psnr=found,
-            grey_chroma_psnr=copied, gain=found - copied)
+        images, truth = decode(state, encode(state, batch.x)), chroma(batch.x)
+        psnr, copied = (losses.psnr(y, truth) for y in (chroma(images), jnp.zeros_like(truth)))
+        return fidelity(images, batch.x) | dict(
+            loss=losses.squared_error(chroma(images), truth),
+            grey_loss=losses.per_example(truth ** 2), chroma_psnr=psnr,
+            grey_chroma_psnr=copied, psnr_gain=psnr - copied)
 
     def show(state, batch, key):
         return {'grey': jnp.broadcast_to(grey(batch.x), batch.x.shape),

@@ -1,4 +1,4 @@
-"""FactorVAE: a critic tells codes from codes of independent dimensions (Kim & Mnih 2018)."""
+"""FactorVAE (Kim & Mnih 2018): a discriminator estimates the total correlation of the codes."""
 import jax
 import jax.numpy as jnp
 
@@ -7,65 +7,76 @@ from gen_jax.game import game
 from gen_jax.latents import LATENTS, Latents, variational
 from gen_jax.nets import Nets
 from gen_jax.optimisers import Optimiser
-from gen_jax.types import ABOVE_0, ALONE, SHARE, Array, Batch, Context, Model, Player
+from gen_jax.types import (NON_NEGATIVE, DEFAULT_CONTEXT, UNIT_INTERVAL, Array, Batch, Context,
+                           Model, Player)
 
 
-def make(example: Batch, context: Context = ALONE, *, latent: int = 10, gamma: float = 10.,
-         latents: Latents = LATENTS, net: Nets = nets.of('mlp'),
-         discriminator_net: Nets = nets.of('mlp', width=(256, 256, 256), act='leaky'),
-         optimiser: Optimiser = optimisers.make(),
-         discriminator_optimiser: Optimiser = optimisers.make(
-             learning_rate=1e-4, b1=.5, b2=.9)) -> Model:
-    """The VAE minimises recon + kl + gamma * tc, nats per example, the critic its cross-entropy.
+def make(
+    example: Batch, context: Context = DEFAULT_CONTEXT, *, latent: int = 10, gamma: float = 10.,
+    latents: Latents = LATENTS, net: Nets = nets.make('mlp'), discriminator_net: Nets = nets.make(
+        'mlp', width=(256, 256, 256), activation='leaky_relu'),
+    optimiser: Optimiser = optimisers.make(), discriminator_optimiser: Optimiser = optimisers.make(
+        learning_rate=1e-4, b1=.5, b2=.9)
+) -> Model:
+    """The VAE minimises recon + kl + gamma * tc, in nats per example; the discriminator minimises
+    its cross-entropy.
 
-    The critic's logit is of a code z being drawn from q(z) rather than from the product of its
-    marginals, which a batch whose dimensions are permuted one by one stands for; at its best the
-    logit is log q(z) / prod_d q(z_d), whose mean is the total correlation tc.  The paper's
-    critic has six dense layers of 1000.
-    Metrics: loss; elbo = -(recon + kl); recon, kl; tc, the critic's estimate; critic_loss; and
-    accuracy, the share of codes, drawn and permuted in equal number, that it judges rightly; in
-    evaluation also kl_unit.  Raises BadInput for what does not fit the data.
+    The discriminator tells codes z drawn from q(z) from codes drawn from the product of its
+    marginals, for which the dimensions of a batch are permuted independently. At the optimum its
+    logit is log q(z) / prod_d q(z_d), whose mean is the total correlation tc. The paper's
+    discriminator has six dense layers of 1000.
+
+    Args:
+        latent: number of latent dimensions.
+        gamma: weight of the total correlation.
+
+    Metrics: loss; elbo = -(recon + kl); recon, kl; tc, the discriminator's estimate;
+    discriminator_loss; accuracy, the share of codes, drawn and permuted in equal number, that the
+    discriminator classifies correctly; in evaluation also kl_per_dim.
+    Raises: BadInput for options that do not fit the data.
     """
     model = variational('vae', example, latent, latents, net)
     nets.require_no_statistics(discriminator_net, 'discriminator_net')
-    judge = discriminator_net.encoder((latent,), 1)
+    net_of_codes = discriminator_net.encoder((latent,), 1)
 
     def logit(state, z):
-        return judge.apply(state.params['critic'], {}, z)[:, 0]
+        return net_of_codes.apply(state.params['discriminator'], {}, z)[:, 0]
 
     def rounds(state, batch, key):
-        """The critic's logits of codes drawn, and of others drawn and permuted."""
-        keys, code = jax.random.split(key, 3), model.read(state, batch)[0]
-        real, other = (model.draw(state, code, key)[0] for key in keys[:2])
+        """The discriminator's logits of codes drawn, and of others drawn and permuted."""
+        keys, code = jax.random.split(key, 3), model.encode(state, batch)[0]
+        real, other = (model.sample_posterior(state, code, key)[0] for key in keys[:2])
         return logit(state, real), logit(state, permuted(keys[2], other))
 
-    def weighed(found, tc, cost):
-        return dict(loss=found['recon'] + cost + gamma * tc, tc=tc) | found
+    def weighed(metrics, tc, cost):
+        return dict(loss=metrics['recon'] + cost + gamma * tc, tc=tc) | metrics
 
     def vae_move(state, batch, key):
-        drawn = model.train(state, batch, key)
-        recon, kl = drawn.nll.mean(), drawn.divergence().mean()
+        sample = model.train(state, batch, key)
+        recon, kl = sample.nll.mean(), sample.divergence().mean()
         metrics = weighed(dict(elbo=-(recon + kl), recon=recon, kl=kl),
-                          logit(state, drawn.z).mean(), model.cost(drawn, state))
-        return metrics['loss'], metrics, drawn.buffers
+                          logit(state, sample.z).mean(), model.kl_cost(sample, state))
+        return metrics['loss'], metrics, sample.buffers
 
-    def critic_move(state, batch, key):
+    def discriminator_move(state, batch, key):
         real, fake = rounds(state, batch, key)
-        value = losses.critic_loss(real, fake).mean()
-        return value, dict(critic_loss=value, accuracy=right(real, fake).mean()), {}
+        value = losses.discriminator_loss(real, fake).mean()
+        return value, dict(discriminator_loss=value, accuracy=right(real, fake).mean()), {}
 
     def evaluate(state, batch, key):
         real, fake = rounds(state, batch, key)
-        found = model.evaluate(state, batch, key)
-        return dict(weighed(found, real, found['kl']),
-                    critic_loss=losses.critic_loss(real, fake), accuracy=right(real, fake))
+        metrics = model.evaluate(state, batch, key)
+        return dict(weighed(metrics, real, metrics['kl']),
+                    discriminator_loss=losses.discriminator_loss(real, fake), accuracy=right(
+                        real, fake))
 
     players = dict(
-        vae=Player(model.init, vae_move, optimiser),
-        critic=Player(lambda key, batch: judge.init(key, jnp.zeros((1, latent))), critic_move,
-                      discriminator_optimiser))
-    bounds = model.bounds() | dict(critic_loss=ABOVE_0, accuracy=SHARE)
-    return game(players, axis=context.axis, whole='the permutation of codes', evaluate=evaluate,
+        vae=Player(model.init, vae_move, optimiser), discriminator=Player(
+            lambda key, batch: net_of_codes.init(key, jnp.zeros((1, latent))), discriminator_move,
+            discriminator_optimiser))
+    bounds = model.bounds() | dict(discriminator_loss=NON_NEGATIVE, accuracy=UNIT_INTERVAL)
+    return game(players, axis=context.axis, full_batch='the permutation of codes',
+                evaluate=evaluate,
                 **model.maps() | dict(bounds=bounds))
 
 

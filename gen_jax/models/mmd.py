@@ -1,5 +1,6 @@
-"""InfoVAE and the Wasserstein autoencoder: q(z) and p(z) by their maximum mean discrepancy (Zhao et
-al. 2017, Tolstikhin et al. 2018)."""
+"""InfoVAE and the Wasserstein autoencoder: the maximum mean discrepancy of q(z) and p(z) (Zhao et
+al. 2017, Tolstikhin et al. 2018).
+"""
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,23 +10,29 @@ from gen_jax.game import game
 from gen_jax.latents import LATENTS, Latents, variational
 from gen_jax.nets import Nets
 from gen_jax.optimisers import Optimiser
-from gen_jax.types import ALONE, Array, BadInput, Batch, Context, Model, Player
+from gen_jax.types import DEFAULT_CONTEXT, Array, BadInput, Batch, Context, Model, Player
 
 KERNELS = 'rbf', 'imq'
 
 
-def make(example: Batch, context: Context = ALONE, *, latent: int = 10, alpha: float = 1.,
-         weight: float = 1000., kernel: str = 'imq', deterministic: bool = False,
-         latents: Latents = LATENTS, net: Nets = nets.of('mlp'),
+def make(example: Batch, context: Context = DEFAULT_CONTEXT, *, latent: int = 10, alpha: float = 1.,
+         mmd_weight: float = 1000., kernel: str = 'imq', deterministic: bool = False,
+         latents: Latents = LATENTS, net: Nets = nets.make('mlp'),
          optimiser: Optimiser = optimisers.make()) -> Model:
-    """Minimises recon + (1 - alpha) KL(q(z|x) || p(z)) + (alpha + weight - 1) MMD^2(q(z), p(z)).
+    """Minimises recon + (1 - alpha) KL(q(z|x) || p(z)) + (alpha + mmd_weight - 1) MMD^2(q(z),
+    p(z)), in nats per example.
 
-    Nats per example; weight: Zhao's lambda.  kernel: see gram.  deterministic: the
-    code is the encoder's mean, without a KL: the Wasserstein autoencoder, whose cost is recon, half
-    the squared error with likelihood gaussian.  Other hyper-parameters: as of the VAE in vae.
-    Metrics: loss, recon, mmd, the estimate of the batch without bias, see discrepancy; and where
-    not deterministic kl, elbo = -(recon + kl), and in evaluation kl_unit.
-    Raises BadInput for an unknown kernel, or what does not fit the data.
+    Args:
+        latent: number of latent dimensions.
+        alpha: the paper's alpha; 1 leaves the KL out, 0 keeps all of it.
+        mmd_weight: weight of the discrepancy, the paper's lambda.
+        kernel: imq or rbf, see `gram`.
+        deterministic: whether the code is the encoder's mean, without a KL: the Wasserstein
+            autoencoder, whose cost is recon, half the squared error with likelihood gaussian.
+
+    Metrics: loss, recon, mmd, the unbiased estimate of the batch, see `discrepancy`; where not
+    deterministic also kl, elbo = -(recon + kl), and in evaluation kl_per_dim.
+    Raises: BadInput for an unknown kernel, and for options that do not fit the data.
     """
     if kernel not in KERNELS:
         raise BadInput(f'unknown kernel {kernel!r}; choose one of {", ".join(KERNELS)}')
@@ -36,31 +43,31 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 10, alpha: f
         model = model._replace(posterior=q._replace(
             sample=lambda params, code, key: (q.centre(params, code), jnp.zeros(len(code)))))
 
-    def terms(state, drawn, key, cost=None):
+    def terms(state, sample, key, cost=None):
         """Each (n,); cost: of the KL, where that is not the KL itself."""
-        mmd = discrepancy(kernel, drawn.z, model.draw_prior(state, key, len(drawn.z)))
-        found = dict(loss=drawn.nll + (alpha + weight - 1) * mmd, recon=drawn.nll, mmd=mmd)
+        mmd = discrepancy(kernel, sample.z, model.sample_prior(state, key, len(sample.z)))
+        values = dict(loss=sample.nll + (alpha + mmd_weight - 1) * mmd, recon=sample.nll, mmd=mmd)
         if deterministic:
-            return found
-        kl = drawn.divergence()
-        loss = found['loss'] + (1 - alpha) * (kl if cost is None else cost)
-        return found | dict(loss=loss, elbo=-(drawn.nll + kl), kl=kl)
+            return values
+        kl = sample.divergence()
+        loss = values['loss'] + (1 - alpha) * (kl if cost is None else cost)
+        return values | dict(loss=loss, elbo=-(sample.nll + kl), kl=kl)
 
     def objective(state, batch, key):
         keys = jax.random.split(key)
-        drawn = model.train(state, batch, keys[0])
-        found = terms(state, drawn, keys[1], model.cost(drawn, state))
-        metrics = {k: v.mean() for k, v in found.items()}
-        return metrics['loss'], metrics, drawn.buffers
+        sample = model.train(state, batch, keys[0])
+        values = terms(state, sample, keys[1], model.kl_cost(sample, state))
+        metrics = {k: v.mean() for k, v in values.items()}
+        return metrics['loss'], metrics, sample.buffers
 
     def evaluate(state, batch, key):
         keys = jax.random.split(key)
-        drawn = model.test(state, batch, keys[0])
-        found = terms(state, drawn, keys[1])
-        return found if deterministic or drawn.kl is None else found | dict(kl_unit=drawn.kl)
+        sample = model.test(state, batch, keys[0])
+        values = terms(state, sample, keys[1])
+        return values if deterministic or sample.kl is None else values | dict(kl_per_dim=sample.kl)
 
     return game({'vae': Player(model.init, objective, optimiser)}, axis=context.axis,
-                whole='the distance of codes from the prior', evaluate=evaluate, **maps)
+                full_batch='the distance of codes from the prior', evaluate=evaluate, **maps)
 
 
 def gram(kernel: str, a: Array, b: Array) -> Array:

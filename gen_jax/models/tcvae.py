@@ -1,4 +1,4 @@
-"""The beta-TCVAE: the KL in three parts, weighed one by one (Chen et al. 2018)."""
+"""The beta-TCVAE (Chen et al. 2018): the KL in three parts, each with its own weight."""
 import jax
 import numpy as np
 
@@ -7,28 +7,35 @@ from gen_jax.game import game
 from gen_jax.latents import LATENTS, Latents, variational
 from gen_jax.nets import Nets
 from gen_jax.optimisers import Optimiser
-from gen_jax.types import ALONE, Array, BadInput, Batch, Context, Model, Player
+from gen_jax.types import DEFAULT_CONTEXT, Array, BadInput, Batch, Context, Model, Player
 
 ESTIMATORS = 'stratified', 'weighted'
 
 
-def make(example: Batch, context: Context = ALONE, *, latent: int = 10, alpha: float = 1.,
+def make(example: Batch, context: Context = DEFAULT_CONTEXT, *, latent: int = 10, alpha: float = 1.,
          beta: float = 6., gamma: float = 1., estimator: str = 'stratified',
-         latents: Latents = LATENTS, net: Nets = nets.of('mlp'),
+         latents: Latents = LATENTS, net: Nets = nets.make('mlp'),
          optimiser: Optimiser = optimisers.make()) -> Model:
-    """Minimises recon + alpha * mi + beta * tc + gamma * dimwise, nats per example.
+    """Minimises recon + alpha * mi + beta * tc + gamma * dimwise_kl, in nats per example.
 
     The three add up to log q(z|x) - log p(z), p = N(0, I): the mutual information of example and
-    code, the total correlation of the code, and how far its dimensions each are from p; q(z), the
-    mean over all N training examples (context.size, or those of `example`), is estimated from the
-    batch by `estimator`, see aggregate: without bias where it is `stratified`; `weighted` is what
-    the published results were trained by.  Its mi is too large by up to log N, its tc by up to
-    (latent - 1) log N, and its dimwise as much too small; their sum is the same.
-    Other hyper-parameters: as of the VAE in vae.
-    Metrics: loss, recon, mi, tc, dimwise; kl, the sum of these three, and elbo = -(recon + kl),
-    whatever the weights are; in evaluation also kl_unit, in closed form.  Those of q(z) see the
-    batch, in evaluation as if it were of the training set.  Raises BadInput for what does not fit
-    the data.
+    code, the total correlation of the code, and the KL of each dimension from p. q(z), the mean
+    over all N training examples (context.size, or those of `example`), is estimated from the batch.
+
+    Args:
+        latent: number of latent dimensions.
+        alpha: weight of the mutual information.
+        beta: weight of the total correlation.
+        gamma: weight of the dimension-wise KL.
+        estimator: stratified, without bias; or weighted, with which the published results were
+            trained. The latter's mi is too large by up to log N, its tc by up to
+            (latent - 1) log N, and its dimwise_kl as much too small; their sum is the same. See
+            `aggregate`.
+
+    Metrics: loss, recon, mi, tc, dimwise_kl; kl, the sum of these three, and
+    elbo = -(recon + kl), whatever the weights are; in evaluation also kl_per_dim, in closed form.
+    Those of q(z) depend on the batch, in evaluation as if it were of the training set.
+    Raises: BadInput for options that do not fit the data.
     """
     if estimator not in ESTIMATORS:
         raise BadInput(f'unknown estimator {estimator!r}; choose one of {", ".join(ESTIMATORS)}')
@@ -41,26 +48,29 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 10, alpha: f
 
     def terms(recon, z, log_q, moments, weight=1.):
         log_z, log_each = aggregate(z, *moments, count, estimator)
-        mi, tc, dimwise = log_q - log_z, log_z - log_each, log_each - densities.normal(z)
-        kl, loss = mi + tc + dimwise, recon + weight * (alpha * mi + beta * tc + gamma * dimwise)
+        mi, tc, dimwise_kl = log_q - log_z, log_z - log_each, log_each - densities.normal_log_prob(
+            z)
+        kl, loss = mi + tc + dimwise_kl, recon + weight * (alpha * mi + beta * tc +
+                                                           gamma * dimwise_kl)
         return dict(loss=loss, elbo=-(recon + kl), recon=recon, kl=kl, mi=mi, tc=tc,
-                    dimwise=dimwise)
+                    dimwise_kl=dimwise_kl)
 
     def objective(state, batch, key):
-        code, seen = model.read(state, batch)
-        z, log_q = model.draw(state, code, key)
-        recon, made = model.write(state, z, batch)
-        found = terms(recon, z, log_q, model.posterior.moments(code), model.warmth(state))
-        metrics = {k: v.mean() for k, v in found.items()}
-        return metrics['loss'], metrics, state.buffers['vae'] | made | dict(encoder=seen)
+        code, new_encoder = model.encode(state, batch)
+        z, log_q = model.sample_posterior(state, code, key)
+        recon, new_decoder = model.reconstruction_nll(state, z, batch)
+        values = terms(recon, z, log_q, model.posterior.moments(code), model.kl_weight(state))
+        metrics = {k: v.mean() for k, v in values.items()}
+        return metrics['loss'], metrics, state.buffers['vae'] | new_decoder | dict(
+            encoder=new_encoder)
 
     def evaluate(state, batch, key):
-        drawn = model.test(state, batch, key)
+        sample = model.test(state, batch, key)
         moments = maps['density'].moments(state, batch)
-        return terms(drawn.nll, drawn.z, drawn.log_q, moments) | dict(kl_unit=drawn.kl)
+        return terms(sample.nll, sample.z, sample.log_q, moments) | dict(kl_per_dim=sample.kl)
 
     return game({'vae': Player(model.init, objective, optimiser)}, axis=context.axis,
-                whole='the total correlation of codes', evaluate=evaluate,
+                full_batch='the total correlation of codes', evaluate=evaluate,
                 **maps | dict(bounds=model.bounds(exact=False)))
 
 
@@ -78,6 +88,6 @@ def aggregate(z: Array, mean: Array, logvar: Array, size: int,
     weight = np.where(np.eye(n, dtype=bool), 1 / size, (size - 1) / size / max(n - 1, 1))
     if estimator == 'weighted':
         weight = np.full((n, n), 1 / (n * size))
-    each = densities.normal(z[:, None, :, None], mean[:, :, None], logvar[:, :, None])
+    each = densities.normal_log_prob(z[:, None, :, None], mean[:, :, None], logvar[:, :, None])
     log_q = jax.nn.logsumexp(each.sum(-1), axis=1, b=weight)
     return log_q, jax.nn.logsumexp(each, axis=1, b=weight[..., None]).sum(-1)

@@ -1,4 +1,4 @@
-"""The VQ-VAE: a grid of discrete codes, and a prior over them (van den Oord et al. 2017)."""
+"""The VQ-VAE (van den Oord et al. 2017): a grid of discrete codes, and a prior over them."""
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -10,47 +10,59 @@ from gen_jax.optimisers import Optimiser
 from gen_jax.nets import Nets
 from gen_jax.game import game
 from gen_jax.nets import sequences
-from gen_jax.types import (ABOVE_0, ALONE, SHARE, Array, BadInput, Batch, Context, Density, Model,
-                           Player, Tree)
+from gen_jax.types import (NON_NEGATIVE, DEFAULT_CONTEXT, UNIT_INTERVAL, Array, BadInput, Batch,
+                           Context, Density, Model, Player, Tree)
 
 
-def make(example: Batch, context: Context = ALONE, *, latent: int = 16, codes: int = 64,
-         slots: int = 8, commitment: float = .25, decay: float = .99, dead: float = .1,
-         units: int = 128, latents: Latents = LATENTS,
-         net: Nets = nets.of('conv', width=(64, 64)), optimiser: Optimiser = optimisers.make(),
-         prior_optimiser: Optimiser = optimisers.make()) -> Model:
-    """`vq` minimises recon + commitment * |z - sg(e)|^2, nats per example, e the nearest of `codes`
-    vectors to each of the encoder's z, through which the gradient goes straight; `prior` minimises
-    the nll of the codes' indices, by so many gated recurrent `units`.
+def make(
+    example: Batch, context: Context = DEFAULT_CONTEXT, *, latent: int = 16,
+    codebook_size: int = 64, num_positions: int = 8, commitment_cost: float = .25,
+    codebook_decay: float = .99, dead_code_threshold: float = .1, prior_width: int = 128,
+    latents: Latents = LATENTS, net: Nets = nets.make('conv', width=(64, 64)),
+    optimiser: Optimiser = optimisers.make(), prior_optimiser: Optimiser = optimisers.make()
+) -> Model:
+    """Two players. `vq` minimises recon + commitment_cost * |z - sg(e)|^2, in nats per example,
+    where e is the codebook vector nearest to each of the encoder's z, with the straight-through
+    gradient. `prior` minimises the nll of the codes' indices, by gated recurrent units.
 
-    latent: size of a vector.  They lie on the grid to which a net for images brings one, and are
-    `slots` for other nets.  The codebook is the moving average of
-    the vectors it replaces, with `decay`, see renewed: it needs no rate or weight of its own, and
-    is linear in the batch, so that many devices do what one does.  dead: a code used less than so
-    much of an equal share begins anew.
-    Metrics: loss, recon; prior_nll, and elbo = -(recon + prior_nll), as q is certain of its codes;
-    of the batch perplexity, the exponential of the entropy of its codes' shares, and used, the part
-    of the codebook it uses.  A code z is the indices (n, places), int32.
-    Raises BadInput for what does not fit.
+    The codebook is the moving average of the vectors it replaces, see `renewed`: it needs no
+    learning rate or weight, and is linear in the batch, so many devices do what one does.
+
+    Args:
+        latent: size of a codebook vector.
+        codebook_size: number of codebook vectors.
+        num_positions: number of codes of an example, for nets that are not for images; those for
+            images give a grid.
+        commitment_cost: weight of the distance of z from its codebook vector.
+        codebook_decay: decay of the codebook's moving average.
+        dead_code_threshold: a code that is used less than this share of an equal share is restarted
+            at a vector of the batch.
+        prior_width: number of gated recurrent units of the prior.
+
+    Metrics: loss, recon; prior_nll, and elbo = -(recon + prior_nll), as q is deterministic; of the
+    batch perplexity, the exponential of the entropy of the codes' shares, and codebook_usage, the
+    share of the codebook in use. A code z is the indices (n, positions), int32.
+    Raises: BadInput for options that do not fit.
     """
     x = example.x
-    for name, value in dict(latent=latent, codes=codes, slots=slots).items():
+    for name, value in dict(latent=latent, codebook_size=codebook_size,
+                            num_positions=num_positions).items():
         if value < 1:
             raise BadInput(f'{name} must be at least 1, not {value}')
     latents.require('its codes are those of a codebook, and its decoder gives a number for each '
                     'dimension', likelihood=('bernoulli', 'gaussian'), scale=('fixed',),
-                    posterior=('diagonal',), prior=('normal',), schedule=('constant',),
+                    posterior=('diagonal',), prior=('normal',), kl_schedule=('constant',),
                     free_bits=(0.,))
     nets.require_no_statistics(net, 'net')
     link = nets.link(x, net, latents.likelihood == 'bernoulli')
-    seen = densities.likelihood(latents.likelihood, x, link, sigma=latents.sigma)
+    observation = densities.likelihood(latents.likelihood, x, link, sigma=latents.sigma)
     encoder = net.encoder(x.shape[1:], None)
     features = jax.eval_shape(lambda x: encoder.apply(*encoder.init(jax.random.key(0), x), x), x)
     grid = features.shape[1:-1]
-    places, size = (int(np.prod(grid)), latent) if grid else (slots, slots * latent)
-    project = nets.of('linear').encoder((features.shape[-1],), size)
+    places, size = (int(np.prod(grid)), latent) if grid else (num_positions, num_positions * latent)
+    project = nets.make('linear').encoder((features.shape[-1],), size)
     decoder = net.decoder(x, None if grid else size, link, 0)
-    speller = sequences.decoder(codes, places, width=units, embed=latent)
+    speller = sequences.decoder(codebook_size, places, width=prior_width, embed_dim=latent)
 
     def infer(params, x):
         """The encoder's vectors, (n, places, latent)."""
@@ -66,9 +78,10 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 16, codes: i
                       decoder=decoder.init(keys[2], blank)[0])
         z = infer(params, batch.x).reshape(-1, latent)
         # noise, for equal vectors, as of blank corners, would make codes between which chance chose
-        book = z[np.arange(codes) % len(z)] + .1 * z.std(0) * jax.random.normal(
-            keys[3], (codes, latent))
-        return params, dict(share=jnp.full(codes, 1 / codes, jnp.float32), total=book / codes)
+        book = z[np.arange(codebook_size) % len(z)] + .1 * z.std(0) * jax.random.normal(
+            keys[3], (codebook_size, latent))
+        return params, dict(share=jnp.full(codebook_size, 1 / codebook_size, jnp.float32),
+                            total=book / codebook_size)
 
     def quantise(state, x):
         """The encoder's vectors, their indices and the nearest codes."""
@@ -87,24 +100,25 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 16, codes: i
     def terms(state, x):
         """loss and recon (n,), and the quantised x."""
         z, index, e = quantised = quantise(state, x)
-        recon = seen.nll({}, {}, output(state, straight(z, e)), x)
-        far = losses.squared_error(z, losses.stop(e))
-        return dict(loss=recon + commitment * far, recon=recon), quantised
+        recon = observation.nll({}, {}, output(state, straight(z, e)), x)
+        far = losses.squared_error(z, losses.stop_gradient(e))
+        return dict(loss=recon + commitment_cost * far, recon=recon), quantised
 
     def vq_move(state, batch, key):
-        found, (z, index, _) = terms(state, batch.x)
-        metrics = {k: v.mean() for k, v in found.items()} | usage(index, codes)
-        return metrics['loss'], metrics, renewed(state.buffers['vq'], z, index, decay, dead)
+        values, (z, index, _) = terms(state, batch.x)
+        metrics = {k: v.mean() for k, v in values.items()} | usage(index, codebook_size)
+        return metrics['loss'], metrics, renewed(state.buffers['vq'], z, index, codebook_decay,
+                                                 dead_code_threshold)
 
     def prior_move(state, batch, key):
         nll = -log_prior(state, encode(state, batch.x)).mean()
         return nll, dict(prior_nll=nll), {}
 
     def evaluate(state, batch, key):
-        found, (_, index, _) = terms(state, batch.x)
+        values, (_, index, _) = terms(state, batch.x)
         nll = -log_prior(state, index)
-        whole = {k: jnp.full(len(nll), v) for k, v in usage(index, codes).items()}
-        return found | dict(elbo=-(found['recon'] + nll), prior_nll=nll) | whole
+        of_batch = {k: jnp.full(len(nll), v) for k, v in usage(index, codebook_size).items()}
+        return values | dict(elbo=-(values['recon'] + nll), prior_nll=nll) | of_batch
 
     def read(state, index):
         return output(state, codebook(state.buffers['vq'])[index])
@@ -113,7 +127,7 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 16, codes: i
         return quantise(state, x)[1]
 
     def joint(state, batch, index):
-        return -seen.nll({}, {}, read(state, index), batch.x), log_prior(state, index)
+        return -observation.nll({}, {}, read(state, index), batch.x), log_prior(state, index)
 
     def prior(state, key, n):
         def place(i, index):
@@ -127,12 +141,13 @@ def make(example: Batch, context: Context = ALONE, *, latent: int = 16, codes: i
                      prior_optimiser))
     density = Density(
         posterior=lambda state, batch, key: (encode(state, batch.x), jnp.zeros(len(batch.x))),
-        prior=lambda state, batch, key: prior(state, key, len(batch.x)), joint=joint,
-        observe=lambda state, batch, index, key: seen.sample({}, {}, read(state, index), key))
-    return game(players, axis=context.axis, evaluate=evaluate, prior=prior, encode=encode,
-                density=density, decode=lambda state, index: link(read(state, index)),
-                bounds=dict(prior_nll=ABOVE_0, perplexity=(1., codes), used=SHARE) | (
-                    dict(recon=ABOVE_0, elbo=(-float('inf'), 0.)) if seen.discrete else {}))
+        prior=lambda state, batch, key: prior(state, key, len(batch.x)), joint=joint, observe=lambda
+        state, batch, index, key: observation.sample({}, {}, read(state, index), key))
+    return game(
+        players, axis=context.axis, evaluate=evaluate, prior=prior, encode=encode, density=density,
+        decode=lambda state, index: link(read(state, index)), bounds=dict(
+            prior_nll=NON_NEGATIVE, perplexity=(1., codebook_size), codebook_usage=UNIT_INTERVAL) |
+        (dict(recon=NON_NEGATIVE, elbo=(-float('inf'), 0.)) if observation.discrete else {}))
 
 
 def nearest(z: Array, book: Array) -> Array:
@@ -144,7 +159,7 @@ def nearest(z: Array, book: Array) -> Array:
 
 def straight(z: Array, e: Array) -> Array:
     """e, with the gradient of z."""
-    return z + losses.stop(e - z)
+    return z + losses.stop_gradient(e - z)
 
 
 def codebook(buffers: Tree) -> Array:
@@ -152,21 +167,22 @@ def codebook(buffers: Tree) -> Array:
     return buffers['total'] / jnp.maximum(buffers['share'], 1e-9)[:, None]
 
 
-def renewed(buffers: Tree, z: Array, index: Array, decay: float, dead: float) -> Tree:
+def renewed(buffers: Tree, z: Array, index: Array, codebook_decay: float,
+            dead_code_threshold: float) -> Tree:
     """Moving averages of each code's share of the vectors z, and of their total in it; a code of
     less than `dead` of an equal share begins anew at a vector of this batch, whose order is random
     already."""
     share, total = buffers['share'], buffers['total']
     z, chosen = z.reshape(-1, z.shape[-1]), jax.nn.one_hot(index.ravel(), len(share))
-    k, unused = len(share), share < dead / len(share)
-    share += (1 - decay) * (chosen.mean(0) - share)
-    total += (1 - decay) * (chosen.T @ z / len(z) - total)
+    k, unused = len(share), share < dead_code_threshold / len(share)
+    share += (1 - codebook_decay) * (chosen.mean(0) - share)
+    total += (1 - codebook_decay) * (chosen.T @ z / len(z) - total)
     return dict(share=jnp.where(unused, 1 / k, share),
                 total=jnp.where(unused[:, None], z[np.arange(k) % len(z)] / k, total))
 
 
-def usage(index: Array, codes: int) -> dict[str, Array]:
+def usage(index: Array, codebook_size: int) -> dict[str, Array]:
     """perplexity of the shares of the codes in `index`, and which part of the codes are used."""
-    share = jnp.bincount(index.ravel(), length=codes) / index.size
+    share = jnp.bincount(index.ravel(), length=codebook_size) / index.size
     return dict(perplexity=jnp.exp(-jax.scipy.special.xlogy(share, share).sum()),
-                used=(share > 0).mean(dtype=jnp.float32))
+                codebook_usage=(share > 0).mean(dtype=jnp.float32))

@@ -6,15 +6,15 @@ from flax import linen as nn
 import jax
 
 from gen_jax import losses, ops
-from gen_jax.parts import Made
+from gen_jax.parts import Spec
 from gen_jax.types import Array, BadInput, Tree
 
 
-def leaky(x: Array) -> Array:
+def leaky_relu(x: Array) -> Array:
     return nn.leaky_relu(x, .2)
 
 
-def leaky01(x: Array) -> Array:
+def leaky_relu01(x: Array) -> Array:
     return nn.leaky_relu(x, .1)
 
 
@@ -23,8 +23,8 @@ def maxout(x: Array) -> Array:
     return x.reshape(*x.shape[:-1], -1, 5).max(-1)
 
 
-ACTS = dict(relu=nn.relu, tanh=nn.tanh, leaky=leaky, leaky01=leaky01, maxout=maxout,
-            gated=nn.glu)  # half of the outputs gates the rest
+ACTIVATIONS = dict(relu=nn.relu, tanh=nn.tanh, leaky_relu=leaky_relu, leaky_relu01=leaky_relu01,
+                   maxout=maxout, glu=nn.glu)  # half of the outputs gates the rest
 OUTPUTS = {nn.glu: 2, maxout: 5}  # of a layer for each of its activations
 
 
@@ -48,10 +48,10 @@ class Nets(NamedTuple):
     """
     encoder: Callable[[Sequence[int], int | None], Net]
     decoder: Callable[[Array, int | None, Callable, int], Net]
-    images: bool = False
-    norms: bool = True
-    linked: bool = True
-    made: Made | None = None
+    images_only: bool = False
+    has_norm: bool = True
+    sigmoid_output: bool = True
+    spec: Spec | None = None
 
 
 def net(module: nn.Module) -> Net:
@@ -117,7 +117,7 @@ class Block(nn.Module):
     """
     linear: Callable[..., nn.Module]
     norm: str = 'none'
-    act: Callable[[Array], Array] = nn.relu
+    activation: Callable[[Array], Array] = nn.relu
     pool: bool = False
     bias: Any = nn.initializers.zeros
     labels: int = 0
@@ -129,10 +129,10 @@ class Block(nn.Module):
         else:
             x = self.linear()(x)
         if self.norm not in ('none', 'spectral'):
-            x = self.act(Norm(self.norm, self.labels)(x, train, label))
+            x = self.activation(Norm(self.norm, self.labels)(x, train, label))
             return ops.max_pool(x) if self.pool else x
         x = ops.max_pool(x) if self.pool else x
-        return self.act(x + self.param('bias', self.bias, x.shape[-1:]))
+        return self.activation(x + self.param('bias', self.bias, x.shape[-1:]))
 
 
 class DenseImage(nn.Module):
@@ -160,21 +160,21 @@ class Crop(nn.Module):
         return x[:, :self.size[0], :self.size[1]]
 
 
-def dense(width, act=None):
-    return lambda: nn.Dense(OUTPUTS.get(act, 1) * width, use_bias=False)
+def dense(width, activation=None):
+    return lambda: nn.Dense(OUTPUTS.get(activation, 1) * width, use_bias=False)
 
 
 def convolve(op, size, width):
     return lambda: Convolve(op, size, width)
 
 
-def code(out: int | None, norm: str) -> list[nn.Module]:
+def code_layers(out: int | None, norm: str) -> list[nn.Module]:
     """A dense layer to codes (n, out), or nothing where these are the features themselves."""
     spectral = 'spectral' if norm == 'spectral' else 'none'
     return [] if out is None else [Reshape((-1,)), Block(dense(out), spectral, identity)]
 
 
-def last(linear, start: Array, output: Callable, norm: str) -> nn.Module:
+def output_layer(linear, start: Array, output: Callable, norm: str) -> nn.Module:
     """The layer to examples, whose bias starts where the constant output `start` lies before
     `output`: without it a ReLU net with a sigmoid often paints black for ever."""
     start = losses.logit(start) if output is nn.sigmoid else start
@@ -182,7 +182,7 @@ def last(linear, start: Array, output: Callable, norm: str) -> nn.Module:
                  bias=lambda key, size: start.reshape(size))
 
 
-def halved(example: Array, width: Sequence[int]) -> list[tuple[int, int]]:
+def halved_sizes(example: Array, width: Sequence[int]) -> list[tuple[int, int]]:
     """The height and width of images, and of these halved once per width, rounding up."""
     sizes = [example.shape[1:3]]
     for _ in width:
@@ -190,23 +190,23 @@ def halved(example: Array, width: Sequence[int]) -> list[tuple[int, int]]:
     return sizes
 
 
-def grown(sizes: Sequence, widths: Sequence[int], norm: str, act: Callable, labels: int,
-          bare: bool = False) -> list[nn.Module]:
+def upsampling_blocks(sizes: Sequence, widths: Sequence[int], norm: str, activation: Callable,
+                      labels: int, bare: bool = False) -> list[nn.Module]:
     """A dense layer to images of the first size and width, left out where these come in already
     (`bare`), and a 4x4 transposed convolution of stride 2 to each of the others."""
     first = [] if bare else [
-        Block(lambda: DenseImage((*sizes[0], widths[0])), norm, act, labels=labels)]
+        Block(lambda: DenseImage((*sizes[0], widths[0])), norm, activation, labels=labels)]
     return first + [b for size, w in zip(sizes[1:], widths[1:]) for b in (
-        Block(convolve(ops.conv_transpose, 4, w), norm, act, labels=labels), Crop(size))]
+        Block(convolve(ops.conv_transpose, 4, w), norm, activation, labels=labels), Crop(size))]
 
 
-def activation(name: str, kind: str = '') -> Callable[[Array], Array]:
+def find_activation(name: str, kind: str = '') -> Callable[[Array], Array]:
     """The activation called so; for a net that is named, one of a single output."""
-    if name not in ACTS:
-        raise BadInput(f'unknown act {name!r}; choose one of {", ".join(ACTS)}')
-    if kind and ACTS[name] in OUTPUTS:
-        raise BadInput(f"act {name!r} is for net 'mlp', not {kind!r}; use act relu")
-    return ACTS[name]
+    if name not in ACTIVATIONS:
+        raise BadInput(f'unknown activation {name!r}; choose one of {", ".join(ACTIVATIONS)}')
+    if kind and ACTIVATIONS[name] in OUTPUTS:
+        raise BadInput(f"activation {name!r} is for net 'mlp', not {kind!r}; use activation relu")
+    return ACTIVATIONS[name]
 
 
 class Layers(nn.Module):

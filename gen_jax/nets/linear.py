@@ -1,17 +1,21 @@
-"""Linear maps to the code and back, for examples of any shape, without a link function."""
+"""Linear maps to the code and back, for examples of any shape, without an output activation."""
 import math
 
-from gen_jax.nets.layers import Layers, Nets, Reshape, code, dense, last, net
+from gen_jax.nets.layers import Layers, Nets, Reshape, code_layers, dense, output_layer, net
 
 
 def make(*, norm: str = 'none') -> Nets:
-    """norm: `spectral`; there is nothing that others could normalise."""
+    """The linear encoder and decoder.
+
+    Args:
+        norm: none or spectral.
+    """
     def encoder(shape, out):
-        return net(Layers([Reshape((-1,)), *code(out, norm)]))
+        return net(Layers([Reshape((-1,)), *code_layers(out, norm)]))
 
     def decoder(example, latent, output, labels):
         shape = example.shape[1:]
-        return net(Layers([last(dense(math.prod(shape)), example.mean(0), output, norm),
+        return net(Layers([output_layer(dense(math.prod(shape)), example.mean(0), output, norm),
                            Reshape(shape)]))
 
-    return Nets(encoder, decoder, norms=False, linked=False)
+    return Nets(encoder, decoder, has_norm=False, sigmoid_output=False)

@@ -5,7 +5,7 @@ from typing import Sequence
 from flax import linen as nn
 import jax.numpy as jnp
 
-from gen_jax.nets.layers import Layers, Nets, Reshape, code, dense, last, net
+from gen_jax.nets.layers import Layers, Nets, Reshape, code_layers, dense, output_layer, net
 from gen_jax.types import BadInput
 
 
@@ -34,6 +34,12 @@ class Write(nn.Module):
 
 
 def make(*, width: Sequence[int] = (400,), norm: str = 'none') -> Nets:
+    """The recurrent encoder and decoder.
+
+    Args:
+        width: units of each layer.
+        norm: none or layer.
+    """
     def rows(shape):
         if len(shape) < 2:
             raise BadInput(f"net 'recurrent' needs sequences (t, f) or images, but an example "
@@ -43,13 +49,13 @@ def make(*, width: Sequence[int] = (400,), norm: str = 'none') -> Nets:
         return shape[0], math.prod(shape[1:])
 
     def encoder(shape, out):
-        return net(Layers([Reshape(rows(shape)), Read(tuple(width)), *code(out, norm)]))
+        return net(Layers([Reshape(rows(shape)), Read(tuple(width)), *code_layers(out, norm)]))
 
     def decoder(example, latent, output, labels):
         shape = example.shape[1:]
         steps, features = rows(shape)
         mean = example.reshape(-1, features).mean(0)
         return net(Layers([Write(tuple(width[::-1]), steps),
-                           last(dense(features), mean, output, norm), Reshape(shape)]))
+                           output_layer(dense(features), mean, output, norm), Reshape(shape)]))
 
-    return Nets(encoder, decoder, norms=False)
+    return Nets(encoder, decoder, has_norm=False)

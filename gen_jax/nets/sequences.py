@@ -12,14 +12,14 @@ from gen_jax.types import Array, BadInput, Tree
 class Spelled(nn.Module):
     """Symbols (n, t) to codes (n, latent): gated recurrent units read up to the first padding (0),
     and a dense layer takes in all their states, zeros from there on."""
-    symbols: int
+    vocab_size: int
     latent: int
     width: int
-    embed: int
+    embed_dim: int
 
     @nn.compact
     def __call__(self, x, train):
-        states = nn.RNN(nn.GRUCell(self.width))(nn.Embed(self.symbols, self.embed)(x))
+        states = nn.RNN(nn.GRUCell(self.width))(nn.Embed(self.vocab_size, self.embed_dim)(x))
         states = jnp.where(before_padding(x)[..., None], states, 0)
         return nn.Dense(self.latent)(states.reshape(len(x), -1))
 
@@ -27,20 +27,21 @@ class Spelled(nn.Module):
 class Spell(nn.Module):
     """Codes to symbols: a dense layer gives each place its part of the code (embed,), which gated
     recurrent units see next to the symbol before; the code is also where they start."""
-    symbols: int
+    vocab_size: int
     width: int
-    embed: int
+    embed_dim: int
     length: int
 
     def setup(self):
-        self.first, self.parts = nn.Dense(self.width), nn.Dense(self.length * self.embed)
-        self.embedding = nn.Embed(self.symbols + 1, self.embed)  # the last where none is given
-        self.cell, self.out = nn.GRUCell(self.width), nn.Dense(self.symbols)
+        self.first, self.parts = nn.Dense(self.width), nn.Dense(self.length * self.embed_dim)
+        self.embedding = nn.Embed(self.vocab_size + 1,
+                                  self.embed_dim)  # the last where none is given
+        self.cell, self.out = nn.GRUCell(self.width), nn.Dense(self.vocab_size)
         self.units = nn.RNN(self.cell)
 
     def begin(self, z):
         """The first state (n, w), and the parts of the code (n, t, embed)."""
-        return jnp.tanh(self.first(z)), self.parts(z).reshape(-1, self.length, self.embed)
+        return jnp.tanh(self.first(z)), self.parts(z).reshape(-1, self.length, self.embed_dim)
 
     def inputs(self, before, parts):
         return jnp.concatenate([self.embedding(before), parts], -1)
@@ -48,7 +49,7 @@ class Spell(nn.Module):
     def __call__(self, z, x):
         """Logits (n, t, symbols) of each symbol, given those before it in x (n, t)."""
         state, parts = self.begin(z)
-        before = jnp.pad(x[:, :-1], ((0, 0), (1, 0)), constant_values=self.symbols)
+        before = jnp.pad(x[:, :-1], ((0, 0), (1, 0)), constant_values=self.vocab_size)
         return self.out(self.units(self.inputs(before, parts), initial_carry=state))
 
     def step(self, state, part, before):
@@ -66,16 +67,16 @@ class Speller(NamedTuple):
     greedy: Callable[[Tree, Array], Array]
 
 
-def encoder(symbols: int, latent: int, *, width: int, embed: int) -> Net:
+def encoder(vocab_size: int, latent: int, *, width: int, embed_dim: int) -> Net:
     """Symbols (n, t), 0 for padding, to codes (n, latent), by `width` gated recurrent units."""
-    _check(latent=latent, width=width, embed=embed)
-    return net(Spelled(symbols, latent, width, embed))
+    _check(latent=latent, width=width, embed_dim=embed_dim)
+    return net(Spelled(vocab_size, latent, width, embed_dim))
 
 
-def decoder(symbols: int, length: int, *, width: int, embed: int) -> Speller:
+def decoder(vocab_size: int, length: int, *, width: int, embed_dim: int) -> Speller:
     """Codes (n, latent) to symbols (n, length), by `width` gated recurrent units."""
-    _check(width=width, embed=embed)
-    module = Spell(symbols, width, embed, length)
+    _check(width=width, embed_dim=embed_dim)
+    module = Spell(vocab_size, width, embed_dim, length)
 
     def init(key, z):
         return module.init(key, z[:1], jnp.zeros((1, length), jnp.int32))['params']
@@ -91,7 +92,7 @@ def decoder(symbols: int, length: int, *, width: int, embed: int) -> Speller:
             return (state, y, done | (y == 0)), y
 
         state, parts = module.apply({'params': params}, z, method='begin')
-        before = jnp.full(len(z), symbols, jnp.int32)
+        before = jnp.full(len(z), vocab_size, jnp.int32)
         start = state, before, jnp.zeros(len(z), bool)
         return lax.scan(step, start, parts.swapaxes(0, 1))[1].T
 

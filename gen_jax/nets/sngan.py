@@ -1,26 +1,26 @@
-"""The residual nets of SNGAN (Miyato et al. 2018), whose encoder sums over places at its end."""
+"""The residual nets of SNGAN (Miyato et al. 2018); the encoder ends in a sum over all pixels."""
 from typing import Callable, Sequence
 
 from flax import linen as nn
 import jax.numpy as jnp
 
 from gen_jax import ops
-from gen_jax.nets.layers import (Block, Crop, DenseImage, Layers, Nets, Norm, activation, code,
-                                 convolve, halved, identity, last, net)
+from gen_jax.nets.layers import (Block, Crop, DenseImage, Layers, Nets, Norm, find_activation,
+                                 code_layers, convolve, halved_sizes, identity, output_layer, net)
 from gen_jax.types import Array
 
 
-class Prepared(nn.Module):
+class PreActivation(nn.Module):
     """Normalisation and activation alone."""
     norm: str
-    act: Callable[[Array], Array]
+    activation: Callable[[Array], Array]
     labels: int = 0
 
     @nn.compact
     def __call__(self, x, train, label=None):
         if self.norm not in ('none', 'spectral'):
             x = Norm(self.norm, self.labels)(x, train, label)
-        return self.act(x)
+        return self.activation(x)
 
 
 class Resample(nn.Module):
@@ -33,7 +33,7 @@ class Resample(nn.Module):
     width: int
     change: str
     norm: str = 'none'
-    act: Callable[[Array], Array] = nn.relu
+    activation: Callable[[Array], Array] = nn.relu
     labels: int = 0
     raw: bool = False
 
@@ -42,7 +42,7 @@ class Resample(nn.Module):
         spectral = 'spectral' if self.norm == 'spectral' else 'none'
 
         def ready(x):
-            return Prepared(self.norm, self.act, self.labels)(x, train, label)
+            return PreActivation(self.norm, self.activation, self.labels)(x, train, label)
 
         def conv(x, op, size):
             return Block(convolve(op, size, self.width), spectral, identity)(x, train)
@@ -57,12 +57,12 @@ class Resample(nn.Module):
         return (x.repeat(2, 1).repeat(2, 2) if larger else x) + y
 
 
-class Total(nn.Module):
+class SumPool(nn.Module):
     """The sum over an image's places, (n, h, w, c) -> (n, c), after an activation."""
-    act: Callable[[Array], Array]
+    activation: Callable[[Array], Array]
 
     def __call__(self, x, train):
-        return self.act(x).sum((1, 2))
+        return self.activation(x).sum((1, 2))
 
 
 def mean_pool(x: Array) -> Array:
@@ -73,21 +73,33 @@ def mean_pool(x: Array) -> Array:
     return x.reshape(n, -(-h // 2), 2, -(-w // 2), 2, c).mean((2, 4))
 
 
-def make(*, width: Sequence[int] = (64, 128), norm: str = 'none', act: str = 'relu') -> Nets:
-    act = activation(act, 'sngan')
+def make(*, width: Sequence[int] = (64, 128), norm: str = 'none', activation: str = 'relu') -> Nets:
+    """The residual encoder (discriminator) and decoder (generator).
+
+    Args:
+        width: channels of each block.
+        norm: none, batch, group, layer, instance (for images) or spectral normalisation.
+        activation: relu, tanh, leaky_relu (slope 0.2) or leaky_relu01 (0.1).
+    """
+    activation = find_activation(activation, 'sngan')
 
     def encoder(shape, out):
-        blocks = [Resample(w, 'down', norm, act, raw=not i) for i, w in enumerate(width)]
-        return net(Layers([*blocks, Resample(width[-1], 'none', norm, act), Total(act),
-                           *code(out, norm)]))
+        blocks = [Resample(w, 'down', norm, activation, raw=not i) for i, w in enumerate(width)]
+        return net(
+            Layers([
+                *blocks,
+                Resample(width[-1], 'none', norm, activation),
+                SumPool(activation), *code_layers(out, norm)
+            ]))
 
     def decoder(example, latent, output, labels):
-        size, *sizes, coarse = halved(example, width)
+        size, *sizes, coarse = halved_sizes(example, width)
         inner, *others = width[::-1]
         blocks = [Block(lambda: DenseImage((*coarse, inner)), 'none', identity)]
         for w, larger in zip((*others, width[0]), (*sizes[::-1], size)):
-            blocks += [Resample(w, 'up', norm, act, labels), Crop(larger)]
-        end = last(convolve(ops.conv, 3, example.shape[-1]), example.mean((0, 1, 2)), output, norm)
-        return net(Layers([*blocks, Prepared(norm, act, labels), end]))
+            blocks += [Resample(w, 'up', norm, activation, labels), Crop(larger)]
+        end = output_layer(convolve(ops.conv, 3, example.shape[-1]), example.mean((0, 1, 2)),
+                           output, norm)
+        return net(Layers([*blocks, PreActivation(norm, activation, labels), end]))
 
-    return Nets(encoder, decoder, images=True)
+    return Nets(encoder, decoder, images_only=True)

@@ -1,10 +1,11 @@
-"""The vision transformer (Dosovitskiy et al. 2021): patches are tokens, of which pre-norm blocks of
-self-attention make the code; and back from the code by the same blocks."""
+"""The vision transformer (Dosovitskiy et al. 2021): patches are tokens; pre-norm blocks of
+self-attention encode them, and the same kind of blocks decodes.
+"""
 from flax import linen as nn
 import jax.numpy as jnp
 
-from gen_jax.nets.layers import (Block, Crop, DenseImage, Layers, Nets, code, dense, identity, last,
-                                 net)
+from gen_jax.nets.layers import (Block, Crop, DenseImage, Layers, Nets, code_layers, dense,
+                                 identity, output_layer, net)
 from gen_jax.types import BadInput
 
 
@@ -47,22 +48,34 @@ class Transformer(nn.Module):
 
 
 def make(*, patch: int = 4, width: int = 64, depth: int = 2, heads: int = 4) -> Nets:
-    """patch: the side of a patch, in pixels; width: numbers of a token; depth: blocks each way."""
+    """The transformer encoder and decoder.
+
+    Args:
+        patch: side of a patch, in pixels.
+        width: size of a token.
+        depth: number of blocks each way.
+        heads: number of attention heads, which must divide width.
+    """
     if min(patch, depth, heads, width) < 1 or width % heads:
         raise BadInput(f'net vit needs patch, depth and heads of at least 1 and a width that heads '
                        f'divide, not patch {patch}, depth {depth}, heads {heads}, width {width}')
 
     def encoder(shape, out):
-        return net(Layers([Patches(patch), Block(dense(width), act=identity),
-                           Transformer(depth, heads), *code(out, 'none')]))
+        return net(Layers([Patches(patch), Block(dense(width), activation=identity),
+                           Transformer(depth, heads), *code_layers(out, 'none')]))
 
     def decoder(example, latent, output, labels):
         h, w, c = example.shape[1:]
         grid = -(-h // patch), -(-w // patch), width
         start = jnp.tile(example.mean((0, 1, 2)), patch ** 2)
-        tokens = [] if latent is None else [Block(lambda: DenseImage(grid), act=identity)]
-        return net(Layers([*tokens, Transformer(depth, heads),
-                           last(dense(patch ** 2 * c), start, output, 'none'), Unpatch(patch),
-                           Crop((h, w))]))
+        tokens = [] if latent is None else [Block(lambda: DenseImage(grid), activation=identity)]
+        return net(
+            Layers([
+                *tokens,
+                Transformer(depth, heads),
+                output_layer(dense(patch**2 * c), start, output, 'none'),
+                Unpatch(patch),
+                Crop((h, w))
+            ]))
 
-    return Nets(encoder, decoder, images=True, norms=False)
+    return Nets(encoder, decoder, images_only=True, has_norm=False)

@@ -4,7 +4,7 @@ A point's numbers are arrays in its state, so that the loop, the measures and ch
 Model like any other; of a latent size below the largest, what lies beyond it is held at zero.
 """
 from gen_jax.sweep.groups import Group, plan
-from gen_jax.sweep.judge import Judge
+from gen_jax.sweep.evaluator import Evaluator
 from gen_jax.sweep.points import LATENT, SEED, changed, grid, label, name, numbers
 from gen_jax.sweep.traced import embedded, traceable
-from gen_jax.sweep.training import born, fitting, follow, memory, programs
+from gen_jax.sweep.training import init_states, fitting, follow, memory, programs

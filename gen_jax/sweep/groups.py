@@ -4,7 +4,7 @@ from typing import Any, Callable, NamedTuple
 from ml_collections import ConfigDict
 
 from gen_jax import train
-from gen_jax.data import streams
+from gen_jax.data import streaming
 from gen_jax.sweep.points import LATENT, SEED, changed
 from gen_jax.sweep.traced import alike, extents, swept, traceable
 from gen_jax.types import BadInput, Model
@@ -23,11 +23,11 @@ class Group(NamedTuple):
 def plan(config: ConfigDict, points: list[dict[str, Any]]) -> list[Group]:
     """The points in as few groups as there must be programs.  Raises BadInput for a point that
     cannot be trained."""
-    for key, only in dict(parallel='jit', nan='stop').items():
+    for key, only in dict(parallel='jit', on_nan='stop').items():
         if config[key] != only:
             raise BadInput(f'a sweep knows no {key}={config[key]}; leave {key}={only}')
     run = train.prepare(changed(config, points[0]))
-    if streams.streamed(run.data.train) or streams.streamed(run.data.test):
+    if streaming.streamed(run.data.train) or streaming.streamed(run.data.test):
         raise BadInput(f'a sweep holds its data in memory, but {config.data.name} is larger than '
                        f'data.memory_limit={config.data.memory_limit:g}; raise that')
     traced = [k for k in points[0] if k == SEED]

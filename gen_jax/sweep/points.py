@@ -25,20 +25,20 @@ def numbers(config: ConfigDict, key: str, words: str) -> list:
     part, _, name = key.rpartition('.')
     known = train.leaves(config.to_dict())
     if key not in known:
-        raise BadInput(f'unknown key {key!r} to sweep{train.near(key, known)}')
+        raise BadInput(f'unknown key {key!r} to sweep{train.closest_match(key, known)}')
     kind = (config[part] if part else config).get_type(name)
     if kind not in (int, float):
         raise BadInput(f'{key} cannot be swept: it is no number but {known[key]!r}')
     if not words.strip():
         raise BadInput(f'give values to sweep {key} over, as --sweep.{key}=1,2')
     try:
-        found = list(dict.fromkeys(kind(word) for word in words.split(',')))
+        values = list(dict.fromkeys(kind(word) for word in words.split(',')))
     except ValueError:
         raise BadInput(f'{words!r} are not values of {key}, which is '
                        f'{"an integer" if kind is int else "a number"}') from None
-    if kind is int and max(map(abs, found)) >= 2 ** 31:
-        raise BadInput(f'{key} must be below {2 ** 31:,}, not {max(found, key=abs)}')
-    return found
+    if kind is int and max(map(abs, values)) >= 2 ** 31:
+        raise BadInput(f'{key} must be below {2 ** 31:,}, not {max(values, key=abs)}')
+    return values
 
 
 def changed(config: ConfigDict, values: dict[str, Any]) -> ConfigDict:

@@ -32,10 +32,10 @@ def swept(make: Callable[..., Model], like: Model, sizes: list | None, latent: i
     def step(state, batch, key):
         point = state.buffers[POINT]
         model, state = opened(state)
-        state, found = model.step(state, batch, key)
+        state, metrics = model.step(state, batch, key)
         if sizes:
-            state = held(state, sizes, point['latent'], latent)
-        return state._replace(buffers=state.buffers | {POINT: point}), found
+            state = mask_unused(state, sizes, point['latent'], latent)
+        return state._replace(buffers=state.buffers | {POINT: point}), metrics
 
     maps = {f: lifted(f) for f in Model._fields if callable(getattr(like, f))}
     if like.density:
@@ -52,14 +52,14 @@ def extents(make: Callable[..., Model], run: train.Run, latent: int) -> list | N
                   for n in (latent, latent + 1))
     if ours[1] != more[1]:
         return None
-    found = [{axis: n - m for axis, (m, n) in enumerate(zip(a.shape, b.shape)) if n != m}
+    differences = [{axis: n - m for axis, (m, n) in enumerate(zip(a.shape, b.shape)) if n != m}
              for a, b in zip(ours[0], more[0])]
-    right = all(b * latent == a.shape[axis] for a, axes in zip(ours[0], found)
+    consistent = all(b * latent == a.shape[axis] for a, axes in zip(ours[0], differences)
                 for axis, b in axes.items())
-    return found if right else None
+    return differences if consistent else None
 
 
-def held(state: State, sizes: list, used: Array, latent: int) -> State:
+def mask_unused(state: State, sizes: list, used: Array, latent: int) -> State:
     """The state with zeros beyond the dimensions in use."""
     leaves, tree = jax.tree.flatten(state)
     for i, axes in enumerate(sizes):
@@ -105,13 +105,13 @@ def alike(run: train.Run, used: int, latent: int, others: list[dict[str, Any]]) 
                 POINT: dict(values=values, latent=jnp.int32(used))})
             model = swept(functools.partial(make, **{LATENT: latent}),
                           make(**{LATENT: latent}, **values), sizes, latent)
-        found = []
+        functions = []
         for i in range(2):
             state, metrics_of = model.step(state, example, jax.random.fold_in(key, i))
-            found.append(metrics_of)
-        found.append(model.evaluate(state, example, key))
-        return [{k: v for k, v in f.items() if v.ndim < 2 and not k.startswith('gradient_')}
-                for f in found]
+            functions.append(metrics_of)
+        functions.append(model.evaluate(state, example, key))
+        return [{k: v for k, v in f.items() if v.ndim < 2 and not k.startswith('grad_norm_')}
+                for f in functions]
 
     def same(values):
         values = {k: jnp.asarray(v) for k, v in values.items()}
@@ -128,8 +128,8 @@ def traceable(run: train.Run, values: dict[str, Any]) -> bool:
 
     def once(values):
         model = make(**values)
-        state, found = model.step(model.init(run.key, example), example, run.key)
-        return state, found, model.evaluate(state, example, run.key)
+        state, metrics = model.step(model.init(run.key, example), example, run.key)
+        return state, metrics, model.evaluate(state, example, run.key)
 
     try:
         jax.eval_shape(once, {k: jnp.asarray(v) for k, v in values.items()})

@@ -17,7 +17,7 @@ from gen_jax.sweep.traced import POINT, embedded
 from gen_jax.types import Array, BadInput, State
 
 
-def born(g: Group, points: list[dict[str, Any]]) -> tuple[State, Array]:
+def init_states(g: Group, points: list[dict[str, Any]]) -> tuple[State, Array]:
     """States, one behind the other, and keys of points, each as its own training would have it."""
     values = {k: jnp.asarray([numbered(p, g.traced)[k] for p in points])
               for k in numbered(points[0], g.traced)}
@@ -27,7 +27,7 @@ def born(g: Group, points: list[dict[str, Any]]) -> tuple[State, Array]:
 
     def one(values, key, used):
         size = {LATENT: used} if g.extents else {}
-        state = g.make(**values, **size).init(key, train.seen(g.run.data, key))
+        state = g.make(**values, **size).init(key, train.example_batch(g.run.data, key))
         state = embedded(state, g.extents, used, latent) if g.extents else state
         point = dict(values=values) | ({'latent': jnp.int32(used)} if g.extents else {})
         return state._replace(buffers=state.buffers | {POINT: point})
@@ -53,16 +53,16 @@ class Programs(NamedTuple):
 
 def programs(g: Group, points: list[dict[str, Any]], how: str) -> Programs:
     run = g.run
-    layout = parallel.beside(how, len(points), run.config.batch)
-    states, keys = jax.eval_shape(functools.partial(born, g, points))
+    layout = parallel.side_by_side(how, len(points), run.config.batch_size)
+    states, keys = jax.eval_shape(functools.partial(init_states, g, points))
     data, test = (layout.place(getattr(run.data, split)) for split in ('train', 'test'))
-    batch = min(run.config.eval.batch, len(test.x))
-    chunk = loop.training(run.model, run.data.prepare, len(data.x), run.config.batch, run.per_epoch,
-                          layout.share)
-    whole = loop.evaluation(run.model.evaluate, run.data.prepare, len(test.x), batch)
+    batch = min(run.config.eval.batch_size, len(test.x))
+    chunk = loop.training(run.model, run.data.prepare, len(data.x), run.config.batch_size,
+                          run.per_epoch, layout.share)
+    test_chunk = loop.evaluation(run.model.evaluate, run.data.prepare, len(test.x), batch)
     with jax.default_matmul_precision(run.config.precision):
         compiled = layout.compile(chunk, (0,)).lower(states, data, keys).compile()
-    tested = layout.compile(whole, ())
+    tested = layout.compile(test_chunk, ())
     used = compiled.memory_analysis()
     needed = sum(getattr(used, f'{part}_size_in_bytes') for part in ('argument', 'output', 'temp'))
     return Programs(layout, lambda states, keys: compiled(states, data, keys),
@@ -72,9 +72,9 @@ def programs(g: Group, points: list[dict[str, Any]], how: str) -> Programs:
 
 def memory() -> float:
     """Bytes for a program, most of what its device has."""
-    found = jax.devices()[0].memory_stats() or {}
+    stats = jax.devices()[0].memory_stats() or {}
     here = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-    return .8 * found.get('bytes_limit', here)
+    return .8 * stats.get('bytes_limit', here)
 
 
 def fitting(g: Group, how: str, limit: float) -> list[tuple[Programs, list[dict[str, Any]]]]:
@@ -82,25 +82,25 @@ def fitting(g: Group, how: str, limit: float) -> list[tuple[Programs, list[dict[
     what trains each.  Raises BadInput where one alone takes more."""
     n = len(g.points)
     while True:
-        made = programs(g, g.points[:n], how)
-        if made.bytes <= limit:
+        compiled = programs(g, g.points[:n], how)
+        if compiled.bytes <= limit:
             break
         if n == 1:
-            raise BadInput(f'a point takes {made.bytes / 1e9:.3f} GB, more than the '
+            raise BadInput(f'a point takes {compiled.bytes / 1e9:.3f} GB, more than the '
                            f'{limit / 1e9:.3f} GB there are; use a smaller model or batch')
-        n = min(n - 1, max(1, int(n * limit / made.bytes)))
+        n = min(n - 1, max(1, int(n * limit / compiled.bytes)))
     parts = [g.points[i:i + n] for i in range(0, len(g.points), n)]
-    return [(made if len(part) == n else programs(g, part, how), part) for part in parts]
+    return [(compiled if len(part) == n else programs(g, part, how), part) for part in parts]
 
 
-def follow(g: Group, made: Programs, points: list[dict[str, Any]], folder: Path,
+def follow(g: Group, compiled: Programs, points: list[dict[str, Any]], folder: Path,
            say: Callable = print) -> list[tuple[list[dict], State | None]]:
     """Trains points side by side until config.epochs, from the newest checkpoint in `folder` where
     there is one.  Of each its metrics, a row per epoch, and its state at the end, None where its
     metrics were not sound: such a point stops, and no other."""
     config, file = g.run.config, folder / 'rows.jsonl'
     folder.mkdir(parents=True, exist_ok=True)
-    states, keys = born(g, points)
+    states, keys = init_states(g, points)
     kept = checkpoint.restore(folder / 'checkpoints', states)
     states = states if kept is None else kept
     done = int(states.step[0]) // g.run.per_epoch
@@ -112,11 +112,11 @@ def follow(g: Group, made: Programs, points: list[dict[str, Any]], folder: Path,
     with (checkpoint.manager(folder / 'checkpoints', keep=2) as saves,
           train.asked_to_stop() as asked):
         for epoch in range(done + 1, config.epochs + 1):
-            states, found, bad = made.train(states, keys)
-            found, bad = jax.device_get((found, bad))
-            found.pop('start', None)
+            states, metrics, bad = compiled.train(states, keys)
+            metrics, bad = jax.device_get((metrics, bad))
+            metrics.pop('start', None)
             due = epoch % config.eval.every == 0 or epoch == config.epochs
-            tested = jax.device_get(made.evaluate(states, keys)) if due else {}
+            tested = jax.device_get(compiled.evaluate(states, keys)) if due else {}
             new = []
             for i, point in enumerate(points):
                 about = dict(point=name(point), epoch=epoch)
@@ -124,11 +124,12 @@ def follow(g: Group, made: Programs, points: list[dict[str, Any]], folder: Path,
                     lost.add(about['point'])
                     new.append(about | dict(stopped=int(bad[i])))
                     progress.end()
-                    wrong = loop.trouble({k: float(v[i]) for k, v in found.items() if v.ndim == 1},
-                                         g.run.model.bounds)
+                    wrong = loop.trouble(
+                        {k: float(v[i])
+                         for k, v in metrics.items() if v.ndim == 1}, g.run.model.bounds)
                     say(f'{about["point"]}: {wrong} at step {bad[i]}')
                 elif about['point'] not in lost:
-                    new.append(about | record.flat({k: v[i] for k, v in found.items()}, 'train')
+                    new.append(about | record.flat({k: v[i] for k, v in metrics.items()}, 'train')
                                | record.flat({k: v[i] for k, v in tested.items()}, 'test'))
             rows += new
             for row in new:
@@ -137,7 +138,7 @@ def follow(g: Group, made: Programs, points: list[dict[str, Any]], folder: Path,
             if due or stop:
                 checkpoint.save(saves, states, {})
             spent = (time.perf_counter() - since) / (epoch - done)
-            rate = len(points) * g.run.per_epoch * config.batch / spent
+            rate = len(points) * g.run.per_epoch * config.batch_size / spent
             tenth = 10 * epoch // config.epochs > 10 * (epoch - 1) // config.epochs
             progress(epoch, {}, rate, due=tenth)
             if stop:

@@ -9,15 +9,15 @@ from ml_collections import ConfigDict
 
 from gen_jax import checkpoint, loop, parallel, record
 from gen_jax.data import points
-from gen_jax.train.draw import can_reconstruct, draw, samples, shown
-from gen_jax.train.faults import Stopped, alone, asked_to_stop
-from gen_jax.train.kept import keep, seen, tested
+from gen_jax.train.pictures import can_reconstruct, save_pictures, samples, reconstruction_rows
+from gen_jax.train.faults import Stopped, exclusive, asked_to_stop
+from gen_jax.train.model_info import save, example_batch, test_examples
 from gen_jax.train.run import (
     PRECISIONS, Run, announce, batched, collector, described, evaluator, load, maker, over, prepare)
-from gen_jax.train.settings import (
-    BATCH, HERE, choose, claim, defaults, find, leaves, match, stored_config, update)
+from gen_jax.train.config import (BATCH, HERE, choose, lock_workdir, defaults, find_model, leaves,
+                                  check_same_config, stored_config, update)
 from gen_jax.train.streamed import feed
-from gen_jax.types import BadInput, State, near
+from gen_jax.types import BadInput, State, closest_match
 
 POINTS = points.NAMES
 ROLLBACKS = 10
@@ -44,9 +44,9 @@ class Trainer:
         if steps not in self.compiled:
             start = time.perf_counter()
             what = run.model, run.data.prepare
-            more = dict(share=run.layout.share, skip=run.config.nan == 'skip')
+            more = dict(share=run.layout.share, skip=run.config.on_nan == 'skip')
             chunk = loop.streaming(*what, **more) if self.feed else loop.training(
-                *what, len(run.data.train.x), run.config.batch, steps, **more)
+                *what, len(run.data.train.x), run.config.batch_size, steps, **more)
             with jax.default_matmul_precision(run.config.precision):
                 lowered = run.layout.compile(chunk, (0,)).lower(state, data, run.key)
             self.compiled[steps] = lowered.compile()
@@ -58,25 +58,25 @@ class Trainer:
         """One call more, and the metrics of an epoch that ends with it.  Raises FloatingPointError
         that says what is wrong, and at which step."""
         per_epoch = self.run.per_epoch
-        at_once = self.feed.at_once if self.feed else self.run.config.scan or per_epoch
+        at_once = self.feed.at_once if self.feed else self.run.config.steps_per_call or per_epoch
         done = int(state.step) % per_epoch
         steps = min(at_once - done % at_once, per_epoch - done)
         start, compiled = time.perf_counter(), self.compile_seconds
         state, metrics, bad = self.call(state, steps)
-        first, found = float(metrics.pop('start', float('nan'))), record.flat(metrics, 'train')
+        first, means = float(metrics.pop('start', float('nan'))), record.flat(metrics, 'train')
         if int(state.step) == steps:
             self.start = first
         bad = int(bad)
         self.seconds += time.perf_counter() - start - (self.compile_seconds - compiled)
-        if bad >= 0 and self.run.config.nan != 'skip':
-            raise FloatingPointError(f'{self.trouble(found)} at step {bad}')
-        for name, value in found.items():
+        if bad >= 0 and self.run.config.on_nan != 'skip':
+            raise FloatingPointError(f'{self.trouble(means)} at step {bad}')
+        for name, value in means.items():
             self.sums[name] = self.sums.get(name, 0.) + value * steps / per_epoch
         if done + steps < per_epoch:
             return state, None
         named, self.sums = self.sums, {}
         if named.get('train/skipped', 0) > 1 - .5 / per_epoch:
-            raise FloatingPointError(f'{self.trouble(found)} at step {bad}')
+            raise FloatingPointError(f'{self.trouble(means)} at step {bad}')
         return state, named
 
     def trouble(self, named: dict[str, float]) -> str:
@@ -112,30 +112,30 @@ def train(config: ConfigDict, workdir: Path) -> None:
     is saved.
     """
     announce(config, workdir)
-    run = parallel.together(prepare, config)
+    run = parallel.collectively(prepare, config)
     print(described(run), flush=True)
     trainer, evaluate = Trainer(run), evaluator(run)
     config = run.config
-    with claim(workdir, config), asked_to_stop() as asked:
+    with lock_workdir(workdir, config), asked_to_stop() as asked:
         if jax.process_index() == 0:
-            keep(workdir, run.known)
+            save(workdir, run.known)
         finished = False
         while not finished:
             state = checkpoint.restore(workdir / 'checkpoints', run.state)
             with (checkpoint.manager(workdir / 'checkpoints', best=config.eval.best) as saves,
-                  contextlib.ExitStack() as held):
-                finished = follow(run, trainer, evaluate, state, saves, workdir, asked, held)
+                  contextlib.ExitStack() as cleanup):
+                finished = follow(run, trainer, evaluate, state, saves, workdir, asked, cleanup)
             trainer.again += not finished
 
 
 def follow(run: Run, trainer: Trainer, evaluate, state: State | None, saves, workdir: Path,
-           asked: list[str], held: contextlib.ExitStack) -> bool:
+           asked: list[str], cleanup: contextlib.ExitStack) -> bool:
     """Trains from a restored state on, or from the first; whether to the end, or to a rollback.
     held: what is ended with it, whatever ends it."""
     config = run.config
     first = 0 if state is None else int(state.step)
     epoch = first // run.per_epoch
-    if parallel.anywhere(min(epoch, summary(workdir).get('epochs', 0)) >= config.epochs):
+    if parallel.any_process(min(epoch, summary(workdir).get('epochs', 0)) >= config.epochs):
         print(f'this run is finished: {epoch} epochs, see {workdir}/summary.json; '
               'for more, raise --config.epochs')
         return True
@@ -143,20 +143,20 @@ def follow(run: Run, trainer: Trainer, evaluate, state: State | None, saves, wor
         state = run.state
     else:
         print(f'going on after epoch {epoch}')
-        trainer.resume(checkpoint.saved_with(workdir / 'checkpoints', first), first)
+        trainer.resume(checkpoint.saved_metrics(workdir / 'checkpoints', first), first)
     spent = summary(workdir).get('seconds', 0.) if first else 0.
     log, progress = record.Record(workdir, first), record.Progress(config.epochs, epoch)
-    held.callback(progress.end)
+    cleanup.callback(progress.end)
     began, measured = trainer.seconds, {}
 
     def summarise():
-        seconds, examples = spent + trainer.seconds - began, int(state.step) * config.batch
-        found = named_at_end(log.last) | (measured or evaluate(state))
+        seconds, examples = spent + trainer.seconds - began, int(state.step) * config.batch_size
+        metrics = named_at_end(log.last) | (measured or evaluate(state))
         record.write_json(workdir / 'summary.json', dict(
             model=config.model.name, dataset=config.data.name, epochs=epoch, steps=int(state.step),
             seconds=seconds, compile_seconds=trainer.compile_seconds,
             examples_per_second=examples / seconds if seconds else 0., **record.machine(),
-            alarms=record.alarms(found, trainer.start), metrics=found))
+            alarms=record.alarms(metrics, trainer.start), metrics=metrics))
 
     while epoch < config.epochs:
         try:
@@ -172,7 +172,7 @@ def follow(run: Run, trainer: Trainer, evaluate, state: State | None, saves, wor
             log.close()
             checkpoint.finish(saves)
             kept = saves.latest_step()
-            if config.nan == 'rollback' and kept is not None and trainer.again < ROLLBACKS:
+            if config.on_nan == 'rollback' and kept is not None and trainer.again < ROLLBACKS:
                 print(f'{e}; back to step {kept}, from there with other random numbers')
                 return False
             kept = 'nothing was saved' if kept is None else f'the checkpoint of step {kept} is kept'
@@ -186,9 +186,9 @@ def follow(run: Run, trainer: Trainer, evaluate, state: State | None, saves, wor
             log.metrics(int(state.step), epoch, named)
             if due and epoch < config.epochs:  # so that a run that is killed knows its time
                 summarise()
-            examples = (int(state.step) - first) * config.batch
+            examples = (int(state.step) - first) * config.batch_size
             progress(epoch, named, examples / (trainer.seconds - began), trainer.start, due)
-        if epoch < config.epochs and parallel.anywhere(bool(asked)):
+        if epoch < config.epochs and parallel.any_process(bool(asked)):
             if not due:
                 checkpoint.save(saves, state, trainer.so_far())
             checkpoint.finish(saves)
@@ -200,9 +200,9 @@ def follow(run: Run, trainer: Trainer, evaluate, state: State | None, saves, wor
     checkpoint.finish(saves)
     summarise()
     curves = record.curves(workdir / 'images' / 'curves.png', record.read_lines(log.file))
-    drawn = [curves, *draw(run, parallel.local(state), workdir)]
+    files = [curves, *save_pictures(run, parallel.to_host(state), workdir)]
     log.close()
-    print('pictures: ' + ', '.join(str(p) for p in drawn))
+    print('pictures: ' + ', '.join(str(p) for p in files))
     return True
 
 

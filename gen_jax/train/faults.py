@@ -16,7 +16,7 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def alone(workdir: Path):
+def exclusive(workdir: Path):
     """Keeps other programs out of workdir.  Raises BadInput where one is in it.
 
     The system lets go of the lock of a program that is dead, so that none stays behind.
@@ -26,12 +26,12 @@ def alone(workdir: Path):
         with path.open('a+') as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                held = False
+                locked = False
             except BlockingIOError:
-                held = True
+                locked = True
             file.seek(0)
             owner = file.read()
-            if held:
+            if locked:
                 raise BadInput(f'workdir {workdir} is in use by {owner or "another program"}; '
                                'wait for it, stop it, or give another --workdir')
             if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
@@ -87,7 +87,7 @@ def asked_to_stop():
 
 
 @contextlib.contextmanager
-def room(workdir: Path):
+def report_full_disk(workdir: Path):
     """Turns what writing raises, as on a full disk, into BadInput."""
     try:
         yield

@@ -9,11 +9,11 @@ import jax
 from ml_collections import ConfigDict
 
 from gen_jax import checkpoint, data, loop, parallel, parts, record, samplers
-from gen_jax.data import streams
-from gen_jax.train import kept, separate, stored, streamed, takes
-from gen_jax.train.kept import Known, Later
-from gen_jax.train.settings import BATCH, find, leaves, match
-from gen_jax.types import Array, BadInput, Batch, Context, Model, State, near
+from gen_jax.data import streaming
+from gen_jax.train import model_info, batch_coupling, config_from_workdir, streamed, argument_checks
+from gen_jax.train.model_info import ModelInfo, LazyDataset
+from gen_jax.train.config import BATCH, find_model, leaves, check_same_config
+from gen_jax.types import Array, BadInput, Batch, Context, Model, State, closest_match
 
 NAN = 'stop', 'skip', 'rollback'
 PRECISIONS = 'default', 'float32', 'tensorfloat32', 'bfloat16'
@@ -29,7 +29,7 @@ class Run(NamedTuple):
     key: Array
     state: State
     per_epoch: int
-    known: Known
+    known: ModelInfo
 
 
 def prepare(config: ConfigDict) -> Run:
@@ -39,32 +39,32 @@ def prepare(config: ConfigDict) -> Run:
     dataset = read(config)
     key = jax.random.key(config.seed)
     run, make = assembled(batched(config, len(dataset.train.x)), dataset,
-                          kept.known(dataset, key), key)
+                          model_info.model_info(dataset, key), key)
     streamed.check(run.config, dataset)
     example = run.known.example
-    run = run._replace(state=run.layout.born(run.model.init, key, example))
+    run = run._replace(state=run.layout.init_sharded(run.model.init, key, example))
     if run.layout.axis:
-        for player in separate.coupled(config, make, run.state, example, key):
+        for player in batch_coupling.coupled_players(config, make, run.state, example, key):
             raise BadInput(f'the loss of {player} in model {config.model.name} takes the whole '
                            'batch, of which a device sees its share under parallel=shard_map and '
                            'pmap; use --config.parallel=jit')
     return run
 
 
-def assembled(config: ConfigDict, dataset: data.Dataset, known: Known, key: Array):
+def assembled(config: ConfigDict, dataset: data.Dataset, known: ModelInfo, key: Array):
     """The Run whose state is but shapes, and what makes its model, see maker."""
-    layout = parallel.layout(config.parallel, config.batch)
+    layout = parallel.layout(config.parallel, config.batch_size)
     make = maker(config, known, layout)
     model = make()
-    if config.init and not model.started:
+    if config.init_from and not model.from_source:
         raise BadInput(f'model {config.model.name} cannot start from another run; leave init empty')
     state = layout.like(model.init, key, known.example)
-    found = jax.eval_shape(model.evaluate, state, known.test, key)
-    best, named = config.eval.best, [f'test/{k}' for k, v in sorted(found.items()) if v.ndim == 1]
+    metrics = jax.eval_shape(model.evaluate, state, known.test, key)
+    best, named = config.eval.best, [f'test/{k}' for k, v in sorted(metrics.items()) if v.ndim == 1]
     if best and best not in named:
-        raise BadInput(f'eval.best {best!r} is not measured{near(best, named)}; '
+        raise BadInput(f'eval.best {best!r} is not measured{closest_match(best, named)}; '
                        f'there are {", ".join(named)}, or nothing for none')
-    return Run(config, dataset, model, layout, key, state, known.train_size // config.batch,
+    return Run(config, dataset, model, layout, key, state, known.train_size // config.batch_size,
                known), make
 
 
@@ -88,23 +88,27 @@ def check(config: ConfigDict) -> None:
         if any(type(v) is int and abs(v) >= 2 ** 31
                for v in (value if isinstance(value, tuple) else [value])):
             raise BadInput(f'{name} must be below {2 ** 31:,}, not {value}')
-    for name in 'epochs', 'batch', 'eval.batch', 'eval.every', 'eval.samples', 'eval.k':
+    for name in 'epochs', 'batch_size', 'eval.batch_size', 'eval.every', 'eval.samples', 'eval.k':
         value = config[name] if '.' not in name else config.eval[name.split('.')[1]]
         if value is not None and value < 1:
             raise BadInput(f'{name} must be at least 1, not {value}')
-    if config.scan < 0:
-        raise BadInput(f'scan must be 0 (an epoch a call) or a number of steps, not {config.scan}')
+    if config.steps_per_call < 0:
+        raise BadInput(
+            'steps_per_call must be 0 (an epoch a call) or a number of steps, not '
+            f'{config.steps_per_call}'
+        )
     if config.precision not in PRECISIONS:
-        raise BadInput(f'unknown precision {config.precision!r}'
-                       f'{near(config.precision, PRECISIONS)}; there are {", ".join(PRECISIONS)}')
-    if config.nan not in NAN:
-        raise BadInput(f'unknown nan {config.nan!r}{near(config.nan, NAN)}; '
+        raise BadInput(
+            f'unknown precision {config.precision!r}'
+            f'{closest_match(config.precision, PRECISIONS)}; there are {", ".join(PRECISIONS)}')
+    if config.on_nan not in NAN:
+        raise BadInput(f'unknown on_nan {config.on_nan!r}{closest_match(config.on_nan, NAN)}; '
                        f'there are {", ".join(NAN)}')
     if config.eval.checkpoint not in ('latest', 'best'):
         raise BadInput(f'eval.checkpoint is latest or best, not {config.eval.checkpoint!r}')
     if config.sampler not in samplers.SAMPLERS:
         raise BadInput(f'unknown sampler {config.sampler!r}'
-                       f'{near(config.sampler, samplers.SAMPLERS)}; '
+                       f'{closest_match(config.sampler, samplers.SAMPLERS)}; '
                        f'there are {", ".join(samplers.SAMPLERS)}')
 
 
@@ -113,19 +117,20 @@ def batched(config: ConfigDict, size: int) -> ConfigDict:
     where there are fewer all of them, in equal shares for the devices.  Raises BadInput where the
     one asked for is larger, or there are not enough for a share each."""
     name, devices = config.data.name, jax.device_count()
-    if config.batch is None:
+    if config.batch_size is None:
         config = config.copy_and_resolve_references()
-        config.batch = min(BATCH, size) // devices * devices
-        if not config.batch:
+        config.batch_size = min(BATCH, size) // devices * devices
+        if not config.batch_size:
             raise BadInput(f'{name} has {size} training examples, fewer than the {devices} devices '
                            'that are to share a batch; use fewer devices')
-        if config.batch < BATCH:
-            print(f'batch {config.batch} rather than {BATCH}, as {name} has {size} training '
-                  f'examples' if size < BATCH else
-                  f'batch {config.batch} rather than {BATCH}, for {devices} devices')
-    if config.batch > size:
-        raise BadInput(f'batch {config.batch} is larger than {name}, which has {size} training '
-                       'examples; give a smaller --config.batch')
+        if config.batch_size < BATCH:
+            print(f'batch_size {config.batch_size} rather than {BATCH}, as {name} has {size} '
+                  f'training examples' if size < BATCH else
+                  f'batch_size {config.batch_size} rather than {BATCH}, for {devices} devices')
+    if config.batch_size > size:
+        raise BadInput(
+            f'batch_size {config.batch_size} is larger than {name}, which has {size} training '
+            'examples; give a smaller --config.batch_size')
     return config
 
 
@@ -144,41 +149,43 @@ def described(run: Run) -> str:
            f'{several}{jax.devices()[0].device_kind}'
 
 
-def maker(config: ConfigDict, known: Known, layout: parallel.Layout) -> Callable[..., Model]:
+def maker(config: ConfigDict, known: ModelInfo, layout: parallel.Layout) -> Callable[..., Model]:
     """make(**changed) -> the config's model, but for dotted keys that are changed.  Raises BadInput
     for what does not fit together."""
-    module = find(config.model.name)
-    groups = ['model', *parts.of(module.make)]
+    module = find_model(config.model.name)
+    groups = ['model', *parts.find_parts(module.make)]
     keys = {k: v for k, v in leaves(config.to_dict()).items()
             if k.partition('.')[0] in groups and k != 'model.name'}
     names = set(inspect.signature(module.make).parameters)
     if extra := [k for k in config.model if k not in names | {'name'}]:
         raise BadInput(f'model {config.model.name} has no {", ".join(extra)}; '
                        f'use --config=configs/{config.model.name}.py')
-    context = Context(layout.axis, config.batch // (jax.device_count() if layout.axis else 1),
-                      known.train_size, source(config, known) if config.init else None)
+    context = Context(layout.axis, config.batch_size // (jax.device_count() if layout.axis else 1),
+                      known.train_size, source(config, known) if config.init_from else None)
 
     def make(axis=layout.axis, **changed):
         tree = {group: {} for group in groups}
         for key, value in (keys | changed).items():
             group, _, name = key.partition('.')
             tree[group][name] = value
-        own = tree.pop('model')
-        return parts.build(module.make, known.example, context=context._replace(axis=axis),
-                           groups=tree, **own)
+        hyper = tree.pop('model')
+        return parts.build_model(module.make, known.example, context=context._replace(axis=axis),
+                           groups=tree, **hyper)
 
     return make
 
 
-def source(config: ConfigDict, known: Known) -> tuple[Model, State]:
+def source(config: ConfigDict, known: ModelInfo) -> tuple[Model, State]:
     """The trained model to start from.  Raises BadInput unless it encodes such examples."""
-    run, state = load(Path(config.init), data_dir=config.data.dir)
+    run, state = load(Path(config.init_from), data_dir=config.data.dir)
     theirs, ours = (a.example.x.shape[1:] for a in (run.known, known))
     if theirs != ours:
-        raise BadInput(f'the run in {config.init} was trained on examples of shape {theirs}, but '
-                       f'those of {config.data.name} have shape {ours}; give another init')
+        raise BadInput(
+            f'the run in {config.init_from} was trained on examples of shape {theirs}, but '
+            f'those of {config.data.name} have shape {ours}; give another --config.init_from')
     if not run.model.encode:
-        raise BadInput(f'the run in {config.init} has no encoder; give another init')
+        raise BadInput(
+            f'the run in {config.init_from} has no encoder; give another --config.init_from')
     return run.model, jax.device_get(state)
 
 
@@ -189,28 +196,30 @@ def load(workdir: str | Path, config: ConfigDict | None = None, data_dir: str | 
     data are read when they are first used.  The maps of its model check what they are given, see
     takes.  Raises BadInput where there is no such run.
     """
-    workdir, own = Path(workdir), stored.get_config(workdir)
-    config = own if config is None else config.copy_and_resolve_references()
-    theirs, ours = (json.loads(c.to_json()) for c in (own, config))
+    workdir, stored_config = Path(workdir), config_from_workdir.get_config(workdir)
+    config = stored_config if config is None else config.copy_and_resolve_references()
+    stored, given = (json.loads(c.to_json()) for c in (stored_config, config))
     remedy = 'leave that out, as a run has its own without --config, or give another --workdir'
-    match(workdir, theirs, ours | dict(batch=ours['batch'] or theirs['batch']), remedy)
-    config.data.dir = data_dir or config.data.dir or own.data.dir
-    config.batch = config.batch or own.batch
+    check_same_config(workdir, stored,
+                      given | dict(batch_size=given['batch_size'] or stored['batch_size']), remedy)
+    config.data.dir = data_dir or config.data.dir or stored_config.data.dir
+    config.batch_size = config.batch_size or stored_config.batch_size
     check(config)
-    key, known = jax.random.key(config.seed), kept.read(workdir)
+    key, known = jax.random.key(config.seed), model_info.load(workdir)
     if known and not config.eval.text:
-        dataset = Later(known, lambda: read(config))
+        dataset = LazyDataset(known, lambda: read(config))
     else:
         dataset = read(config)
-        known = kept.known(dataset, key)
+        known = model_info.model_info(dataset, key)
     run, _ = assembled(batched(config, known.train_size), dataset, known, key)
-    match(workdir, theirs, json.loads(run.config.to_json()), remedy)
+    check_same_config(workdir, stored, json.loads(run.config.to_json()), remedy)
     state = checkpoint.restore(workdir / 'checkpoints', run.state,
                                best=config.eval.best if config.eval.checkpoint == 'best' else None)
     if state is None:
         raise BadInput(f'there is no checkpoint in {workdir}; train first, by --mode=train')
-    run, state, x = run._replace(state=state), parallel.local(state), known.example.x
-    model = takes.guarded(run.model, config.model.name, state, x, takes.limits(known))
+    run, state, x = run._replace(state=state), parallel.to_host(state), known.example.x
+    model = argument_checks.checked_model(run.model, config.model.name, state, x,
+                                          argument_checks.limits(known))
     return run._replace(model=model), state
 
 
@@ -223,13 +232,13 @@ def evaluator(run: Run):
 def over(run: Run, evaluate, examples: Batch, how) -> tuple[Callable, Batch]:
     """(state, data, key) -> what loop.evaluation or loop.collection gives of all examples, on all
     devices; and the data as it lies there."""
-    batch = min(run.config.eval.batch, len(examples.x))
+    batch = min(run.config.eval.batch_size, len(examples.x))
     layout = parallel.layout('jit')  # XLA pads unequal shares, so that noise is one device's
 
     def compiled(size):
         return layout.compile(how(evaluate, run.data.prepare, size, batch, layout.share), ())
 
-    if not streams.streamed(examples):
+    if not streaming.streamed(examples):
         return compiled(len(examples.x)), layout.place(examples)
     join = streamed.mean if how is loop.evaluation else streamed.joined
     return streamed.pieces(run.config, compiled, layout.place, batch, join), examples

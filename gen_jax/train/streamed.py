@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from gen_jax import data, loop, parallel
-from gen_jax.data import streams
+from gen_jax.data import streaming
 from gen_jax.types import BadInput, Batch
 
 FOREVER = 2 ** 40  # steps
@@ -21,12 +21,12 @@ class Order(NamedTuple):
     key: tuple[int, ...]
     size: int
     batch: int
-    own: np.ndarray
+    local_rows: np.ndarray
 
     def __call__(self, step: int) -> np.ndarray:
         epoch, i = divmod(step, self.size // self.batch)
         with ONE:
-            return ordered(self.key, epoch, self.size, self.batch)[i, self.own]
+            return ordered(self.key, epoch, self.size, self.batch)[i, self.local_rows]
 
 
 @functools.lru_cache(2)
@@ -34,29 +34,30 @@ def ordered(key: tuple[int, ...], epoch: int, size: int, batch: int) -> np.ndarr
     return np.asarray(loop.order(jax.random.wrap_key_data(np.uint32(key)), epoch, size, batch))
 
 
-def feed(run) -> streams.Feed | None:
+def feed(run) -> streaming.Feed | None:
     """(step, steps) -> what loop.streaming trains a Run on; None where its data are in memory."""
     config, train = run.config, run.data.train
-    if not streams.streamed(train):
+    if not streaming.streamed(train):
         return None
     mesh = jax.make_mesh((jax.device_count(),), (parallel.AXIS,), axis_types=(AxisType.Auto,))
     sharding = NamedSharding(mesh, P(None, parallel.AXIS))
-    order = Order(tuple(jax.random.key_data(run.key).tolist()), len(train.x), config.batch,
-                  streams.own(sharding, config.batch, jax.process_index()))
-    at_once = min(config.scan or run.per_epoch, run.per_epoch, chunk(config, train, config.batch))
-    return streams.Feed(streams.Batches(train, order, FOREVER), run.per_epoch, at_once,
-                        config.batch, sharding)
+    order = Order(tuple(jax.random.key_data(run.key).tolist()), len(train.x), config.batch_size,
+                  streaming.local_rows(sharding, config.batch_size, jax.process_index()))
+    at_once = min(config.steps_per_call or run.per_epoch, run.per_epoch,
+                  chunk(config, train, config.batch_size))
+    return streaming.Feed(streaming.Batches(train, order, FOREVER), run.per_epoch, at_once,
+                        config.batch_size, sharding)
 
 
 def chunk(config: ConfigDict, examples: Batch, batch: int) -> int:
     """How many batches are streamed together."""
-    return streams.chunk(examples.x, batch, config.data.memory_limit)
+    return streaming.chunk(examples.x, batch, config.data.memory_limit)
 
 
 def check(config: ConfigDict, dataset: data.Dataset) -> None:
     """Raises BadInput where what is streamed cannot be trained on so."""
-    for part in filter(streams.streamed, (dataset.train, dataset.test)):
-        chunk(config, part, max(config.batch, min(config.eval.batch, len(part.x))))
+    for part in filter(streaming.streamed, (dataset.train, dataset.test)):
+        chunk(config, part, max(config.batch_size, min(config.eval.batch_size, len(part.x))))
         if config.parallel in ('shard_map', 'pmap'):  # which take the whole set to each device
             raise BadInput(f'{config.data.name} is streamed, being larger than data.memory_limit='
                            f'{config.data.memory_limit:g}; use parallel=jit or fsdp, or raise that')
@@ -70,17 +71,17 @@ def pieces(config: ConfigDict, compiled: Callable, place: Callable, batch: int,
 
     def run(state, examples, key):
         size, at_once = len(examples.x), chunk(config, examples, batch)
-        most, found, sizes = at_once * batch, [], []
+        most, parts, sizes = at_once * batch, [], []
 
         def rows(i):
             return np.arange(i * most, min((i + 1) * most, size))
 
-        source = streams.Batches(examples, rows, -(-size // most))
-        for i, piece in enumerate(streams.ahead(source, workers=examples.x.workers, most=1)):
+        source = streaming.Batches(examples, rows, -(-size // most))
+        for i, piece in enumerate(streaming.ahead(source, workers=examples.x.workers, most=1)):
             sizes.append(len(piece.x))
-            found.append(jax.device_get(
+            parts.append(jax.device_get(
                 compiled(sizes[-1])(state, place(piece), key, i * at_once)))
-        return jax.tree.map(lambda *values: join(values, sizes), *found)
+        return jax.tree.map(lambda *values: join(values, sizes), *parts)
 
     return run
 

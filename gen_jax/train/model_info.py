@@ -15,7 +15,7 @@ FILE = 'example.npz'
 SEEN = 1024
 
 
-class Known(NamedTuple):
+class ModelInfo(NamedTuple):
     """What a model is made for: example, SEEN training examples as models see them, and one more of
     every label that is not among them; test: one of the test split; train_size, test_size: how many
     there are; names: what the labels are called; text: whether examples are characters."""
@@ -27,23 +27,23 @@ class Known(NamedTuple):
     text: bool = False
 
 
-class Later:
+class LazyDataset:
     """A Dataset that is read when more is asked of it than what is known."""
 
-    def __init__(self, known: Known, load: Callable[[], data.Dataset]):
-        self.names, self._load, self._found = known.names, load, None
-        self.read = (lambda x: self._dataset().read(x)) if known.text else None
+    def __init__(self, model_info: ModelInfo, load: Callable[[], data.Dataset]):
+        self.names, self._load, self._dataset_read = model_info.names, load, None
+        self.read = (lambda x: self._dataset().read(x)) if model_info.text else None
 
     def _dataset(self) -> data.Dataset:
-        if self._found is None:
-            self._found = self._load()
-        return self._found
+        if self._dataset_read is None:
+            self._dataset_read = self._load()
+        return self._dataset_read
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._dataset(), name)
 
 
-def seen(dataset: data.Dataset, key: Array) -> Batch:
+def example_batch(dataset: data.Dataset, key: Array) -> Batch:
     """The example of Known."""
     rows = np.arange(min(SEEN, len(dataset.train.x)))
     if dataset.train.label is not None:
@@ -53,25 +53,26 @@ def seen(dataset: data.Dataset, key: Array) -> Batch:
     return jax.tree.map(jnp.asarray, dataset.prepare(batch, key))
 
 
-def tested(dataset: data.Dataset, n: int, key: Array) -> Batch:
+def test_examples(dataset: data.Dataset, n: int, key: Array) -> Batch:
     """The first n test examples, prepared."""
     batch = jax.tree.map(lambda a: jnp.asarray(a[:n]), dataset.test)
     return dataset.prepare(batch, key)
 
 
-def known(dataset: data.Dataset, key: Array) -> Known:
-    return Known(seen(dataset, key), tested(dataset, 1, key), len(dataset.train.x),
-                 len(dataset.test.x), dataset.names, dataset.read is not None)
+def model_info(dataset: data.Dataset, key: Array) -> ModelInfo:
+    return ModelInfo(example_batch(dataset, key), test_examples(dataset, 1, key),
+                     len(dataset.train.x), len(dataset.test.x), dataset.names, dataset.read
+                     is not None)
 
 
-def keep(workdir: Path, found: Known) -> None:
+def save(workdir: Path, info: ModelInfo) -> None:
     """Writes it, as a whole or not at all; nothing where it is kept already."""
     if (workdir / FILE).exists():
         return
     arrays = {f'{split}_{name}': small(np.asarray(a)) for split in ('example', 'test')
-              for name, a in getattr(found, split)._asdict().items() if a is not None}
-    about = dict(train_size=found.train_size, test_size=found.test_size, names=found.names,
-                 text=found.text)
+              for name, a in getattr(info, split)._asdict().items() if a is not None}
+    about = dict(train_size=info.train_size, test_size=info.test_size, names=info.names,
+                 text=info.text)
     part = workdir / f'{FILE}.part'
     with part.open('wb') as out:
         np.savez_compressed(out, about=json.dumps(about), **arrays)
@@ -90,7 +91,7 @@ def large(x: np.ndarray) -> np.ndarray:
     return np.asarray(jnp.float32(x) / 255) if x.dtype == np.uint8 else x
 
 
-def read(workdir: Path) -> Known | None:
+def load(workdir: Path) -> ModelInfo | None:
     """What is kept there; None where nothing is, or where it is damaged, which is said."""
     if not (workdir / FILE).exists():
         return None
@@ -100,7 +101,7 @@ def read(workdir: Path) -> Known | None:
             batches = {split: Batch(**{name: jnp.asarray(large(file[f'{split}_{name}']))
                                        for name in Batch._fields if f'{split}_{name}' in file})
                        for split in ('example', 'test')}
-        return Known(**batches, **about | dict(names=tuple(about['names'])))
+        return ModelInfo(**batches, **about | dict(names=tuple(about['names'])))
     except Exception as e:  # zipfile, zlib, numpy and json have errors of their own
         print(f'{workdir / FILE} cannot be read ({type(e).__name__}), so the data are')
         return None

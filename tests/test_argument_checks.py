@@ -11,22 +11,21 @@ from conftest import defaults
 from gen_jax import checkpoint, record, train
 from gen_jax.types import BadInput
 
-SMALL = dict(
-    vae=dict(width=(8,), latent=3), gan=dict(kind='mlp', width=(8,), latent=3),
-    ae=dict(kind='mlp', width=(8,), latent=3), cvae=dict(width=(8,), latent=3),
-    ladder=dict(width=(8,), latent=3, below=4, above=(8,)), text=dict(width=8, latent=3),
-    vq=dict(width=(4,), latent=3, codes=8, units=8), colorize=dict(width=(4,), latent=3),
-    classifier=dict(encoder='scratch', kind='mlp', width=(8,)),
-    aae=dict(width=(8,), latent=3, critic=(8,), labelled=True))
+SMALL = dict(vae=dict(width=(8, ), latent=3), gan=dict(kind='mlp', width=(8, ), latent=3), ae=dict(
+    kind='mlp', width=(8, ), latent=3), cvae=dict(width=(8, ), latent=3), ladder=dict(
+        width=(8, ), latent=3, bottom_latent=4, top=(8, )), text=dict(width=8, latent=3), vq=dict(
+            width=(4, ), latent=3, codebook_size=8, prior_width=8), colorize=dict(
+                width=(4, ), latent=3), classifier=dict(encoder='scratch', kind='mlp', width=(8, )),
+             aae=dict(width=(8, ), latent=3, discriminator_width=(8, ), conditional=True))
 
 
 @pytest.fixture(scope='module')
 def loaded(tmp_path_factory):
     """(model, data set) -> (run, state) of one that was saved before its first step."""
-    made = {}
+    built = {}
 
     def get(name, dataset='digits', size=0):
-        if (name, dataset) not in made:
+        if (name, dataset) not in built:
             workdir = tmp_path_factory.mktemp('loaded')
             config = defaults(name, dataset, **SMALL[name])
             config.data.size, config.eval.best = size, ''
@@ -36,13 +35,13 @@ def loaded(tmp_path_factory):
             record.write_json(workdir / 'config.json', json.loads(run.config.to_json()))
             with checkpoint.manager(workdir / 'checkpoints') as saves:
                 checkpoint.save(saves, run.state, {})
-            made[name, dataset] = train.load(str(workdir))
-        return made[name, dataset]
+            built[name, dataset] = train.load(str(workdir))
+        return built[name, dataset]
     return get
 
 
 def examples(run, n=4):
-    return np.asarray(train.tested(run.data, n, run.key).x)
+    return np.asarray(train.test_examples(run.data, n, run.key).x)
 
 
 def refused(f, *args):
@@ -69,8 +68,8 @@ def test_encode_and_decode_say_what_they_take(loaded):
                                                 f'values from 0 to 1, not {problem}'
     z = encode(state, x)
     assert z.shape == (4, 3) and np.isfinite(z).all()
-    near = x + .1 * jax.random.normal(run.key, x.shape)  # noise is no mistake
-    assert encode(state, near).shape == (4, 3)
+    close_to = x + .1 * jax.random.normal(run.key, x.shape)  # noise is no mistake
+    assert encode(state, close_to).shape == (4, 3)
     for given, problem in [(z[:, :2], 'float32 (4, 2)'), (jnp.int32(z), 'int32 (4, 3): '
                            'use .astype("float32")'),
                            (z[0], 'one example, float32 (3,): give it the axis of examples, by '
@@ -89,11 +88,11 @@ def test_under_jit_shapes_and_types_are_checked(loaded):
 
 def test_a_map_that_a_model_has_not_says_so_and_is_false(loaded):
     run, state = loaded('gan')
-    batch = train.tested(run.data, 2, run.key)
+    batch = train.test_examples(run.data, 2, run.key)
     assert not run.model.encode and not run.model.show and not run.model.classify
     said = 'model gan has no encode, only decode, prior'
     assert refused(run.model.encode, state, batch.x) == said
-    assert refused(train.shown, run, state, batch) == said
+    assert refused(train.reconstruction_rows, run, state, batch) == said
     assert refused(train.samples, run, state, 'gmm', 4) == said
     assert not train.can_reconstruct(run.model)
     assert train.samples(run, state, 'prior', 4).shape == (4, 8, 8, 1)
@@ -125,8 +124,8 @@ def test_every_kind_of_code_and_example_is_taken(loaded, name, dataset, takes):
     z = model.encode(state, x) if model.encode else model.prior(state, run.key, 4)
     if model.prior and model.encode:
         assert jax.tree.structure(model.prior(state, run.key, 4)) == jax.tree.structure(z)
-    made = model.decode(state, z)
-    assert made.shape == x.shape and np.isfinite(made).all()
+    built = model.decode(state, z)
+    assert built.shape == x.shape and np.isfinite(built).all()
     wrong = jax.tree.map(lambda a: jnp.concatenate([a, a], -1), z)
     assert refused(model.decode, state, wrong).startswith(f'decode of {name} takes {takes}, not ')
 

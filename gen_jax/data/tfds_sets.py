@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gen_jax.data import cache, embedded, prepared, streams
+from gen_jax.data import cache, builtin, tfds_files, streaming
 from gen_jax.data.source import Source
 from gen_jax.types import BadInput, Batch
 
 
-class How(NamedTuple):
+class ReadOptions(NamedTuple):
     """size: the side to which images of many sizes are brought, 0 where they have one; limit: the
     megabytes that a split may take in memory; workers: processes that decode; cache: whether a
     larger split is decoded once, to disk, rather than anew whenever seen; cache_dir: where decoded
@@ -40,17 +40,17 @@ class How(NamedTuple):
         return self.cache or not self.streams(builder, split)
 
 
-IN_MEMORY = How()
+IN_MEMORY = ReadOptions()
 
 
 def read(name: str, dir: str | None = None, known=(),
-         how: How = IN_MEMORY) -> Source:
+         how: ReadOptions = IN_MEMORY) -> Source:
     """The train and test Batch of the TFDS set `name`, images (n, h, w, c) of uint8, uint16 or
     float32 and int32 labels, -1 where there are none; and what the labels are called.
 
     `dir` is the TFDS data_dir (default: $TFDS_DATA_DIR, else TFDS' own), which may be in a bucket,
     gs://...  A set that is not there is downloaded and prepared, which needs TensorFlow.  The
-    images of a split that is larger than how.limit are streams.Rows.  Raises BadInput with the
+    images of a split that is larger than how.limit are streaming.Rows.  Raises BadInput with the
     remedy.
     """
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
@@ -59,17 +59,17 @@ def read(name: str, dir: str | None = None, known=(),
     dir = dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
     dir = os.fspath(epath.Path(dir).expanduser())
     try:
-        builder = prepared.builder(name, dir)
+        builder = tfds_files.builder(name, dir)
     except BadInput:
         raise
     except (tfds.core.registered.DatasetNotFoundError, ValueError):  # or no name at all
         there = [*known, *tfds.list_builders(with_community_datasets=False)]
-        near = difflib.get_close_matches(name, there, 1)
-        hint = f', did you mean {near[0]!r}?' if near else ';'
+        close = difflib.get_close_matches(name, there, 1)
+        hint = f', did you mean {close[0]!r}?' if close else ';'
         raise BadInput(f'unknown data set {name!r}{hint} Embedded are {", ".join(known)}; '
                        'every other name is looked up in TFDS') from None
     except (ImportError, OSError) as e:
-        hint = 'for gs:// install gcsfs, for s3:// s3fs' if prepared.remote(dir) else \
+        hint = 'for gs:// install gcsfs, for s3:// s3fs' if tfds_files.remote(dir) else \
             'give another by --config.data.dir or TFDS_DATA_DIR'
         raise BadInput(f'{dir} cannot be read ({" ".join(str(e).split())}); {hint}') from None
     label, _, dtype = described(builder, how.size)[1:]
@@ -101,7 +101,7 @@ def described(builder, size: int = 0) -> tuple[str, str | None, tuple[int, ...],
     shape, dtype = tuple(features[image].shape), np.dtype(features[image].np_dtype)
     if size and None not in shape:
         raise BadInput(f'{builder.name} has one size; data.size is for '
-                       f'{", ".join(sorted(embedded.SIZED))} and images of many sizes')
+                       f'{", ".join(sorted(builtin.SIZED))} and images of many sizes')
     if None in shape and dtype != np.uint8:
         raise BadInput(f'the images of {builder.name} have many sizes; only 8-bit ones can be '
                        f'brought to one, not {dtype}; choose another set')
@@ -148,7 +148,7 @@ class Decoder:
         if not images:
             import tensorflow_datasets as tfds
             skipped = dict(decoders={self.image: tfds.decode.SkipDecoding()})
-        self.source = prepared.Records(builder, split, **skipped)
+        self.source = tfds_files.Records(builder, split, **skipped)
 
     def __call__(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x = np.empty((len(rows), *self.shape), self.dtype)
@@ -156,7 +156,7 @@ class Decoder:
         for i, example in enumerate(self.source.__getitems__(rows.tolist())):
             if x.size:
                 image = example[self.image]
-                image = middle(image, self.size) if self.size else image
+                image = center_crop(image, self.size) if self.size else image
                 if image.shape != self.shape:
                     raise BadInput(f'{self.name} holds an image of shape {image.shape}, but by its '
                                    f'features.json {self.shape}; prepare the set again')
@@ -176,7 +176,7 @@ class Decoder:
         return self(np.arange(i * self.piece, min((i + 1) * self.piece, len(self.source))))
 
 
-def middle(image: np.ndarray, size: int) -> np.ndarray:
+def center_crop(image: np.ndarray, size: int) -> np.ndarray:
     """The largest square in the middle of an image, at this size, bicubic."""
     from PIL import Image
     h, w, c = image.shape
@@ -187,18 +187,18 @@ def middle(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(square.resize((size, size))).reshape(size, size, c)
 
 
-def examples(builder, split: str, how: How, other: str) -> Batch:
+def examples(builder, split: str, how: ReadOptions, other: str) -> Batch:
     """A split as `how` says; `other`: the one that is used beside it."""
     if how.keeps(builder, split):
         return cached(builder, split, how, [other] * how.keeps(builder, other))
     decoder = Decoder(builder, split, how.size)
-    labels = streams.ahead(Decoder(builder, split, how.size, images=False), workers=how.workers)
+    labels = streaming.ahead(Decoder(builder, split, how.size, images=False), workers=how.workers)
     rows = np.arange(builder.info.splits[split].num_examples)
-    return Batch(streams.Rows(decoder.images, decoder.shape, rows, how.workers, decoder.dtype),
+    return Batch(streaming.Rows(decoder.images, decoder.shape, rows, how.workers, decoder.dtype),
                  np.concatenate([label for _, label in labels]))
 
 
-def cached(builder, split: str, how: How = IN_MEMORY, others=()) -> Batch:
+def cached(builder, split: str, how: ReadOptions = IN_MEMORY, others=()) -> Batch:
     """The decoded split from its cache, which is made first where it is missing or damaged, in
     which `others` are to stay beside it."""
     count = builder.info.splits[split].num_examples
@@ -210,12 +210,12 @@ def cached(builder, split: str, how: How = IN_MEMORY, others=()) -> Batch:
             right = x.shape == (count, *shape) and label.shape == sums.shape == (count,)
             if right and (x.dtype, label.dtype, sums.dtype) == (dtype, np.int32, np.uint32):
                 cache.used(names[0])
-                found = cache.Cache(names[0], x, np.asarray(label), np.asarray(sums))
+                copy = cache.Cache(names[0], x, np.asarray(label), np.asarray(sums))
                 if large:  # each example is checked when it is read
-                    rows = streams.Rows(found.read, shape, np.arange(count), dtype=dtype)
-                    return Batch(rows, found.label)
-                if found.whole():
-                    return Batch(x, found.label)
+                    rows = streaming.Rows(copy.read, shape, np.arange(count), dtype=dtype)
+                    return Batch(rows, copy.label)
+                if copy.is_complete():
+                    return Batch(x, copy.label)
                 problem = 'is damaged'
             else:
                 problem = 'has another shape'
@@ -233,13 +233,13 @@ def cached(builder, split: str, how: How = IN_MEMORY, others=()) -> Batch:
         size = math.prod(shape) * dtype.itemsize + 8
         needed = size * sum(builder.info.splits[s].num_examples for s in kept)
         kept = [file for s in kept for file in home(builder, s, how)]
-        with cache.room(kept, builder.name, needed, how.cache_dir, how.cache_limit):
+        with cache.make_space(kept, builder.name, needed, how.cache_dir, how.cache_limit):
             cache.decode(decoder, f'{builder.name} {split}', names, how.workers)
 
 
-def home(builder, split: str, how: How) -> list[Path]:
+def home(builder, split: str, how: ReadOptions) -> list[Path]:
     """The files of a decoded split: images, labels and checksums."""
     folder = cache.decoded(how.cache_dir) / builder.info.full_name
     stem = f'gen_jax-{split}-{how.size}' if how.size else f'gen_jax-{split}'
-    digits = prepared.identity(builder, split)
+    digits = tfds_files.identity(builder, split)
     return [folder / f'{stem}-{digits}-{part}.npy' for part in ('image', 'label', 'sum')]

@@ -5,12 +5,12 @@ from pathlib import Path
 import jax
 
 from gen_jax import record, samplers
-from gen_jax.train.kept import tested
+from gen_jax.train.model_info import test_examples
 from gen_jax.train.run import Run, collector
 from gen_jax.types import Array, Batch, Model, State
 
 
-def draw(run: Run, state: State, workdir: Path, only: str | None = None) -> list[Path]:
+def save_pictures(run: Run, state: State, workdir: Path, only: str | None = None) -> list[Path]:
     """Samples and reconstructions as pictures or text, as far as the model has them."""
     n, files = run.config.eval.samples, []
     columns = max(1, round(n ** .5))
@@ -19,13 +19,14 @@ def draw(run: Run, state: State, workdir: Path, only: str | None = None) -> list
         title = 'samples' if sampler == 'prior' else f'samples-{sampler}'
         parts = {title: samples(run, state, sampler, n)}
         if parts[title].ndim < 3 and not run.data.read:
-            parts = {'test data': tested(run.data, n, run.key).x, **parts}
+            parts = {'test data': test_examples(run.data, n, run.key).x, **parts}
         files.append(filed(run, workdir, title, parts, columns))
     if can_reconstruct(run.model) and only != 'sample':
-        batch = tested(run.data, n, run.key)
+        batch = test_examples(run.data, n, run.key)
         if run.config.eval.text:
             batch = Batch(jax.numpy.asarray(run.data.write(run.config.eval.text))[None])
-        files.append(filed(run, workdir, 'reconstructions', shown(run, state, batch), columns))
+        files.append(
+            filed(run, workdir, 'reconstructions', reconstruction_rows(run, state, batch), columns))
     return files
 
 
@@ -48,7 +49,7 @@ def samples(run: Run, state: State, sampler: str, n: int) -> Array:
     return jax.jit(run.model.decode)(state, z)
 
 
-def shown(run: Run, state: State, batch: Batch) -> dict[str, Array]:
+def reconstruction_rows(run: Run, state: State, batch: Batch) -> dict[str, Array]:
     """What the model does to a batch, compiled, titles in the model's own order."""
     show, titles = run.model.show or functools.partial(reconstructions, run.model), []
 

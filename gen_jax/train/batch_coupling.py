@@ -13,7 +13,7 @@ LEAST, NEAR = 8, 1e-5  # examples in half a batch; above rounding, 2e-7 of the l
 AWAY = .02             # from the parameters' start, where much is symmetric
 
 
-def coupled(config: ConfigDict, make: Callable, state: State, example: Batch,
+def coupled_players(config: ConfigDict, make: Callable, state: State, example: Batch,
             key: Array) -> list[str]:
     """The players of make() to whose gradients an example adds what depends on the others.
 
@@ -40,7 +40,7 @@ def coupled(config: ConfigDict, make: Callable, state: State, example: Batch,
         batch = loop.take(example, np.concatenate(halves))
         return jax.device_get(gradients(state._replace(step=np.int32(step)), batch, key))
 
-    found = set()
+    coupled = set()
     with jax.default_matmul_precision('float32'):
         for step in STEPS:
             four = of(step, a, b), of(step, a, d), of(step, c, b), of(step, c, d)
@@ -48,8 +48,8 @@ def coupled(config: ConfigDict, make: Callable, state: State, example: Batch,
                 apart = jax.tree.map(lambda ab, ad, cb, cd: ab - ad - cb + cd,
                                      *(g[player] for g in four))
                 if largest(apart) > NEAR * max(largest(g[player]) for g in four):
-                    found.add(player)
-    return sorted(found)
+                    coupled.add(player)
+    return sorted(coupled)
 
 
 def largest(tree) -> float:

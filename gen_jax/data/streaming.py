@@ -41,15 +41,15 @@ class Rows:
     def __array__(self, dtype=None, copy=None):
         return np.asarray(self.read(self.rows), dtype)
 
-    def through(self, look: Callable[[np.ndarray, np.ndarray], None]) -> 'Rows':
+    def through(self, inspect: Callable[[np.ndarray, np.ndarray], None]) -> 'Rows':
         """The same, at whose numbers and examples look(rows, x) looks whenever they are read."""
-        return Rows(functools.partial(_looked, self.read, look), self.shape[1:], self.rows,
-                    self.workers, self.dtype)
+        return Rows(functools.partial(_read_and_inspect, self.read, inspect), self.shape[1:],
+                    self.rows, self.workers, self.dtype)
 
 
-def _looked(read, look, rows):
+def _read_and_inspect(read, inspect, rows):
     x = read(rows)
-    look(rows, x)
+    inspect(rows, x)
     return x
 
 
@@ -77,12 +77,12 @@ def ahead(source, first: int = 0, *, workers: int = 0, most: int = READERS) -> I
     import grain
     workers = workers if len(source) > first + 1 else 0  # one alone is not worth a process
     threads = 0 if workers else min(READERS, most)
-    found = grain.MapDataset.source(source)[first:].to_iter_dataset(
+    batches = grain.MapDataset.source(source)[first:].to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=most if threads else 0))
     if workers:
-        found = found.mp_prefetch(grain.multiprocessing.MultiprocessingOptions(
+        batches = batches.mp_prefetch(grain.multiprocessing.MultiprocessingOptions(
             num_workers=workers, per_worker_buffer_size=max(1, most // workers)), on_the_host)
-    return iter(found)
+    return iter(batches)
 
 
 def on_the_host(worker: int, workers: int) -> None:
@@ -100,11 +100,11 @@ def chunk(x: Rows, batch: int, limit: float) -> int:
         raise BadInput(f'data.memory_limit={limit:g} (megabytes) is too little for batches of '
                        f'{batch} examples of shape {x.shape[1:]}; raise it to '
                        f'{np.ceil(bytes * (CHUNKS + 2 * x.workers) / 1e4) / 100:g} or more, or '
-                       'take a smaller batch and eval.batch')
+                       'take a smaller batch and eval.batch_size')
     return min(fit, MOST)
 
 
-def own(sharding: jax.sharding.Sharding, batch: int, process: int) -> np.ndarray:
+def local_rows(sharding: jax.sharding.Sharding, batch: int, process: int) -> np.ndarray:
     """The rows of a batch that lie on the devices of a process, where chunks (steps, batch) are
     laid out by `sharding`."""
     spans = {rows.indices(batch)[:2] for device, (_, rows) in
@@ -134,14 +134,14 @@ class Feed:
     def __call__(self, step: int, steps: int) -> Batch:
         if self.place != (step, steps):
             self.begin(step, steps, anew=True)
-        found = self.found.result()
+        chunk_read = self.pending.result()
         step += steps
         self.begin(step, min(self.at_once, self.per_epoch - step % self.per_epoch))
-        return found
+        return chunk_read
 
     def begin(self, step: int, steps: int, anew: bool = False) -> None:
         self.place = step, steps
-        self.found = self.pool.submit(self.read, step, steps, anew)
+        self.pending = self.pool.submit(self.read, step, steps, anew)
 
     def read(self, step: int, steps: int, anew: bool) -> Batch:
         if anew:
@@ -151,13 +151,13 @@ class Feed:
         chunk = None
         for i, batch in enumerate(itertools.islice(self.batches, steps)):
             chunk = chunk or jax.tree.map(lambda a: mapped((steps, *a.shape), a.dtype), batch)
-            for whole, part in zip(jax.tree.leaves(chunk), jax.tree.leaves(batch)):
-                whole[i] = part
+            for stacked, part in zip(jax.tree.leaves(chunk), jax.tree.leaves(batch)):
+                stacked[i] = part
         return jax.tree.map(self.put, chunk)
 
     def put(self, a: np.ndarray) -> Array:
-        whole = len(a), self.batch, *a.shape[2:]
-        return jax.make_array_from_process_local_data(self.sharding, a, whole)
+        stacked = len(a), self.batch, *a.shape[2:]
+        return jax.make_array_from_process_local_data(self.sharding, a, stacked)
 
     def close(self) -> None:
         """Ends the worker processes."""

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from gen_jax.train.settings import like, stored_config
+from gen_jax.train.config import defaults_like, stored_config
 from gen_jax.types import BadInput
 
 
@@ -14,7 +14,7 @@ def get_config(workdir: str | Path) -> ConfigDict:
     if stored is None:
         raise BadInput(f'there is no run in {workdir}, which holds no config.json; train one '
                        'first, by --mode=train --config=configs/NAME.py')
-    config = like(stored)
+    config = defaults_like(stored)
     try:
         config.update(stored)
     except TypeError as e:

@@ -45,12 +45,13 @@ def explain(dir: str, name: str, error: Exception) -> None:
             if not file.exists():
                 raise damaged(file, 'is missing')
             try:
-                found = dict(json.loads(file.read_text()))
+                description = dict(json.loads(file.read_text()))
             except (OSError, ValueError, TypeError):
                 raise damaged(file, 'is damaged: it is no JSON') from None
-            if file.name == DESCRIPTIONS[0] and found.get('fileFormat') != 'array_record':
-                raise damaged(file, f'says that the set is in {found.get("fileFormat")!r} files, '
-                              "but 'array_record' is what can be read")
+            if file.name == DESCRIPTIONS[0] and description.get('fileFormat') != 'array_record':
+                raise damaged(
+                    file, f'says that the set is in {description.get("fileFormat")!r} files, '
+                    "but 'array_record' is what can be read")
     if folders:
         raise damaged(folders[-1] / DESCRIPTIONS[0], f'cannot be used ({words(error)})')
 
@@ -65,9 +66,9 @@ def words(error: Exception) -> str:
 
 def files(builder, split: str) -> tuple[list, list[int]]:
     """The files of a split, and how many examples each holds."""
-    told = builder.info.splits[split]
+    split_info = builder.info.splits[split]
     try:
-        return list(told.filepaths), list(told.shard_lengths)
+        return list(split_info.filepaths), list(split_info.shard_lengths)
     except Exception as e:  # what a name is to be made of may be anything
         from etils import epath
         raise damaged(epath.Path(builder.data_dir, DESCRIPTIONS[0]),
@@ -79,24 +80,24 @@ def identity(builder, split: str) -> str:
     descriptions, and of the files' names, sizes and times.  Raises BadInput where one is missing.
     """
     from etils import epath
-    found = [file.read_bytes() for part in DESCRIPTIONS
+    contents = [file.read_bytes() for part in DESCRIPTIONS
              if (file := epath.Path(builder.data_dir, part)).exists()]
 
     def about(file):
         try:
             if remote(file):
-                told = epath.Path(file).stat()
-                return file.name, told.length, told.mtime
-            told = os.stat(file)
-            return file.name, told.st_size, told.st_mtime_ns
+                status = epath.Path(file).stat()
+                return file.name, status.length, status.mtime
+            status = os.stat(file)
+            return file.name, status.st_size, status.st_mtime_ns
         except FileNotFoundError:
             raise damaged(file, 'is missing') from None
         except OSError as e:
             raise BadInput(f'{file} cannot be read ({e.strerror or e})') from None
 
     with ThreadPoolExecutor(READERS) as pool:
-        found += [str(told).encode() for told in pool.map(about, files(builder, split)[0])]
-    return f'{zlib.crc32(b"".join(found)):08x}'
+        contents += [str(status).encode() for status in pool.map(about, files(builder, split)[0])]
+    return f'{zlib.crc32(b"".join(contents)):08x}'
 
 
 class Records:
@@ -137,9 +138,9 @@ def counted(file, count: int) -> None:
         raise damaged(file, 'is missing')
     try:
         reader = ArrayRecordReader(os.fspath(file))
-        found = reader.num_records()
+        records = reader.num_records()
         reader.close()
     except Exception as e:  # of its own type
         raise damaged(file, f'is damaged ({words(e)})') from None
-    if found != count:
-        raise damaged(file, f'holds {found:,} examples, but {count:,} by dataset_info.json')
+    if records != count:
+        raise damaged(file, f'holds {records:,} examples, but {count:,} by dataset_info.json')

@@ -49,9 +49,9 @@ def classifier(config: ConfigDict) -> metrics.Features:
     if view == 'rows':
         raise BadInput('features classifier are for images and vectors; use eval.features=pixels')
     ours = train.defaults('classifier', name, encoder='scratch', latent=128,
-                          optimiser=dict(weight_decay=1e-4, average=.999))
+                          optimiser=dict(weight_decay=1e-4, ema_decay=.999))
     ours.data.update({k: v for k, v in config.data.items() if k not in ('name', 'limit')})
-    images = data.holding(data.load(**ours.data).train.x) == data.IMAGES
+    images = data.dataset_of(data.load(**ours.data).train.x) == data.IMAGES
     train.choose(ours, 'net', 'conv' if images else 'mlp')
     ours.net.width = (32, 64) if images else (256,)
     ours.epochs, ours.eval.every = (60 if name == 'digits' else 10), 10 ** 9
@@ -72,7 +72,7 @@ def classifier(config: ConfigDict) -> metrics.Features:
                             run.model.classify)
 
 
-def use(config: ConfigDict, workdir: Path, mode: str) -> None:
+def run_mode(config: ConfigDict, workdir: Path, mode: str) -> None:
     """What is done with a trained run: evaluate, sample or reconstruct."""
     train.announce(config, workdir)
     run, state = train.load(workdir, config)
@@ -83,10 +83,12 @@ def use(config: ConfigDict, workdir: Path, mode: str) -> None:
         lacking = 'decoder' if run.model.encode else 'encoder'
         raise BadInput(f'model {config.model.name} has no {lacking} to reconstruct with')
     if mode != 'evaluate':
-        print('pictures: ' + ', '.join(str(p) for p in train.draw(run, state, workdir, only=mode)))
+        print('pictures: ' +
+              ', '.join(str(p) for p in train.save_pictures(run, state, workdir, only=mode)))
         return
-    with contextlib.ExitStack() as held:
-        parallel.together(lambda: jax.process_index() or held.enter_context(train.alone(workdir)))
+    with contextlib.ExitStack() as locks:
+        parallel.collectively(
+            lambda: jax.process_index() or locks.enter_context(train.exclusive(workdir)))
         evaluate(run, state, workdir)
 
 
@@ -96,11 +98,11 @@ def evaluate(run: train.Run, state: State, workdir: Path) -> None:
     names, done = metrics.chosen(asked, looked_at), set()
     print(f'step {int(state.step)}, {len(run.data.test.x)} test examples')
     report(workdir, train.evaluator(run)(state))
-    for name, found in metrics.measure(names, looked_at, leave_out=not asked):
+    for name, scores in metrics.measure(names, looked_at, skip_failures=not asked):
         done.add(name)
-        report(workdir, {f'test/{k}': float(v) for k, v in found.items()})
+        report(workdir, {f'test/{k}': float(v) for k, v in scores.items()})
     if any(metrics.MEASURES[name].featured for name in done):
-        used, n = looked_at.features, len(looked_at.seen.get('real', ()))
+        used, n = looked_at.features, len(looked_at.cached_features.get('real', ()))
         about = dict(name=used.name, sha256=used.digest, resizer=used.resizer, split='test',
                      examples=n, samples=n)
         record.write_json(workdir / 'summary.json', train.summary(workdir) | dict(features=about))
@@ -109,18 +111,18 @@ def evaluate(run: train.Run, state: State, workdir: Path) -> None:
 
 def report(workdir: Path, measured: dict[str, float]) -> None:
     """Into summary.json, and on the terminal."""
-    found = train.summary(workdir)
-    found['metrics'] = found.get('metrics', {}) | measured
-    record.write_json(workdir / 'summary.json', found)
+    summary = train.summary(workdir)
+    summary['metrics'] = summary.get('metrics', {}) | measured
+    record.write_json(workdir / 'summary.json', summary)
     parts = {}
     for name, value in measured.items():
         parts.setdefault('/'.join(name.split('/')[:2]), {})[name] = value
-    for whole, values in parts.items():
+    for name_of_all, values in parts.items():
         if len(values) > ROWS:
             of_each = np.array(list(values.values()))
-            least, middle, most = np.quantile(of_each, (0, .5, 1))
-            print(f'{whole}  min {least:.4g}, median {middle:.4g}, max {most:.4g}, '
-                  f'{(of_each > ACTIVE).sum()} of {len(values)} above {ACTIVE}', flush=True)
+            least, median, most = np.quantile(of_each, (0, .5, 1))
+            print(f'{name_of_all}  min {least:.4g}, median {median:.4g}, max {most:.4g}, '
+                  f'{(of_each > ACTIVE).sum()} of {len(values)} > {ACTIVE}', flush=True)
             continue
         for name, value in values.items():
             print(f'{name:32} {value:12.4f}', flush=True)

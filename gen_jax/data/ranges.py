@@ -4,7 +4,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.data import streams
+from gen_jax.data import streaming
 from gen_jax.types import Array, BadInput, Batch
 
 FULL = {'bits': 1, '8bit': 255, '16bit': 65535, 'unit': 1}  # the number that stands for 1
@@ -16,7 +16,7 @@ SMALL, LARGE = .1, 10.  # sizes of real numbers that go without a warning
 SPLITS = 'training', 'test'
 
 
-def told(train: Batch, test: Batch, name: str, asked: str = '') -> tuple[Batch, Batch, str]:
+def infer_range(train: Batch, test: Batch, name: str, asked: str = '') -> tuple[Batch, Batch, str]:
     """Both splits, looked through, and which of RANGES their numbers are; '' for symbols, that is
     text and what is drawn when seen.
 
@@ -38,18 +38,18 @@ def told(train: Batch, test: Batch, name: str, asked: str = '') -> tuple[Batch, 
     enough = np.inf if asked else ENOUGH.get(train.x.dtype, np.inf)
     spans = [span(batch.x, enough) for batch in both]
     low, high = min(s[0] for s in spans), max(s[1] for s in spans)
-    found = asked or meaning(train.x, low, high, name)
-    made = []
+    kind_of_range = asked or meaning(train.x, low, high, name)
+    batches = []
     for split, batch, ends in zip(SPLITS, both, spans):
-        look = functools.partial(check, name, split, found)
+        check_rows = functools.partial(check, name, split, kind_of_range)
         x = batch.x
-        if not right(found, *ends):
+        if not in_range(kind_of_range, *ends):
             for rows in pieces(x):
-                look(np.arange(len(x))[rows], np.asarray(x[rows]))
-        if streams.streamed(batch) and (kind == 'f' or found == 'bits'):
-            x = x.through(look)
-        made.append(batch._replace(x=x))
-    return *made, found
+                check_rows(np.arange(len(x))[rows], np.asarray(x[rows]))
+        if streaming.streamed(batch) and (kind == 'f' or kind_of_range == 'bits'):
+            x = x.through(check_rows)
+        batches.append(batch._replace(x=x))
+    return *batches, kind_of_range
 
 
 def meaning(x, low, high, name: str) -> str:
@@ -70,25 +70,25 @@ def meaning(x, low, high, name: str) -> str:
                    'real (as they are)')
 
 
-def kept(batch: Batch, found: str) -> Batch:
+def as_stored(batch: Batch, meaning: str) -> Batch:
     """The batch in the type that devices keep: whole numbers as uint8 or uint16, others float32,
     symbols int32."""
-    if streams.streamed(batch):
+    if streaming.streamed(batch):
         return batch
     small = {'bits': np.uint8, '8bit': np.uint8, '16bit': np.uint16, '': np.int32}
-    dtype = np.float32 if batch.x.dtype.kind == 'f' else small.get(found, np.float32)
+    dtype = np.float32 if batch.x.dtype.kind == 'f' else small.get(meaning, np.float32)
     return batch._replace(x=batch.x.astype(dtype, copy=False))
 
 
-def scaled(x: Array, found: str) -> Array:
+def scale(x: Array, meaning: str) -> Array:
     """Stored numbers as models see them, float32: in [0, 1] but for real ones.  Traced."""
     x = x.astype(jnp.float32)
-    return x if found == 'real' else x / FULL[found]
+    return x if meaning == 'real' else x / FULL[meaning]
 
 
 def pieces(x) -> list[slice]:
     """The rows of x, some at a time."""
-    step = 64 if isinstance(x, streams.Rows) else max(
+    step = 64 if isinstance(x, streaming.Rows) else max(
         1, PIECE // max(1, int(np.prod(x.shape[1:]))))
     return [slice(i, i + step) for i in range(0, len(x), step)]
 
@@ -97,7 +97,7 @@ def span(x, enough: float = np.inf) -> tuple:
     """The least and the largest of x, up to the first above `enough`; nan where there is one.  Of
     a stream, those of its first examples."""
     lows, highs = [], []
-    for rows in pieces(x[:SOME] if isinstance(x, streams.Rows) else x):
+    for rows in pieces(x[:SOME] if isinstance(x, streaming.Rows) else x):
         part = np.asarray(x[rows])
         lows.append(part.min())
         highs.append(part.max())
@@ -106,32 +106,33 @@ def span(x, enough: float = np.inf) -> tuple:
     return np.min(lows), np.max(highs)
 
 
-def right(found: str, low, high) -> bool:
+def in_range(meaning: str, low, high) -> bool:
     """Whether all numbers between can be what they are said to be; a nan cannot."""
-    if found in FULL:
-        return bool(low >= 0 and high <= FULL[found])
+    if meaning in FULL:
+        return bool(low >= 0 and high <= FULL[meaning])
     return bool(np.isfinite(low) and np.isfinite(high))
 
 
-def check(name: str, split: str, found: str, rows: np.ndarray, x: np.ndarray) -> None:
+def check(name: str, split: str, meaning: str, rows: np.ndarray, x: np.ndarray) -> None:
     """Raises BadInput with the first number of these rows that cannot be what it should."""
-    if not x.size or right(found, x.min(), x.max()):
+    if not x.size or in_range(meaning, x.min(), x.max()):
         return
     wrong = ~np.isfinite(x)
     if not wrong.any():
-        wrong = (x < 0) | (x > FULL[found])
+        wrong = (x < 0) | (x > FULL[meaning])
     row, *place = np.argwhere(wrong)[0]
     where = f'row {rows[row]}' + (f', place {", ".join(map(str, place))}' if place else '')
     value = x[(row, *place)]
     if np.isfinite(value):
-        raise BadInput(f'the {split} split of {name} holds {value} in {where} (from 0), but '
-                       f'data.range={found} is from 0 to {FULL[found]}; say what the numbers are '
-                       'by --config.data.range=8bit, 16bit or real')
+        raise BadInput(
+            f'the {split} split of {name} holds {value} in {where} (from 0), but '
+            f'data.range={meaning} is from 0 to {FULL[meaning]}; say what the numbers are '
+            'by --config.data.range=8bit, 16bit or real')
     raise BadInput(f'the {split} split of {name} holds {value} in {where} (from 0); mend or leave '
                    'out what is not a finite number')
 
 
-def labelled(train: Batch, test: Batch, name: str,
+def number_labels(train: Batch, test: Batch, name: str,
              called=()) -> tuple[Batch, Batch, tuple[str, ...]]:
     """Both with labels 0 .. k - 1, int32, for the k numbers or names among the training labels in
     their order, and these as words, those at these places in `called` where it is given.  Without
@@ -170,7 +171,7 @@ def labelled(train: Batch, test: Batch, name: str,
     return train._replace(label=numbers), test._replace(label=places), words
 
 
-def standardised(train: Batch, test: Batch) -> tuple[Batch, Batch]:
+def standardise(train: Batch, test: Batch) -> tuple[Batch, Batch]:
     """Both, as float32, less the mean of the training examples and over their standard deviation,
     by dimension; over 1 where that is 0."""
     mean, sd = (f(train.x, axis=0, dtype=np.float64) for f in (np.mean, np.std))
@@ -179,7 +180,7 @@ def standardised(train: Batch, test: Batch) -> tuple[Batch, Batch]:
                  for batch in (train, test))
 
 
-def warn(x, name: str) -> None:
+def warn_of_size(x, name: str) -> None:
     """Says so where real numbers are much larger or smaller than 1, by the root of the mean square
     of the dimension where that is largest."""
     x = np.asarray(x[:SOME], np.float64)

@@ -4,7 +4,7 @@ import runpy
 
 from ml_collections import ConfigDict
 
-from gen_jax.train.settings import choose
+from gen_jax.train.config import choose
 
 
 def get_config(words: str) -> ConfigDict:

@@ -1,6 +1,6 @@
 """Data sets larger than memory: streamed training is the training it would be in memory.
 
-`python test_streams.py WORDS` is a child process of these tests.
+`python test_streaming.py WORDS` is a child process of these tests.
 """
 import functools
 from http import server
@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 
 from conftest import defaults, thorough
-from gen_jax import checkpoint, data, loop, sweep, train, trained
-from gen_jax.data import prepared, stored, streams, values
+from gen_jax import checkpoint, data, loop, sweep, train, evaluation
+from gen_jax.data import tfds_files, tfds_sets, streaming, ranges
 from gen_jax.train import streamed
 from gen_jax.types import BadInput, Batch
 from test_resume import by_path, same_bits, same_runs
@@ -74,10 +74,10 @@ def store(folder, shape=SHAPE, counts=(TRAIN, TEST), encoded=None, dtype='uint8'
                                    'group_size:1')
         for i in range(n):
             example = tf_example_pb2.Example()
-            found = example.features.feature
-            found['image'].bytes_list.value.append(
+            result = example.features.feature
+            result['image'].bytes_list.value.append(
                 encoded[i % len(encoded)] if encoded else png(image(i, shape)))
-            found['label'].int64_list.value.append(i % 3)
+            result['label'].int64_list.value.append(i % 3)
             writer.write(example.SerializeToString())
         writer.close()
     return folder
@@ -86,7 +86,7 @@ def store(folder, shape=SHAPE, counts=(TRAIN, TEST), encoded=None, dtype='uint8'
 def config_of(folder, name='ae', **changed):
     config = defaults(name, 'tiny', kind='mlp', width=(16,), latent=4)
     config.data.update(dict(dir=str(folder), memory_limit=LIMIT) | changed)
-    config.batch = config.eval.batch = BATCH
+    config.batch_size = config.eval.batch_size = BATCH
     config.epochs, config.eval.samples = 2, 4
     return config
 
@@ -100,9 +100,9 @@ def decode_at_once(folder):
     Path(folder, f'ready-{os.getpid()}').touch()
     while len(list(Path(folder).glob('ready-*'))) < 2:
         time.sleep(.001)
-    found = data.load('tiny', dir=folder)
+    result = data.load('tiny', dir=folder)
     print(json.dumps([int(b.x.astype(int).sum() + b.label.sum())
-                      for b in (found.train, found.test)]))
+                      for b in (result.train, result.test)]))
 
 
 def anonymous():
@@ -114,9 +114,9 @@ def memory(folder):
     """Prints the memory that a stream takes at most, beyond what there was before."""
     folder, limit = folder.split(':')
     config = config_of(folder, memory_limit=float(limit))
-    config.batch = config.eval.batch = 128
+    config.batch_size = config.eval.batch_size = 128
     x = data.load(**config.data).train.x
-    list(streams.ahead(np.arange(9)))  # what grain, and JAX below, take once
+    list(streaming.ahead(np.arange(9)))  # what grain, and JAX below, take once
     run = SimpleNamespace(config=config, key=KEY, per_epoch=len(x) // 128,
                           data=SimpleNamespace(train=Batch(x)))
     feed = streamed.feed(run)
@@ -133,8 +133,8 @@ def memory(folder):
     for epoch in range(4):
         for i in range(0, run.per_epoch, feed.at_once):
             steps = min(feed.at_once, run.per_epoch - i)
-            held = jax.block_until_ready(feed(run.per_epoch * epoch + i, steps))
-            chunk = max(chunk, held.x.nbytes / 1e6)
+            locked = jax.block_until_ready(feed(run.per_epoch * epoch + i, steps))
+            chunk = max(chunk, locked.x.nbytes / 1e6)
             time.sleep(.01)  # the next is read meanwhile
     done.set()
     watcher.join()
@@ -178,7 +178,7 @@ def test_rows_are_read_when_they_are_indexed():
         asked.append(rows.tolist())
         return x[rows]
 
-    rows = streams.Rows(read, (3,), np.arange(20), workers=2)
+    rows = streaming.Rows(read, (3,), np.arange(20), workers=2)
     part = rows[4:16][2:8]
     assert asked == [] and part.workers == 2
     assert (part.shape, part.ndim, part.dtype, len(part)) == ((6, 3), 2, np.uint8, 6)
@@ -192,19 +192,19 @@ def test_rows_are_read_when_they_are_indexed():
 def test_all_are_read_ahead_in_their_order_from_anywhere(workers, most):
     flags.FLAGS.mark_as_parsed()
     rows = Batch(np.arange(40), np.arange(40) % 7)
-    source = streams.Batches(rows, lambda i: np.array([i, 2 * i]), 20)
-    found = list(streams.ahead(source, 6, workers=workers, most=most))
-    np.testing.assert_array_equal([b.x for b in found], [[i, 2 * i] for i in range(6, 20)])
-    np.testing.assert_array_equal([b.label for b in found],
+    source = streaming.Batches(rows, lambda i: np.array([i, 2 * i]), 20)
+    result = list(streaming.ahead(source, 6, workers=workers, most=most))
+    np.testing.assert_array_equal([b.x for b in result], [[i, 2 * i] for i in range(6, 20)])
+    np.testing.assert_array_equal([b.label for b in result],
                                   [[i % 7, 2 * i % 7] for i in range(6, 20)])
 
 
 def test_order_is_that_of_training_in_memory_at_any_step():
     order = streamed.Order(tuple(jax.random.key_data(KEY).tolist()), 23, 5, np.arange(5))
     for epoch in 3, 0:
-        wanted = jax.random.permutation(loop.stream(KEY, loop.ORDER, epoch), 23)
-        found = [order(4 * epoch + i) for i in (3, 0, 2, 1)]
-        np.testing.assert_array_equal(found, wanted[:20].reshape(4, 5)[np.array([3, 0, 2, 1])])
+        expected = jax.random.permutation(loop.stream(KEY, loop.ORDER, epoch), 23)
+        result = [order(4 * epoch + i) for i in (3, 0, 2, 1)]
+        np.testing.assert_array_equal(result, expected[:20].reshape(4, 5)[np.array([3, 0, 2, 1])])
 
 
 def test_order_is_one_of_its_own_in_each_epoch_and_seed():
@@ -241,9 +241,12 @@ LAYOUTS = {
 @pytest.mark.parametrize('name', LAYOUTS)
 def test_processes_share_a_batch_without_gap_or_overlap(name):
     layout = LAYOUTS[name]
-    found = [streams.own(spread(layout), 12, p).tolist() for p in sorted({p for p, _ in layout})]
-    assert sorted(sum(found, [])) == list(range(12))
-    for process, rows in enumerate(found):
+    result = [
+        streaming.local_rows(spread(layout), 12, p).tolist() for p in sorted({p
+                                                                              for p, _ in layout})
+    ]
+    assert sorted(sum(result, [])) == list(range(12))
+    for process, rows in enumerate(result):
         assert rows == sorted({r for p, span in layout if p == process
                                for r in range(12)[span]})
 
@@ -252,20 +255,20 @@ def test_process_reads_only_its_own_rows_of_each_batch():
     batch, asked = Batch(np.arange(60), np.arange(60) % 7), []
     key = tuple(jax.random.key_data(KEY).tolist())
     for process in 0, 1:
-        own = streams.own(spread(LAYOUTS['taking turns']), 12, process)
-        source = streams.Batches(batch, streamed.Order(key, 60, 12, own), 10)
+        local = streaming.local_rows(spread(LAYOUTS['taking turns']), 12, process)
+        source = streaming.Batches(batch, streamed.Order(key, 60, 12, local), 10)
         asked.append([source[i].x for i in range(5)])
-    whole = [streamed.Order(key, 60, 12, np.arange(12))(i) for i in range(5)]
-    np.testing.assert_array_equal(np.array(asked[0])[:, 3:], np.array(whole)[:, 6:9])
-    np.testing.assert_array_equal(np.array(asked[1])[:, :3], np.array(whole)[:, 3:6])
+    complete = [streamed.Order(key, 60, 12, np.arange(12))(i) for i in range(5)]
+    np.testing.assert_array_equal(np.array(asked[0])[:, 3:], np.array(complete)[:, 6:9])
+    np.testing.assert_array_equal(np.array(asked[1])[:, :3], np.array(complete)[:, 3:6])
 
 
 def test_chunk_is_what_fits_into_the_limit():
-    rows = streams.Rows(None, (10, 10), np.arange(3))
-    assert streams.chunk(rows, 10, .1) == 20  # of 1 kB, five such chunks
-    assert streams.chunk(rows, 10, 1e9) == streams.MOST
+    rows = streaming.Rows(None, (10, 10), np.arange(3))
+    assert streaming.chunk(rows, 10, .1) == 20  # of 1 kB, five such chunks
+    assert streaming.chunk(rows, 10, 1e9) == streaming.MOST
     rows.workers = 2
-    assert streams.chunk(rows, 10, .1) == 19
+    assert streaming.chunk(rows, 10, .1) == 19
 
 
 # Training
@@ -276,9 +279,9 @@ def test_streamed_training_is_that_in_memory(tiny):
     ours = run_of(tiny, 'vae', binarize='dynamic')
     theirs = run_of(tiny, 'vae', binarize='dynamic', memory_limit=100.)
     state, named, trainer = trained_for(ours)
-    other, same, whole = trained_for(theirs)
+    other, same, complete = trained_for(theirs)
     assert trainer.feed.at_once == 2 and sorted(trainer.compiled) == [1, 2]
-    assert whole.feed is None and sorted(whole.compiled) == [33]
+    assert complete.feed is None and sorted(complete.compiled) == [33]
     assert int(state.step) == int(other.step) == 66
     theirs = by_path(other._asdict())
     for path, value in by_path(state._asdict()).items():
@@ -287,19 +290,19 @@ def test_streamed_training_is_that_in_memory(tiny):
 
 
 def test_each_epoch_shows_each_example_at_most_once(tiny, monkeypatch):
-    monkeypatch.setattr(streams, 'READERS', 1)  # several read beyond the epoch before its end
+    monkeypatch.setattr(streaming, 'READERS', 1)  # several read beyond the epoch before its end
     run = run_of(tiny)
-    seen = []
+    recorded = []
 
     def noted(read, rows):
-        seen.extend(rows.tolist())
+        recorded.extend(rows.tolist())
         return read(rows)
 
     x = run.data.train.x
-    train_x = streams.Rows(functools.partial(noted, x.read), x.shape[1:], x.rows)
+    train_x = streaming.Rows(functools.partial(noted, x.read), x.shape[1:], x.rows)
     run = run._replace(data=run.data._replace(train=run.data.train._replace(x=train_x)))
     trained_for(run, 1)
-    first = seen[:330]
+    first = recorded[:330]
     assert len(set(first)) == 330 and max(first) < TRAIN
 
 
@@ -307,7 +310,7 @@ def test_each_epoch_shows_each_example_at_most_once(tiny, monkeypatch):
 def test_run_that_is_stopped_anywhere_goes_on_bit_by_bit(tiny, tmp_path, stop):
     """From a checkpoint, with a stream of its own, that reads nothing of what came before."""
     run = run_of(tiny, 'vae', binarize='dynamic')
-    whole = by_path(trained_for(run)[0]._asdict())
+    complete = by_path(trained_for(run)[0]._asdict())
     trainer, state = train.Trainer(run), fresh(run)
     while int(state.step) < stop:
         step = int(state.step) % 33
@@ -319,12 +322,12 @@ def test_run_that_is_stopped_anywhere_goes_on_bit_by_bit(tiny, tmp_path, stop):
     assert int(state.step) >= stop
     trainer, asked = train.Trainer(run), []
     source = trainer.feed.source
-    trainer.feed.source = streams.Batches(source.examples, lambda i: (
+    trainer.feed.source = streaming.Batches(source.examples, lambda i: (
         asked.append(i), source.rows(i))[1], source.count)
     while int(state.step) < 66:
         state, _ = trainer.epoch(state)
     assert min(asked) >= stop
-    same_bits(by_path(state._asdict()), whole)
+    same_bits(by_path(state._asdict()), complete)
 
 
 @pytest.mark.full
@@ -340,10 +343,10 @@ def test_run_in_two_commands_is_the_run_in_one(tiny, tmp_path):
 
 def test_what_is_of_this_machine_may_change_between_two_commands(tiny, tmp_path):
     for may in config_of(tiny), config_of(tiny, memory_limit=100., workers=1, cache=False):
-        with train.claim(tmp_path, may):
+        with train.lock_workdir(tmp_path, may):
             pass
     with pytest.raises(BadInput, match='data.binarize'):
-        with train.claim(tmp_path, config_of(tiny, binarize='dynamic')):
+        with train.lock_workdir(tmp_path, config_of(tiny, binarize='dynamic')):
             pass
 
 
@@ -356,20 +359,20 @@ def test_worker_processes_decode_what_the_cache_has(tiny):
     state, _, trainer = trained_for(ours, 1)
     trainer.feed.pool.submit(trainer.feed.close).result()
     config = run_of(tiny).config.copy_and_resolve_references()
-    config.scan = trainer.feed.at_once
+    config.steps_per_call = trainer.feed.at_once
     theirs = run_of(tiny)._replace(config=config)
     same_bits(by_path(state._asdict()), by_path(trained_for(theirs, 1)[0]._asdict()))
 
 
 def test_next_chunk_is_read_while_one_is_trained_on(tiny):
     asked = []
-    rows = Batch(streams.Rows(lambda r: np.zeros((len(r), 2), np.uint8), (2,), np.arange(99)))
-    source = streams.Batches(rows, lambda i: (asked.append(i), np.arange(3))[1], 40)
+    rows = Batch(streaming.Rows(lambda r: np.zeros((len(r), 2), np.uint8), (2,), np.arange(99)))
+    source = streaming.Batches(rows, lambda i: (asked.append(i), np.arange(3))[1], 40)
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    feed = streams.Feed(source, 9, 2, 3, sharding)
-    found = feed(4, 2)
-    assert found.x.shape == (2, 3, 2) and isinstance(found.x, jax.Array)
-    feed.found.result(timeout=20)  # without being asked for
+    feed = streaming.Feed(source, 9, 2, 3, sharding)
+    result = feed(4, 2)
+    assert result.x.shape == (2, 3, 2) and isinstance(result.x, jax.Array)
+    feed.pending.result(timeout=20)  # without being asked for
     assert feed.place == (6, 2) and {6, 7} <= set(asked)
     assert feed(6, 2).x.shape == (2, 3, 2)
     assert feed(8, 1).x.shape == (1, 3, 2)  # the end of an epoch
@@ -380,19 +383,19 @@ def test_next_chunk_is_read_while_one_is_trained_on(tiny):
 
 def test_evaluation_counts_each_example_once(tiny):
     ours, theirs = run_of(tiny), run_of(tiny, memory_limit=100.)
-    assert streams.streamed(ours.data.test) and not streams.streamed(theirs.data.test)
-    found = train.evaluator(ours)(ours.state)
-    assert found == pytest.approx(train.evaluator(theirs)(ours.state), rel=1e-5)
+    assert streaming.streamed(ours.data.test) and not streaming.streamed(theirs.data.test)
+    result = train.evaluator(ours)(ours.state)
+    assert result == pytest.approx(train.evaluator(theirs)(ours.state), rel=1e-5)
 
 
 def test_collected_are_the_rows_of_all(tiny):
-    def look(state, batch, key):
+    def inspect(state, batch, key):
         return batch.x.sum((1, 2, 3)), jax.random.uniform(key, (len(batch.x),))
 
     ours, theirs = (train.collector(run, run.state) for run in
                     (run_of(tiny), run_of(tiny, memory_limit=100.)))
     for split, most, n in ('test', None, TEST), ('train', 57, 57), ('train', None, TRAIN):
-        for one, other in zip(ours(look, split, most), theirs(look, split, most)):
+        for one, other in zip(ours(inspect, split, most), theirs(inspect, split, most)):
             assert len(one) == n
             np.testing.assert_allclose(one, other, rtol=1e-6)
 
@@ -400,13 +403,13 @@ def test_collected_are_the_rows_of_all(tiny):
 @pytest.mark.full
 def test_streamed_run_is_evaluated(tiny, tmp_path, capsys):
     config = config_of(tiny, 'vae')
-    config.epochs, config.eval.metrics = 1, 'units,frechet'
+    config.epochs, config.eval.metrics = 1, 'active_units,frechet_distance'
     train.train(config, tmp_path)
-    trained.use(config, tmp_path, 'evaluate')
+    evaluation.run_mode(config, tmp_path, 'evaluate')
     assert f'{TEST} test examples' in capsys.readouterr().out
-    found = json.loads((tmp_path / 'summary.json').read_text())['metrics']
-    assert all(np.isfinite(found[f'test/{k}']) for k in
-               ('active_units', 'frechet_pixels', 'loss'))
+    result = json.loads((tmp_path / 'summary.json').read_text())['metrics']
+    assert all(np.isfinite(result[f'test/{k}']) for k in
+               ('active_units', 'frechet_distance_pixels', 'loss'))
 
 
 # Bad input
@@ -421,14 +424,14 @@ def test_streamed_run_is_evaluated(tiny, tmp_path, capsys):
     (dict(limit=300), 'data.limit takes tiny into memory'),
     (dict(size=16), 'tiny has one size')])
 def test_what_cannot_be_streamed_is_refused(tiny, changed, said):
-    with pytest.raises(BadInput, match=said) as found:
+    with pytest.raises(BadInput, match=said) as result:
         train.prepare(config_of(tiny, **changed))
-    assert '\n' not in str(found.value)
+    assert '\n' not in str(result.value)
 
 
 def test_limit_that_fits_into_memory_is_taken_there(tiny):
     run = run_of(tiny, limit=60)
-    assert run.data.train.x.shape == (60, *SHAPE) and not streams.streamed(run.data.train)
+    assert run.data.train.x.shape == (60, *SHAPE) and not streaming.streamed(run.data.train)
     np.testing.assert_array_equal(np.bincount(run.data.train.label), [20] * 3)
 
 
@@ -455,14 +458,14 @@ def floats(x):
 
 @pytest.mark.parametrize('cache, workers', thorough([(True, 0), (False, 0), (False, 2)], (True, 0)))
 def test_stream_of_floats_says_where_one_is_not_finite(tmp_path, monkeypatch, cache, workers):
-    monkeypatch.setattr(values, 'SOME', 10)  # examples that are looked at before the others
+    monkeypatch.setattr(ranges, 'SOME', 10)  # examples that are looked at before the others
     x = np.random.default_rng(0).uniform(size=(1200, *SHAPE)).astype(np.float32)
     x[1100, 3, 4] = np.nan  # behind what models are made for
     store(tmp_path, counts=(1200, TEST), encoded=[floats(one) for one in x], dtype='float32')
     config = config_of(tmp_path, memory_limit=.028, cache=cache, workers=workers)
-    config.scan = 2
+    config.steps_per_call = 2
     run = train.prepare(config)
-    assert streams.streamed(run.data.train) and run.data.train.x.dtype == np.float32
+    assert streaming.streamed(run.data.train) and run.data.train.x.dtype == np.float32
     rows = np.array([300, 7])
     np.testing.assert_array_equal(run.data.prepare(Batch(run.data.train.x[rows]), KEY).x, x[rows])
     trainer = train.Trainer(run)
@@ -475,16 +478,16 @@ def test_stream_of_bits_is_of_bits_until_there_is_another_number(tmp_path, monke
     chance = np.random.default_rng(0)
     x = chance.integers(0, 2, (TRAIN, *SHAPE), np.uint8)
     store(tmp_path, encoded=[png(one) for one in x])
-    found = data.load('tiny', dir=str(tmp_path), memory_limit=LIMIT)
-    np.testing.assert_array_equal(found.prepare(Batch(found.train.x[np.arange(9)]), KEY).x, x[:9])
-    monkeypatch.setattr(values, 'SOME', 10)
+    result = data.load('tiny', dir=str(tmp_path), memory_limit=LIMIT)
+    np.testing.assert_array_equal(result.prepare(Batch(result.train.x[np.arange(9)]), KEY).x, x[:9])
+    monkeypatch.setattr(ranges, 'SOME', 10)
     x[200, 1, 2] = 9
     store(tmp_path / 'other', encoded=[png(one) for one in x])
     other = data.load('tiny', dir=str(tmp_path / 'other'), memory_limit=LIMIT)
     with pytest.raises(BadInput, match=r'holds 9 in row 200, place 1, 2.*range=bits.*=8bit'):
         other.train.x[np.arange(150, 250)]
-    whole = data.load('tiny', dir=str(tmp_path / 'other'), memory_limit=LIMIT, range='8bit')
-    np.testing.assert_allclose(whole.prepare(Batch(whole.train.x[np.arange(9)]), KEY).x,
+    complete = data.load('tiny', dir=str(tmp_path / 'other'), memory_limit=LIMIT, range='8bit')
+    np.testing.assert_allclose(complete.prepare(Batch(complete.train.x[np.arange(9)]), KEY).x,
                                x[:9] / 255., rtol=1e-6)
 
 
@@ -501,20 +504,20 @@ def test_labels_of_a_stored_set_have_its_names(tmp_path):
 def test_middle_of_an_image_at_another_size():
     wide = np.zeros((6, 10, 3), np.uint8)
     wide[:, 2:8] = 200
-    np.testing.assert_array_equal(stored.middle(wide, 3), np.full((3, 3, 3), 200))
+    np.testing.assert_array_equal(tfds_sets.center_crop(wide, 3), np.full((3, 3, 3), 200))
     tall = image(0, (8, 4, 1))
-    np.testing.assert_array_equal(stored.middle(tall, 4), tall[2:6])
+    np.testing.assert_array_equal(tfds_sets.center_crop(tall, 4), tall[2:6])
 
 
 @pytest.mark.parametrize('cache', [True, False])
 def test_images_of_many_sizes_are_brought_to_one(tmp_path, cache):
     store(tmp_path, (None, None, 3), (9, 5))
     for limit in 100., .0005:
-        found = data.load('tiny', dir=str(tmp_path), size=6, memory_limit=limit, cache=cache)
-        assert streams.streamed(found.train) == (limit < 1)
-        wanted = [stored.middle(image(i, (None, None, 3)), 6) for i in range(9)]
-        np.testing.assert_array_equal(np.asarray(found.train.x), wanted)
-        np.testing.assert_array_equal(found.train.label, np.arange(9) % 3)
+        result = data.load('tiny', dir=str(tmp_path), size=6, memory_limit=limit, cache=cache)
+        assert streaming.streamed(result.train) == (limit < 1)
+        expected = [tfds_sets.center_crop(image(i, (None, None, 3)), 6) for i in range(9)]
+        np.testing.assert_array_equal(np.asarray(result.train.x), expected)
+        np.testing.assert_array_equal(result.train.label, np.arange(9) % 3)
     with pytest.raises(BadInput, match='tiny have many sizes.*data.size'):
         data.load('tiny', dir=str(tmp_path))
 
@@ -524,22 +527,23 @@ def test_images_of_many_sizes_are_brought_to_one(tmp_path, cache):
 
 def decoded(folder, part, split='train'):
     """The file of the cache of the set below folder."""
-    builder = prepared.builder('tiny', str(folder))
-    file, = (file for file in stored.home(builder, split, stored.IN_MEMORY) if part in file.stem)
+    builder = tfds_files.builder('tiny', str(folder))
+    file, = (file for file in tfds_sets.home(builder, split, tfds_sets.IN_MEMORY)
+             if part in file.stem)
     return file
 
 
 @pytest.mark.parametrize('part', ['image', 'label', 'sum'])
 def test_flipped_bit_is_named_and_the_cache_made_again(tmp_path, capsys, part):
     store(tmp_path, counts=(20, 5))
-    wanted = np.array([image(i) for i in range(20)])
+    expected = np.array([image(i) for i in range(20)])
     data.load('tiny', dir=str(tmp_path))
     file = decoded(tmp_path, part)
     content = bytearray(file.read_bytes())
     content[-9] ^= 4
     file.write_bytes(content)
     capsys.readouterr()
-    np.testing.assert_array_equal(data.load('tiny', dir=str(tmp_path)).train.x, wanted)
+    np.testing.assert_array_equal(data.load('tiny', dir=str(tmp_path)).train.x, expected)
     out = capsys.readouterr().out
     assert re.search(r'gen_jax-train-\w{8}-image.npy in .* is damaged; making it again', out)
     data.load('tiny', dir=str(tmp_path))
@@ -583,9 +587,9 @@ def test_memory_is_bounded_by_the_limit(tmp_path, environment):
     flat = [png(np.full((64, 64, 3), i, np.uint8)) for i in range(16)]
     store(tmp_path, (64, 64, 3), (13_056, 128), flat)  # 102 batches
     out, err = child(environment, 'memory', f'{tmp_path}:40').communicate(timeout=120)
-    found = json.loads(out.splitlines()[-1]) if out else err
-    assert found['bytes'] >= 4 * 40 and found['chunk'] > 40 / streams.CHUNKS - 2
-    assert found['grown'] < 40, found
+    result = json.loads(out.splitlines()[-1]) if out else err
+    assert result['bytes'] >= 4 * 40 and result['chunk'] > 40 / streaming.CHUNKS - 2
+    assert result['grown'] < 40, result
 
 
 # Buckets
@@ -647,10 +651,10 @@ def bucket(tmp_path_factory, monkeypatch):
 @pytest.mark.parametrize('cache', [True, False])
 def test_set_in_a_bucket_is_read_and_cached_here(bucket, tmp_path, monkeypatch, cache):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    found = data.load('tiny', dir=bucket, memory_limit=.0001, cache=cache)
+    result = data.load('tiny', dir=bucket, memory_limit=.0001, cache=cache)
     rows = np.array([0, 7, 11])
-    np.testing.assert_array_equal(found.train.x[rows], [image(i) for i in rows])
-    np.testing.assert_array_equal(found.test.label, np.arange(5) % 3)
+    np.testing.assert_array_equal(result.train.x[rows], [image(i) for i in rows])
+    np.testing.assert_array_equal(result.test.label, np.arange(5) % 3)
     kept = sorted(p.name for p in tmp_path.rglob('*.npy'))
     assert [re.sub(r'\w{8}-', '', name) for name in kept] == [
         f'gen_jax-{split}-{part}.npy' for split in ('test', 'train')

@@ -1,9 +1,8 @@
 """Data sets that need no download: scikit-learn's own, and those that gen_jax makes."""
-import functools
 
 import numpy as np
 
-from gen_jax.data import points, text, values
+from gen_jax.data import points, text, ranges
 from gen_jax.data.faces import faces
 from gen_jax.data.source import Source
 from gen_jax.data.sprites import sprites
@@ -24,7 +23,7 @@ def breast_cancer():
     fifth is for testing."""
     from sklearn.datasets import load_breast_cancer
     x, label = load_breast_cancer(return_X_y=True)
-    return values.standardised(*split(x, label))
+    return ranges.standardise(*split(x, label))
 
 
 def photos(size: int = 32):
@@ -48,7 +47,7 @@ def photos(size: int = 32):
 
 
 def prose(size: int = 32):
-    """Pieces of Python's manual of so many characters, see text_set."""
+    """Pieces of Python's documentation of so many characters, see `text_set`."""
     return Source(*text.text_set(size), read=text.text, write=lambda s: text.ids(s, size))
 
 
@@ -58,6 +57,11 @@ def split(x, label):
     return Batch(x[~test], label[~test]), Batch(x[test], label[test])
 
 
+def drawn_faces(size: int = 64):
+    """Drawn faces of four identities; expression and pose are known, for face swapping."""
+    return faces(size=size)
+
+
 SETS = dict(digits=digits, breast_cancer=breast_cancer,
-            **{name: functools.partial(points.points, name) for name in points.NAMES})
-SIZED = dict(photos=photos, faces=lambda size=64: faces(size=size), sprites=sprites, text=prose)
+            ring=points.ring, grid=points.grid, spiral=points.spiral)
+SIZED = dict(photos=photos, faces=drawn_faces, sprites=sprites, text=prose)

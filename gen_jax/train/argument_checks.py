@@ -9,7 +9,7 @@ import numpy as np
 
 from gen_jax import losses
 from gen_jax.data import text
-from gen_jax.train.kept import Known
+from gen_jax.train.model_info import ModelInfo
 from gen_jax.types import Array, BadInput, Model, State, Tree
 
 ARRAY = jax.Array, np.ndarray
@@ -30,7 +30,7 @@ class Absent:
         raise BadInput(self.words)
 
 
-def guarded(model: Model, name: str, state: State, x: Array,
+def checked_model(model: Model, name: str, state: State, x: Array,
             limits: tuple[int, int] | None) -> Model:
     """The model called `name` with maps that raise BadInput for what they cannot take, and where
     there is none.  x: examples as it takes them; limits: see limits.
@@ -50,10 +50,10 @@ def guarded(model: Model, name: str, state: State, x: Array,
         if model.prior:
             return jax.eval_shape(lambda s: model.prior(s, jax.random.key(0), 1), like)
 
-    def checked(what: str, wanted: Callable[[], Tree], limits=None):
+    def checked(what: str, expected: Callable[[], Tree], limits=None):
         def run(state, given, *more, **how):
-            if wanted() is not None:
-                check(f'{what} of {name}', wanted(), given, limits)
+            if expected() is not None:
+                check(f'{what} of {name}', expected(), given, limits)
             return getattr(model, what)(state, given, *more, **how)
         return run
 
@@ -71,41 +71,41 @@ def guarded(model: Model, name: str, state: State, x: Array,
         for m, f in maps.items()})
 
 
-def limits(known: Known) -> tuple[int, int] | None:
+def limits(known: ModelInfo) -> tuple[int, int] | None:
     """The least and the greatest value of data; None where there is none.  As models have it, see
     losses.in_unit: real numbers all in [0, 1] stay there."""
     if known.text:
         return 0, len(text.ALPHABET) - 1
-    return (0, 1) if losses.in_unit(known.example.x) else None
+    return (0, 1) if losses.in_unit_interval(known.example.x) else None
 
 
-def check(what: str, wanted: Tree, given: Any, limits: tuple[int, int] | None) -> None:
+def check(what: str, expected: Tree, given: Any, limits: tuple[int, int] | None) -> None:
     """Raises BadInput where `given` is not like `wanted`, but for the number of examples."""
     leaves, problem = jax.tree.leaves(given), kind(given)
-    if jax.tree.structure(given) == jax.tree.structure(wanted):
-        pairs = zip(jax.tree.leaves(wanted), leaves)
+    if jax.tree.structure(given) == jax.tree.structure(expected):
+        pairs = zip(jax.tree.leaves(expected), leaves)
         problem = next(filter(None, (wrong(*pair, limits) for pair in pairs)), '')
         if not problem and len({len(leaf) for leaf in leaves}) > 1:
             problem = f'parts of {" and ".join(str(len(leaf)) for leaf in leaves)} examples'
     if problem:
-        takes = str(jax.tree.map(lambda a: f'{a.dtype} {("n", *a.shape[1:])}', wanted))
+        takes = str(jax.tree.map(lambda a: f'{a.dtype} {("n", *a.shape[1:])}', expected))
         takes = takes.replace("'", '').replace('"', '')
         values = f' of values from {limits[0]} to {limits[1]}' if limits else ''
         raise BadInput(f'{what} takes {takes}{values}, not {problem}')
 
 
-def wrong(wanted: Array, given: Any, limits: tuple[int, int] | None) -> str:
+def wrong(expected: Array, given: Any, limits: tuple[int, int] | None) -> str:
     """What is wrong with an array of examples, and what to do about it; '' for nothing."""
     if not isinstance(given, ARRAY):
         return f'{kind(given)}: give an array'
-    if given.shape == wanted.shape[1:]:
+    if given.shape == expected.shape[1:]:
         return f'one example, {kind(given)}: give it the axis of examples, by [None]'
-    if given.shape[1:] != wanted.shape[1:]:
+    if given.shape[1:] != expected.shape[1:]:
         return kind(given)
-    real = jnp.issubdtype(wanted.dtype, jnp.floating)
+    real = jnp.issubdtype(expected.dtype, jnp.floating)
     if not jnp.issubdtype(given.dtype, jnp.floating if real else jnp.integer):
         grey = given.dtype == jnp.uint8 and limits == (0, 1)
-        remedy = 'divide 0..255 by 255' if grey else f'use .astype("{wanted.dtype}")'
+        remedy = 'divide 0..255 by 255' if grey else f'use .astype("{expected.dtype}")'
         return f'{kind(given)}: {remedy}'
     if limits and given.size and not isinstance(given, jax.core.Tracer):
         least, most = float(given.min()), float(given.max())

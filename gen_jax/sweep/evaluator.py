@@ -4,14 +4,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from gen_jax import loop, metrics, train, trained
+from gen_jax import loop, metrics, train, evaluation
 from gen_jax.sweep.groups import Group
 from gen_jax.sweep.points import SEED, name
-from gen_jax.sweep.training import born
+from gen_jax.sweep.training import init_states
 from gen_jax.types import State
 
 
-class Judge:
+class Evaluator:
     """Measures the points of a group, each by programs that are compiled for the first; what cannot
     be computed of a point is left out with a word.
 
@@ -20,18 +20,19 @@ class Judge:
     """
 
     def __init__(self, g: Group, asked: list[str], most: int | None = None):
-        self.g, self.most, self.compiled, self.features = g, most, {}, trained.features(g.run)
-        self.start = jax.tree.map(lambda a: a[0], born(g, g.points[:1])[0])
+        self.g, self.most, self.compiled, self.features = g, most, {}, evaluation.features(g.run)
+        self.start = jax.tree.map(lambda a: a[0], init_states(g, g.points[:1])[0])
         fit = metrics.chosen(asked, self._subject(g.points[0], self.start))
-        few = [n for n in ('nll', 'units') if n in fit] or [n for n in fit if n == 'frechet']
+        few = [n for n in ('nll', 'active_units') if n in fit
+               ] or [n for n in fit if n == 'frechet_distance']
         self.names = asked or few
 
     def __call__(self, point: dict[str, Any], state: State) -> dict[str, float]:
-        found, subject = {}, self._subject(point, state)
-        for _, more in metrics.measure(self.names, subject, leave_out=True,
+        scores, subject = {}, self._subject(point, state)
+        for _, more in metrics.measure(self.names, subject, skip_failures=True,
                                        say=lambda words: print(f'{name(point)}: {words}')):
-            found |= more
-        return {f'test/{k}': float(v) for k, v in found.items()}
+            scores |= more
+        return {f'test/{k}': float(v) for k, v in scores.items()}
 
     def known(self) -> list[str]:
         """What is known of a point in the end: by measuring it untrained."""
