@@ -103,7 +103,7 @@ class Ablation:
             print(f'measuring {sweep.name(point)}', flush=True)
             samples = evaluator.samples(state, SHOWN)
             result |= dict(metrics=train.named_at_end(rows) | evaluator(point, state),
-                          samples=[] if samples is None else samples.round(3).tolist())
+                           samples=[] if samples is None else samples.round(3).tolist())
         self.file(point).parent.mkdir(parents=True, exist_ok=True)
         record.write_json(self.file(point), result)
         self.summary()
@@ -186,7 +186,7 @@ def tables(workdir: Path, result: list[dict]) -> None:
         writer.writeheader()
         writer.writerows(lines)
     displayed = [k for k in dict.fromkeys(k for f in result for k in f['metrics'])
-             if k.startswith('test/') and k.count('/') == 1]
+                 if k.startswith('test/') and k.count('/') == 1]
     keys = [k for k in result[0]['values'] if k != sweep.SEED]
     head = [*keys, 'seeds', *(k.removeprefix('test/') for k in displayed)]
     text = ['| ' + ' | '.join(head) + ' |', '|' + ' --- |' * len(head)]

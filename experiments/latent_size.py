@@ -38,8 +38,8 @@ def row(study: Study, latent: int, points: list[dict]) -> dict:
     for name, key in dict(nll='nll', elbo='test/elbo', recon='test/recon', kl='test/kl').items():
         built[name] = float(np.mean([p[key] for p in points]))
     return built | dict(sd=float(np.std([p['nll'] for p in points])),
-                       units=float(np.mean([p['active_units'] for p in points])),
-                       seeds=len(points))
+                        units=float(np.mean([p['active_units'] for p in points])),
+                        seeds=len(points))
 
 
 def draw(study: Study, table: list[dict]) -> None:

@@ -66,8 +66,8 @@ def measured(study: Study, name: str) -> dict:
     def measure():
         x, failed = sampled(run, seeds)
         result = [samples.modes(part, *run.data.mixture) if np.isfinite(part).all() else
-                 dict(modes=0, high_quality=0., kl=np.log(number))
-                 for part in x]
+                  dict(modes=0, high_quality=0., kl=np.log(number))
+                  for part in x]
         return dict({k: [float(f[k]) for f in result] for k in result[0]}, failed=failed,
                     x=x[0].tolist())
 

@@ -165,7 +165,7 @@ def main(study: Study) -> None:
     reference = Reference(study, codes[-1])
     pca = study.point('pca', reference.measure)
     result = {code: study.point(f'code-{code}', functools.partial(measure, study, reference, code))
-             for code in codes}
+              for code in codes}
     draw(study, pca, result)
     table = [row(study.flags.dataset, code, pca, f) for code, f in result.items()]
     study.table(table, f'codes of {", ".join(map(str, codes))}: largest angle to the subspace of '

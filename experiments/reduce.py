@@ -166,7 +166,7 @@ def main(study: Study) -> None:
     labels = study.point('labels', lambda: dict(label=points().test.label.tolist(),
                                                 names=points().names))
     result = {method: study.point(method, lambda m=method: measure(study, m, points()))
-             for method in methods(study)}
+              for method in methods(study)}
     draw(study, result, np.array(labels['label']), labels.get('names'))
     study.table([dict(dataset=study.flags.dataset, method=METHODS[m])
                  | {k: v for k, v in f.items() if k != 'map'} for m, f in result.items()],

@@ -116,7 +116,7 @@ class Study:
             writer.writeheader()
             writer.writerows(rows)
         displayed = [[f'{v:.{digits}g}' if isinstance(v, float) else str(v) for v in row.values()]
-                 for row in rows]
+                     for row in rows]
         lines = [list(rows[0]), ['---'] * len(rows[0]), *displayed]
         text = '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
         (self.workdir / f'{self.name}.md').write_text(text)

@@ -132,7 +132,7 @@ def main(study: Study) -> None:
     for name, mode in modes:
         for count in counts:
             result = study.point(f'{name}-{mode}-{count}',
-                                functools.partial(measure, name, mode, count))['accuracy']
+                                 functools.partial(measure, name, mode, count))['accuracy']
             table.append(dict(encoder='' if mode == 'scratch' else ENCODERS[name], mode=mode,
                               labels=count, accuracy=float(np.mean(result)),
                               sd=float(np.std(result)), seeds=seeds))

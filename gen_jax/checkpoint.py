@@ -48,7 +48,7 @@ def manager(folder: Path, *, keep: int = 3, best: str | None = None):
 
     if best:
         policies.append(policy.BestN(get_metric_fn=score, reverse=True, n=1,
-                                 keep_checkpoints_without_metrics=False))
+                                     keep_checkpoints_without_metrics=False))
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policy.AnyPreservationPolicy(policies), cleanup_tmp_directories=True,
         best_fn=score if best else None, best_mode='min', temporary_path_class=Sealed)
@@ -66,7 +66,7 @@ def manager(folder: Path, *, keep: int = 3, best: str | None = None):
         for args in ocp.args.StandardSave, ocp.args.StandardRestore:
             handlers.add('default', args, plain)
     orbax_manager = ocp.CheckpointManager(Path(folder).absolute(), options=options,
-                                 handler_registry=handlers)
+                                          handler_registry=handlers)
     try:
         yield orbax_manager
     except BaseException:

@@ -31,14 +31,14 @@ def game(players: dict[str, Player], *, axis: str | None = None, update_order: s
 
     def init(key: Array, batch: Batch) -> State:
         players_init = {name: player.init(jax.random.fold_in(key, i), batch)
-                for i, (name, player) in enumerate(players.items())}
+                        for i, (name, player) in enumerate(players.items())}
         params = {name: p for name, (p, _) in players_init.items()}
         buffers = {name: b for name, (_, b) in players_init.items()}
         return State(step=jnp.zeros((), jnp.int32), params=params, buffers=buffers,
                      opt={name: player.optimiser.init(moving(player, params[name]))
                           for name, player in players.items()},
                      ema={name: jax.tree.map(jnp.copy, both(params[name], buffers[name]))
-                              for name, player in players.items() if decay(player)})
+                          for name, player in players.items() if decay(player)})
 
     def decay(player: Player) -> float:
         """Of its average; none for an optimiser straight from optax."""

@@ -134,7 +134,7 @@ class Variational(NamedTuple):
         keys = jax.random.split(key, 4)
         z = jnp.zeros((1, self.latent))
         initial = dict(encoder=self.encoder.init(keys[0], self.with_label(batch.x, batch)),
-                    decoder=self.decoder.init(keys[1], self.with_label(z, batch, slice(1))))
+                       decoder=self.decoder.init(keys[1], self.with_label(z, batch, slice(1))))
         for name, parts in dict(posterior=(self.posterior.init(keys[2]), {}),
                                 prior=(self.prior.init(keys[3], batch), {}),
                                 scale=self.likelihood.init()).items():
@@ -240,7 +240,7 @@ class Variational(NamedTuple):
         if not self.likelihood.discrete:
             return limits
         return limits | dict(recon=NON_NEGATIVE, elbo=(-float('inf'), chance),
-                            iwae=(-float('inf'), CHANCE))
+                             iwae=(-float('inf'), CHANCE))
 
     def _code(self, state, batch):
         return self.encoder.apply(*self.variables(state, 'encoder'), self.with_label(
@@ -302,7 +302,7 @@ def variational(player: str, example: Batch, latent: int, latents: Latents, net:
         raise BadInput("prior 'vamp' has no labels for its pseudo-inputs; use prior normal")
     link = nets.link(x, net, latents.likelihood == 'bernoulli')
     observation = densities.likelihood(latents.likelihood, x, link, scale=latents.scale,
-                                sigma=latents.sigma, levels=latents.levels)
+                                       sigma=latents.sigma, levels=latents.levels)
     shape = x.shape[1:]
     encoder = net.encoder((*shape[:-1], shape[-1] + labels), q.outputs)
     start, output = (x, link) if observation.start is None else (observation.start, nets.identity)

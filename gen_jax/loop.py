@@ -75,7 +75,7 @@ def training(model: Model, prepare: Callable, size: int, batch: int, steps: int,
 
 
 def streaming(model: Model, prepare: Callable,
-               share: Callable = lambda batch, key: (batch, key), skip: bool = False) -> Callable:
+              share: Callable = lambda batch, key: (batch, key), skip: bool = False) -> Callable:
     """(state, data, key) -> (state, metrics, bad) as `training` has them: a step for each of the
     stored batches in data (steps, batch, ...).  `share` is that of a layout which sees them whole.
     """

@@ -122,7 +122,7 @@ def get_config(argv):
         folder = next((f for f in (Path(file).parent, CONFIGS) if f.name and [*f.glob('*.py')]), '')
         known = [p.stem for p in sorted(folder.glob('*.py'))] if folder else []
         close = [':'.join([f'{folder}/{stem}.py', *dataset]) for stem in
-                difflib.get_close_matches(Path(file).stem, known, 1, cutoff=.4)]
+                 difflib.get_close_matches(Path(file).stem, known, 1, cutoff=.4)]
         raise BadInput(f'config file {file!r} cannot be read'
                        + ''.join(f', did you mean --config={path}?' for path in close)
                        + f'; in {folder}/ there are {", ".join(known)}' * bool(known))

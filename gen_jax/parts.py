@@ -74,4 +74,4 @@ def build_model(make: Callable, *args, groups: dict[str, dict[str, Any]], **hype
     """make(*args, **own) with the keys of its parts changed as `groups` says."""
     defaults = find_parts(make)
     return make(*args, **hyper, **{name: replace(defaults[name], **keys)
-                                 for name, keys in groups.items()})
+                                   for name, keys in groups.items()})

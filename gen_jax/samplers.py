@@ -87,7 +87,7 @@ def gmm(x: np.ndarray, key: Array) -> Callable[[Array, int], Array]:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', ConvergenceWarning)  # a fit that still improves is a fit
         fitted = GaussianMixture(min(COMPONENTS, len(x)),
-                                random_state=int(jax.random.bits(key))).fit(np.float64(x))
+                                 random_state=int(jax.random.bits(key))).fit(np.float64(x))
     weight, mean, root = (jnp.asarray(a, jnp.float32) for a in (
         fitted.weights_, fitted.means_, np.linalg.cholesky(fitted.covariances_)))
 
@@ -165,7 +165,7 @@ def unmasked(layer: Tree, y: Array) -> Array:
     def solve(i, x):
         dimension = jax.nn.one_hot(i, x.shape[1])
         value, derivative = jax.jvp(lambda x: masked(layer, x)[0], (x,),
-                               (jnp.broadcast_to(dimension, x.shape),))
+                                    (jnp.broadcast_to(dimension, x.shape),))
         return jnp.where(dimension > 0, x + (y - value) / derivative, x)
 
     return lax.fori_loop(0, y.shape[1], solve, jnp.zeros_like(y))

@@ -108,7 +108,7 @@ def spread(name: str, **hyper) -> dict:
         if other in nets.NAMES and other != known[group].spec.keys['name']:
             has = nets.make(other).spec.keys
             result[group] = {k: v for k, v in (known[group].spec.keys | result[group]).items()
-                            if k in has}
+                             if k in has}
     return result
 
 

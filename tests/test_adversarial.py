@@ -64,7 +64,7 @@ def make_discriminator(f, shape=(2,), **options):
     state = State(jnp.int32(0), dict(discriminator={}), {}, {}, dict(discriminator={}))
     played = {k: options.pop(k) for k in ('conditioning', 'labels', 'batch') if k in options}
     return adversarial.discriminator('discriminator', shape, adversarial.make(**options), plain(f),
-                              **played), state
+                                     **played), state
 
 
 # Losses

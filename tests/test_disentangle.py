@@ -100,7 +100,7 @@ def test_constant_codes_score_nought(measure, factors):
     result = scores(measure, np.ones((4000, 3)), factors)
     if measure is dci:
         assert result.pop('informativeness') == pytest.approx(np.mean([1 / k for k in SIZES]),
-                                                             abs=.05)
+                                                              abs=.05)
     assert max(result.values()) < 1e-12
 
 
@@ -258,7 +258,7 @@ def test_representation_of_some_factors_scores_in_between(measure):
 def test_factors_that_share_a_dimension_cannot_be_told_apart():
     """The least varying dimension names two factors; one more tells the third."""
     result = factor_vae(lambda v: np.stack([v[:, 0] + 8 * v[:, 1], v[:, 2]], 1), (8, 8, 8),
-                       collapsed=0)
+                        collapsed=0)
     assert .5 < result < .8
 
 
@@ -296,7 +296,7 @@ def test_examples_agree_in_one_factor(measure):
     np.testing.assert_array_equal(values.max(0), np.array(SIZES) - 1)
     if measure is beta_vae:  # in each pair a value of its own
         joint = (values.reshape(200, 50, 2, 4)[:, :, 0] ==
-                    values.reshape(200, 50, 2, 4)[:, :, 1]).all(1)
+                 values.reshape(200, 50, 2, 4)[:, :, 1]).all(1)
     else:
         joint = (values.reshape(200, 100, 4) == values.reshape(200, 100, 4)[:, :1]).all(1)
     np.testing.assert_array_equal(joint.sum(1), 1)

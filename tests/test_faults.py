@@ -415,7 +415,7 @@ def test_a_full_disk_is_said_in_a_line_and_what_was_saved_is_kept(
         run_main, tmp_path, tmp_path_factory):
     """A small file system in memory, which only root can make."""
     built = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=20m', 'tmpfs', str(tmp_path)],
-                          capture_output=True, check=False)
+                           capture_output=True, check=False)
     if built.returncode:
         pytest.skip(f'no file system can be mounted: {built.stderr.decode().strip()}')
     try:

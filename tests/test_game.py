@@ -183,7 +183,7 @@ def test_buffers_are_kept_under_their_players_name():
 
     ten = dict(recorded=jnp.float32(10))
     model = match(dict(x=silent('x', ten, lambda b: dict(recorded=b['recorded'] + 1)),
-                      y=silent('y', ten, lambda b: {}), z=silent('z', {}, lambda b: {})))
+                       y=silent('y', ten, lambda b: {}), z=silent('z', {}, lambda b: {})))
     state = play(model, 3)[0][-1]
     assert state.buffers == dict(x=dict(recorded=13), y=dict(recorded=10), z={})
 
@@ -250,7 +250,7 @@ def test_a_traced_hyper_parameter_can_be_mapped_over():
 
 def moved(old, new, name):
     return max(float(abs(a - b).max()) for a, b in zip(jax.tree.leaves(old.params[name]),
-                                                      jax.tree.leaves(new.params[name])))
+                                                       jax.tree.leaves(new.params[name])))
 
 
 def gan(**hyper):

@@ -147,7 +147,7 @@ def test_infogans_categories_can_be_read_off_its_samples():
     model = model_of('infogan', ring(key()), **PLAYED, num_categories=8, num_continuous=1)
     state, metrics = trained(model, ring, 500)
     result = {k: float(v.mean()) for k, v in
-             quick(model.evaluate)(state, ring(key(5), 2000), key(6)).items()}
+              quick(model.evaluate)(state, ring(key(5), 2000), key(6)).items()}
     most = np.log(8) + np.log(2) - stats.norm(0, .5).entropy() + .5  # of q at its densest
     assert result['category_accuracy'] > .97 and np.log(8) < result['mutual_info_bound'] < most
     assert metrics['mutual_info_bound'][0] < .5 and metrics['category_accuracy'][:5].mean() < .4
@@ -271,7 +271,7 @@ def test_aaes_codes_become_normal():
     for when, s in dict(before=model.init(key(), skewed(key())), after=state).items():
         z = np.asarray(model.encode(s, batch.x))
         result[when] = dict(far=farthest(z), mean=abs(z.mean(0)).max(),
-                           cov=abs(np.cov(z.T) - np.eye(2)).max())
+                            cov=abs(np.cov(z.T) - np.eye(2)).max())
     standard = (batch.x - batch.x.mean(0)) / batch.x.std(0)
     assert result['after']['far'] < .1 < farthest(standard) < result['before']['far']
     assert result['after']['mean'] < .2 and result['after']['cov'] < .5 < result['before']['cov']

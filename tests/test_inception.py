@@ -269,7 +269,7 @@ def test_images_are_resized_between_centres_and_scaled(h, w, c):
     values = inception.preprocess(jnp.asarray(x))
     assert values.shape == (2, 299, 299, 3) and values.dtype == jnp.float32
     np.testing.assert_allclose(values, np.broadcast_to(2 * bilinear(np.float64(x), 299) - 1,
-                                                      values.shape), atol=1e-5)
+                                                       values.shape), atol=1e-5)
 
 
 def test_a_ramp_is_resized_to_known_pixels():

@@ -158,7 +158,7 @@ def test_mmd_compares_with_the_prior_that_is_chosen():
     state = state._replace(params=dict(vae=state.params['vae'] | dict(prior=params)))
     local = model.prior(state, keys[1], 200)
     close_to, far = (float(mmd.discrepancy('imq', samples, other).mean())
-                 for other in (local, jax.random.normal(keys[2], (200, 3))))
+                     for other in (local, jax.random.normal(keys[2], (200, 3))))
     assert abs(close_to) < .02 < .3 < far
     codes = quick(model.evaluate)(state, data(), keys[0])['mmd'].mean()
     assert codes > .3  # the encoder's are about 0

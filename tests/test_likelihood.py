@@ -119,7 +119,7 @@ def test_linear_vae_is_probabilistic_pca():
     truth = -.5 * (D * np.log(2 * np.pi) + np.log(variance).sum() + (values / variance).sum())
     batch = Batch(jnp.float32(x))
     model, state = fitted(vae, batch, 400, latent=5, kind='linear', likelihood='gaussian',
-                           sigma=sigma2 ** .5, width=(1,), learning_rate=5e-3)
+                          sigma=sigma2 ** .5, width=(1,), learning_rate=5e-3)
     result = np.mean([model.evaluate(state, batch, key)['elbo'].mean()
                      for key in jax.random.split(jax.random.key(2), 20)])
     assert result == pytest.approx(truth, abs=.05) and result < truth + .02

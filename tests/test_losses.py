@@ -247,7 +247,7 @@ def slow_ssim(y, x, size, sigma):
                 va, vb = (w * (a - ma) ** 2).sum(), (w * (b - mb) ** 2).sum()
                 covariance = (w * (a - ma) * (b - mb)).sum()
                 result.append((2 * ma * mb + 1e-4) * (2 * covariance + 9e-4)
-                             / (ma ** 2 + mb ** 2 + 1e-4) / (va + vb + 9e-4))
+                              / (ma ** 2 + mb ** 2 + 1e-4) / (va + vb + 9e-4))
     return np.mean(result)
 
 

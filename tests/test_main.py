@@ -58,7 +58,7 @@ def runs(run_main, tmp_path_factory):
                      f'--config.data.dir={tmp_path_factory.mktemp("unused")}'
                      ] if name == 'classifier' else []
             built[name] = workdir, run_main(*config(name, f'--config.epochs={EPOCHS}'), *start,
-                                           f'--workdir={workdir}')
+                                            f'--workdir={workdir}')
         return built[name]
     return get
 
@@ -130,7 +130,7 @@ def test_summary_tells_what_was_run(runs, name):
     workdir, _ = runs(name)
     values = json.loads((workdir / 'summary.json').read_text())
     assert set(values) == {'model', 'dataset', 'epochs', 'steps', 'seconds', 'compile_seconds',
-                          'examples_per_second', 'jax', 'hardware', 'alarms', 'metrics'}
+                           'examples_per_second', 'jax', 'hardware', 'alarms', 'metrics'}
     assert (values['model'], values['dataset']) == (name, 'digits')
     assert (values['epochs'], values['steps']) == (EPOCHS, EPOCHS * STEPS)
     assert values['seconds'] > 0 and values['compile_seconds'] > 0

@@ -78,7 +78,7 @@ def samples(mnist_dir):
     real, test = run.data.train, run.data.test
     flat = lambda x: np.asarray(x, np.float32).reshape(len(x), -1)
     evaluator = MLPClassifier((128,), max_iter=8, random_state=0).fit(flat(real.x[:20000]) / 255,
-                                                                  real.label[:20000])
+                                                                      real.label[:20000])
     assert evaluator.score(flat(test.x) / 255, test.label) > .95
     trainer, state = train.Trainer(run), run.state
     for _ in range(2):

@@ -43,7 +43,7 @@ def shapes(net, x, latent):
     code = jax.eval_shape(lambda key: encoder.apply(*encoder.init(key, x), x), jax.random.key(0))
     decoder = net.decoder(x, latent, nets.identity, 0)
     built = jax.eval_shape(lambda key, z: decoder.apply(*decoder.init(key, z), z),
-                          jax.random.key(0), code)
+                           jax.random.key(0), code)
     return code.shape, built.shape
 
 

@@ -123,7 +123,7 @@ def test_run_in_three_parts_is_the_run_in_one(complete, tmp_path):
 def test_classifier_holds_the_encoder_of_the_run_that_it_started_from(complete):
     """Frozen to the last step, with that run's last parameters and batch statistics."""
     theirs, ours = (stored(complete(case))[EPOCHS * 11] for case in ('vae_batch_dynamic',
-                                                                  'classifier_frozen'))
+                                                                     'classifier_frozen'))
     for part in 'params', 'buffers':
         old, new = f"['{part}']['vae']", f"['{part}']['classifier']['encoder']['vae']"
         first = {k.removeprefix(old): v for k, v in theirs.items() if k.startswith(old)}

@@ -121,7 +121,7 @@ def test_discrepancy_by_hand():
 @pytest.mark.parametrize('s, d', [(0., 3), (1., 3), (2., 1)])
 def test_discrepancy_of_a_shift_is_unbiased(s, d):
     result = [discrepancy(draw(20, d, 2 * i), draw(30, d, 2 * i + 1) + (s / d) ** .5)
-             for i in range(1500)]
+              for i in range(1500)]
     se = np.std(result) / len(result) ** .5
     assert abs(np.mean(result) - of_shift(s, d)) < 3 * se
     assert se < .05 * max(1, of_shift(s, d)) and (s or min(result) < 0)
@@ -286,7 +286,7 @@ def test_modes_of_points_by_hand():
     result = modes(x, SQUARE, .5)
     p = np.array([3, 1, 1]) / 5
     assert result == dict(modes=3, high_quality=5 / 8,
-                         kl=pytest.approx(np.log(4) + (p * np.log(p)).sum()))
+                          kl=pytest.approx(np.log(4) + (p * np.log(p)).sum()))
     assert type(result['modes']) is int and type(result['high_quality']) is float
 
 

@@ -106,5 +106,5 @@ def test_a_convolutional_autoencoder_is_much_faster_than_a_plain_one_on_a_cpu():
         return ((nn.sigmoid(convolve(y, e)) - x) ** 2).mean()
 
     result = ratio(ours(lambda x: ae.make(x)), plain(loss, params),
-                  rounds=3)
+                   rounds=3)
     assert result < .5, f'an epoch takes {result:.2f} times that of a plain program'

@@ -75,7 +75,7 @@ def test_centre_of_mass_is_the_position(some):
 def test_a_step_of_position_moves_the_picture_by_a_pixel():
     for shape in range(3):
         first, right, down = samples((shape, 4, 7, 10, 20), (shape, 4, 7, 13, 20),
-                                   (shape, 4, 7, 10, 25))
+                                     (shape, 4, 7, 10, 25))
         np.testing.assert_array_equal(right, np.roll(first, 3, 1))
         np.testing.assert_array_equal(down, np.roll(first, 5, 0))
 

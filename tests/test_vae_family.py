@@ -96,7 +96,7 @@ def test_ladder_draws_what_its_densities_say():
     z = jax.device_get(model.density.posterior(state, many, keys(1)[0])[0])
     built = jax.device_get(model.prior(state, keys(1)[0], 3000))
     for samples, net, given in ((z['z1'], 'encoder', many.x), (z['z2'], 'posterior', z['z1']),
-                              (built['z1'], 'prior', built['z2'])):
+                                (built['z1'], 'prior', built['z2'])):
         mean, sd = gaussian(dense(params[net], np.asarray(given, float)))
         assert stats.kstest(((samples - mean) / sd).ravel(), 'norm').pvalue > 1e-3, net
     assert stats.kstest(built['z2'].ravel(), 'norm').pvalue > 1e-3
@@ -231,7 +231,7 @@ def parts(**hyper):
 
 def test_tcvae_by_weighted_sampling_has_the_same_kl_in_other_parts():
     result = [quick(model.evaluate)(state, data(), keys(1)[0])
-             for model, state in (parts(), parts(estimator='weighted'))]
+              for model, state in (parts(), parts(estimator='weighted'))]
     np.testing.assert_allclose(result[0]['kl'], result[1]['kl'], rtol=1e-4, atol=1e-4)
     assert (result[1]['mi'] > result[0]['mi'] + 1).all()
     with pytest.raises(BadInput, match='stratified, weighted'):
@@ -471,7 +471,7 @@ def test_vq_commitment_draws_the_encoder_towards_its_codes():
         return float((result['loss'] - result['recon']).sum())
 
     free, samples = (quick(m.step)(state, data(), keys(1)[0])[0].params
-                   for m in (tiny(commitment_cost=0.)[0], model))
+                     for m in (tiny(commitment_cost=0.)[0], model))
     assert far(samples) < far(free) and far(samples) < far(state.params)
 
 

@@ -96,7 +96,7 @@ class Discriminator(NamedTuple):
 
         logits = self.logits(y_real, real.label), self.logits(y_fake, fake.label)
         inputs = TermInputs(views[1].x, views[0].x, *logits, self._label_loss(y_real, real.label),
-                      self._label_loss(y_fake, fake.label), logits_of, keys[2])
+                            self._label_loss(y_fake, fake.label), logits_of, keys[2])
         value, metrics = 0., self._shares(*logits)
         for term in self.terms:
             mean = term.of(inputs).mean()
@@ -230,7 +230,7 @@ def discriminator(player: str, shape: Sequence[int], rules: DiscriminatorOptions
     if 'dragan' in rules.penalty:
         played = played._replace(full_batch="the data's deviation in penalty dragan")
     return Discriminator(player, net, played, tuple(terms), view, packing, conditioning,
-                  clip_params(rules.clip_value) if 'clip' in rules.penalty else None)
+                         clip_params(rules.clip_value) if 'clip' in rules.penalty else None)
 
 
 class Generator(NamedTuple):

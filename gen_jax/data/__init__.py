@@ -153,7 +153,7 @@ def read(name, dir, size, **how) -> Source:
         loaded = source(size) if size else source()
         return loaded if isinstance(loaded, Source) else Source(*loaded)
     return tfds_sets.read(name, dir, sorted(builtin.SETS | builtin.SIZED),
-                       tfds_sets.ReadOptions(size, **how))
+                          tfds_sets.ReadOptions(size, **how))
 
 
 def require_fit(batch: Batch, count: int, key: str, name: str, memory_limit: float) -> None:

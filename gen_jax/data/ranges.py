@@ -133,7 +133,7 @@ def check(name: str, split: str, meaning: str, rows: np.ndarray, x: np.ndarray) 
 
 
 def number_labels(train: Batch, test: Batch, name: str,
-             called=()) -> tuple[Batch, Batch, tuple[str, ...]]:
+                  called=()) -> tuple[Batch, Batch, tuple[str, ...]]:
     """Both with labels 0 .. k - 1, int32, for the k numbers or names among the training labels in
     their order, and these as words, those at these places in `called` where it is given.  Without
     labels, of which -1 is none, where a split has none.

@@ -81,7 +81,7 @@ def identity(builder, split: str) -> str:
     """
     from etils import epath
     contents = [file.read_bytes() for part in DESCRIPTIONS
-             if (file := epath.Path(builder.data_dir, part)).exists()]
+                if (file := epath.Path(builder.data_dir, part)).exists()]
 
     def about(file):
         try:

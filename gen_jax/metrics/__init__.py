@@ -44,7 +44,7 @@ def active_units(s: Subject) -> dict[str, float]:
 def mutual_information(s: Subject) -> dict[str, float]:
     """The KL as mutual information and KL of the aggregated posterior (Hoffman & Johnson 2016)."""
     moments = s.collect('moments', lambda state, batch, key: s.model.density.moments(state, batch),
-                      'test', MOST)
+                        'test', MOST)
     return {k: float(v) for k, v in jax.jit(latent.information)(*moments, s.key).items()}
 
 

@@ -72,7 +72,7 @@ def discrete(codes: np.ndarray, bins: int) -> np.ndarray:
 def information(codes: np.ndarray, factors: np.ndarray, bins: int) -> np.ndarray:
     """The mutual information I(z_j; v_k) (d, f) in nats of discretised codes and factors."""
     estimates = [[entropy(z) + entropy(v) - entropy(bins * v + z) for v in factors.T]
-             for z in discrete(codes, bins).T]
+                 for z in discrete(codes, bins).T]
     return np.maximum(estimates, 0)
 
 

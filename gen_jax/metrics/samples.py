@@ -83,7 +83,7 @@ def kernel_distance(x, y, seed: int = 0, subsets: int = 100, size: int = 1000) -
     fewer = min(len(x), len(y))
     size, chance = min(size, fewer // 2), np.random.default_rng(seed)
     estimates = [discrepancy(*(a[chance.choice(len(a), size, replace=False)] for a in (x, y)))
-             for _ in range(subsets)]
+                 for _ in range(subsets)]
     error = np.std(estimates, ddof=1) * (size / (fewer - size) + 1 / subsets) ** .5
     return dict(kernel_distance=float(np.mean(estimates)), kernel_distance_se=float(error))
 

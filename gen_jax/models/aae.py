@@ -69,7 +69,7 @@ def make(
     def ae_move(state, batch, key):
         z, new_encoder = codes(state, batch.x)
         y, new_decoder = coder.decoder.train(state.params['ae']['decoder'],
-                                      state.buffers['ae']['decoder'], with_label(z, batch))
+                                             state.buffers['ae']['decoder'], with_label(z, batch))
         keys = jax.random.split(key)
         value = adversary.generator_loss(state, draws(keys[0], batch), Batch(z), keys[1])
         lost = apart(y, batch.x).mean()
@@ -96,7 +96,7 @@ def make(
     players = dict(
         ae=Player(init, ae_move, optimiser), discriminator=Player(
             lambda key, batch: adversary.init(key,
-                                          draws(key, batch).x, None), discriminator_move,
+                                              draws(key, batch).x, None), discriminator_move,
             discriminator_optimiser, project=adversary.project))
     return game(players, axis=context.axis, full_batch=adversary.loss.full_batch, evaluate=evaluate,
                 encode=None if labels else coder.encode, decode=coder.decode, prior=prior,

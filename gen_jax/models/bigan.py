@@ -53,7 +53,7 @@ def make(example: Batch, context: Context = DEFAULT_CONTEXT, *, latent: int = 32
     def init(key, batch):
         keys = jax.random.split(key)
         networks = dict(encoder=encoder.init(keys[0], batch.x),
-                    generator=generator.init(keys[1], jnp.zeros((1, latent))))
+                        generator=generator.init(keys[1], jnp.zeros((1, latent))))
         return {n: p for n, (p, _) in networks.items()}, {n: b for n, (_, b) in networks.items()}
 
     def prior(state, key, n):

@@ -54,7 +54,7 @@ def make(example: Batch, context: Context = DEFAULT_CONTEXT, *, encoder: str = '
     def init(key, batch):
         keys = jax.random.split(key)
         networks = dict(encoder=body.init(keys[0], batch.x),
-                    head=top.init(keys[1], jnp.zeros((1, size))))
+                        head=top.init(keys[1], jnp.zeros((1, size))))
         return {n: p for n, (p, _) in networks.items()}, {n: b for n, (_, b) in networks.items()}
 
     def terms(logits, label):

@@ -214,7 +214,7 @@ class Autoencoder(NamedTuple):
 
 
 def autoencoder(player: str, example: Array, latent: int | None, net: Nets,
-          logits: bool = False) -> Autoencoder:
+                logits: bool = False) -> Autoencoder:
     """The net's encoder for examples such as these, and its decoder the other way round.
 
     latent: size of the code; None for the bare features, of nets for images.  logits: whether the
@@ -225,4 +225,4 @@ def autoencoder(player: str, example: Array, latent: int | None, net: Nets,
                        '--config.model.latent')
     output = link(example, net, logits)
     return Autoencoder(player, net.encoder(example.shape[1:], latent),
-                 net.decoder(example, latent, output, 0), output)
+                       net.decoder(example, latent, output, 0), output)

@@ -36,6 +36,6 @@ def make(*, width: Sequence[int] = (128, 256, 512, 1024), up: int = 2, norm: str
         blocks = upsampling_blocks(
             halved_sizes(example, widths[1:])[::-1], widths, norm, activation, labels)
         return net(Layers([*blocks, output_layer(convolve(ops.conv, 4, example.shape[-1]),
-                                         example.mean((0, 1, 2)), output, norm)]))
+                                                 example.mean((0, 1, 2)), output, norm)]))
 
     return Nets(encoder, decoder, images_only=True)

@@ -32,6 +32,6 @@ def make(*, width: Sequence[int] = (64, 128, 256, 512), norm: str = 'none',
             halved_sizes(example, width[1:])[::-1], width[::-1], norm, activation, labels,
             bare=latent is None)
         return net(Layers([*blocks, output_layer(convolve(ops.conv, 3, example.shape[-1]),
-                                         example.mean((0, 1, 2)), output, norm)]))
+                                                 example.mean((0, 1, 2)), output, norm)]))
 
     return Nets(encoder, decoder, images_only=True)

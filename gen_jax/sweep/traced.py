@@ -53,9 +53,9 @@ def extents(make: Callable[..., Model], run: train.Run, latent: int) -> list | N
     if ours[1] != more[1]:
         return None
     differences = [{axis: n - m for axis, (m, n) in enumerate(zip(a.shape, b.shape)) if n != m}
-             for a, b in zip(ours[0], more[0])]
+                   for a, b in zip(ours[0], more[0])]
     consistent = all(b * latent == a.shape[axis] for a, axes in zip(ours[0], differences)
-                for axis, b in axes.items())
+                     for axis, b in axes.items())
     return differences if consistent else None
 
 

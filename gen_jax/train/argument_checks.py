@@ -31,7 +31,7 @@ class Absent:
 
 
 def checked_model(model: Model, name: str, state: State, x: Array,
-            limits: tuple[int, int] | None) -> Model:
+                  limits: tuple[int, int] | None) -> Model:
     """The model called `name` with maps that raise BadInput for what they cannot take, and where
     there is none.  x: examples as it takes them; limits: see limits.
 

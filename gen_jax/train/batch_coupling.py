@@ -14,7 +14,7 @@ AWAY = .02             # from the parameters' start, where much is symmetric
 
 
 def coupled_players(config: ConfigDict, make: Callable, state: State, example: Batch,
-            key: Array) -> list[str]:
+                    key: Array) -> list[str]:
     """The players of make() to whose gradients an example adds what depends on the others.
 
     Where it does not, those of batches of two halves, with the same noise as the key is one, have

@@ -170,7 +170,7 @@ def maker(config: ConfigDict, known: ModelInfo, layout: parallel.Layout) -> Call
             tree[group][name] = value
         hyper = tree.pop('model')
         return parts.build_model(module.make, known.example, context=context._replace(axis=axis),
-                           groups=tree, **hyper)
+                                 groups=tree, **hyper)
 
     return make
 

@@ -46,7 +46,7 @@ def feed(run) -> streaming.Feed | None:
     at_once = min(config.steps_per_call or run.per_epoch, run.per_epoch,
                   chunk(config, train, config.batch_size))
     return streaming.Feed(streaming.Batches(train, order, FOREVER), run.per_epoch, at_once,
-                        config.batch_size, sharding)
+                          config.batch_size, sharding)
 
 
 def chunk(config: ConfigDict, examples: Batch, batch: int) -> int:
