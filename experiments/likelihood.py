@@ -18,7 +18,7 @@ from study import WHICH, Study, start
 from gen_jax import metrics, record, train, evaluation
 
 BURDA = {'net.width': (200, 200), 'net.activation': 'tanh', 'model.latent': 50,
-         'optimiser.schedule': 'stages', 'optimiser.schedule_steps': 3000, 'optimiser.eps': 1e-4,
+         'optimiser.schedule': 'staged', 'optimiser.schedule_steps': 3000, 'optimiser.eps': 1e-4,
          'data.binarize': 'dynamic', 'batch_size': 20}
 LADDER = BURDA | {'model.bottom_latent': 100}
 GATED = {

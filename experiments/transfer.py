@@ -60,7 +60,7 @@ class Bench:
 
     def __init__(self, study: Study, name: str, mode: str):
         study.run(name, source(study, name))
-        self.config = study.config('classifier', init=str(study.workdir / name), **{
+        self.config = study.config('classifier', init_from=str(study.workdir / name), **{
             'model.encoder': mode, 'optimiser.learning_rate': RATES[mode]})
         self.run = train.prepare(self.config)
         self.evaluate = train.evaluator(self.run)

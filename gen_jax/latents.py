@@ -59,24 +59,18 @@ def make(likelihood: str = 'bernoulli', scale: str = 'fixed', sigma: float = 1.,
     Args:
         likelihood: bernoulli, on logits, for data in [0, 1]; gaussian; categorical, a softmax over
             `levels` values of each dimension; or logistic_mixture (Salimans et al. 2017).
-        scale: standard deviation of the gaussian likelihood: fixed to sigma; learned; or optimal,
-            that of the batch's own error (Rybkin et al. 2021).
+        scale: of the gaussian: fixed to sigma, learned, or optimal (Rybkin et al. 2021).
         sigma: standard deviation where scale is fixed.
         levels: number of values of categorical and logistic_mixture.
-        posterior: diagonal or full Gaussian; planar (Rezende & Mohamed 2015) or iaf (Kingma et al.
-            2016), a diagonal Gaussian followed by flows.
+        posterior: diagonal, full, planar (Rezende & Mohamed 2015) or iaf (Kingma et al. 2016).
         flows: number of flows of planar and iaf.
-        prior: normal, N(0, I); mixture, of learned Gaussians; or vamp, the VampPrior (Tomczak &
-            Welling 2018).
+        prior: normal, N(0, I); mixture, of learned Gaussians; or vamp (Tomczak & Welling 2018).
         components: number of components of mixture, and of pseudo-inputs of vamp.
-        kl_schedule: weight of the KL in training: constant, linear (Bowman et al. 2016) or cyclical
-            (Fu et al. 2019); evaluation uses all of it.
+        kl_schedule: of the KL's weight in training: constant, linear or cyclical (Fu et al. 2019).
         kl_warmup_steps: steps over which the weight rises from 0 to 1.
-        free_bits: nats of each dimension's KL, as a mean over the batch, that cost nothing
-            (Kingma et al. 2016).
+        free_bits: nats of each dimension's mean KL that cost nothing (Kingma et al. 2016).
 
-    Raises: BadInput for options that do not fit together.
-    """
+    Raises: BadInput for options that do not fit together."""
     losses.check_kl_schedule(kl_schedule, kl_warmup_steps)
     if prior == 'vamp' and posterior != 'diagonal':
         raise BadInput(f"prior 'vamp' mixes posteriors that are diagonal, not {posterior!r}")
@@ -133,8 +127,8 @@ class Variational(NamedTuple):
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
         keys = jax.random.split(key, 4)
         z = jnp.zeros((1, self.latent))
-        initial = dict(encoder=self.encoder.init(keys[0], self.with_label(batch.x, batch)),
-                       decoder=self.decoder.init(keys[1], self.with_label(z, batch, slice(1))))
+        initial = dict(encoder=self.encoder.init(keys[0], self.inputs(batch.x, batch)),
+                       decoder=self.decoder.init(keys[1], self.inputs(z, batch, slice(1))))
         for name, parts in dict(posterior=(self.posterior.init(keys[2]), {}),
                                 prior=(self.prior.init(keys[3], batch), {}),
                                 scale=self.likelihood.init()).items():
@@ -142,7 +136,7 @@ class Variational(NamedTuple):
                 initial[name] = parts
         return {n: p for n, (p, _) in initial.items()}, {n: b for n, (_, b) in initial.items()}
 
-    def with_label(self, x: Array, batch: Batch, rows=slice(None)):
+    def inputs(self, x: Array, batch: Batch, rows=slice(None)):
         """What a net sees: x, with the label where there are labels to be told."""
         return (x, batch.label[rows]) if self.labels else x
 
@@ -152,21 +146,18 @@ class Variational(NamedTuple):
 
     def encode(self, state: State, batch: Batch) -> tuple[Array, Tree]:
         """The encoder's output, and its new buffers."""
-        return self.encoder.train(*self.variables(state, 'encoder'), self.with_label(
-            batch.x, batch))
+        return self.encoder.train(*self.variables(state, 'encoder'), self.inputs(batch.x, batch))
 
     def sample_posterior(self, state: State, code: Array, key: Array) -> tuple[Array, Array]:
         """A code z drawn from q, and log q(z | x)."""
         return self.posterior.sample(self.variables(state, 'posterior')[0], code, key)
 
-    def reconstruction_nll(self, state: State, z: Array,
-                           batch: Batch) -> tuple[Array, dict[str, Tree]]:
+    def reconstruction_nll(self, state: State, z: Array, batch: Batch) -> tuple[Array, dict]:
         """-log p(x | z), and new buffers of decoder and scale."""
-        y, new_buffers = self.decoder.train(*self.variables(state, 'decoder'),
-                                            self.with_label(z, batch))
+        y, decoder = self.decoder.train(*self.variables(state, 'decoder'), self.inputs(z, batch))
         y = self._outputs(y)
         params, kept = self.variables(state, 'scale')
-        new = dict(decoder=new_buffers)
+        new = dict(decoder=decoder)
         if 'scale' in state.buffers[self.player]:
             new['scale'] = self.likelihood.keep(kept, y, batch.x)
         return self.likelihood.nll(params, new.get('scale', kept), y, batch.x), new
@@ -243,8 +234,7 @@ class Variational(NamedTuple):
                              iwae=(-float('inf'), CHANCE))
 
     def _code(self, state, batch):
-        return self.encoder.apply(*self.variables(state, 'encoder'), self.with_label(
-            batch.x, batch))
+        return self.encoder.apply(*self.variables(state, 'encoder'), self.inputs(batch.x, batch))
 
     def _infer(self, state):
         return lambda x: self.posterior.moments(self._code(state, Batch(x)))
@@ -263,16 +253,16 @@ class Variational(NamedTuple):
         return self.posterior.centre(
             self.variables(state, 'posterior')[0], self._code(state, batch))
 
-    def _output(self, state, inputs):
-        return self._outputs(self.decoder.apply(*self.variables(state, 'decoder'), inputs))
+    def _output(self, state, z):
+        return self._outputs(self.decoder.apply(*self.variables(state, 'decoder'), z))
 
     def _joint(self, state, batch, z):
-        y = self._output(state, self.with_label(z, batch))
-        return -self.likelihood.nll(*self.variables(state, 'scale'), y, batch.x), self.log_prior(
-            state, z)
+        y = self._output(state, self.inputs(z, batch))
+        nll = self.likelihood.nll(*self.variables(state, 'scale'), y, batch.x)
+        return -nll, self.log_prior(state, z)
 
     def _observe(self, state, batch, z, key):
-        y = self._output(state, self.with_label(z, batch))
+        y = self._output(state, self.inputs(z, batch))
         return self.likelihood.sample(*self.variables(state, 'scale'), y, key)
 
     def _decode(self, state, z):

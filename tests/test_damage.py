@@ -154,7 +154,7 @@ def test_whatever_reads_a_run_verifies_it(trained_run, tmp_path, capsys, read):
     workdir = shutil.copytree(trained_run, tmp_path / 'run')
     damage_arrays(workdir / 'checkpoints', '22')
     classifier = defaults('classifier', 'digits')
-    classifier.init = str(workdir)
+    classifier.init_from = str(workdir)
     dict(resume=lambda: train.train(config_of(), workdir),
          evaluate=lambda: evaluation.run_mode(config_of(), workdir, 'evaluate'),
          load=lambda: train.load(workdir),

@@ -414,7 +414,7 @@ def test_default_batch_is_what_devices_can_share(run_main, tmp_path):
     flags = ('--config=configs/vae.py', '--config.epochs=1', '--config.net.width=(8,)',
              f'--workdir={tmp_path}/run')
     result = run_main(*flags, '--config.data.limit=100', env=EIGHT)
-    assert result.code == 0 and 'batch 96 rather than 128' in result.out, result
+    assert result.code == 0 and 'batch_size 96 rather than 128' in result.out, result
     assert json.loads((tmp_path / 'run' / 'config.json').read_text())['batch_size'] == 96
     result = run_main(*flags[:-1], '--config.data.limit=7', f'--workdir={tmp_path}/no', env=EIGHT)
     assert result.code == 1 and len(result.err.splitlines()) == 1

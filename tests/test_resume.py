@@ -35,7 +35,7 @@ CASES = dict(
     bigan=dict(name='bigan', width=(16,), latent=4, kind='mlp'),
     denoising=dict(name='denoising', width=(4, 3), latent=5),
     contractive=dict(name='contractive', width=(16,), latent=4, probes=2),
-    rae=dict(name='rae', width=(16,), latent=4, label_smoothing='spectral'),
+    rae=dict(name='rae', width=(16,), latent=4, regulariser='spectral'),
     deepfake=dict(name='deepfake', width=(4, 3), latent=5, norm='batch', identities=(3, 5)),
     factor=dict(name='factor', width=(16,), latent=4, discriminator_width=(8,)),
     vq=dict(name='vq', width=(4,), latent=3, codebook_size=8, prior_width=8),
@@ -225,25 +225,25 @@ def test_run_that_is_killed_goes_on_as_if_it_had_not_been(environment, run_main,
 def test_steps_a_call_do_not_matter(case):
     """11 steps an epoch: one call of 11, eleven of 1, and 4 + 4 + 3."""
     values = {}
-    for scan in 0, 1, 4:
-        run = train.prepare(config_of(case, scan=scan))
+    for steps_per_call in 0, 1, 4:
+        run = train.prepare(config_of(case, steps_per_call=steps_per_call))
         trainer = train.Trainer(run)
         state, named = trainer.epoch(run.state)
-        values[scan] = by_path(state._asdict()), named
-        assert sorted(trainer.compiled) == {0: [11], 1: [1], 4: [3, 4]}[scan]
+        values[steps_per_call] = by_path(state._asdict()), named
+        assert sorted(trainer.compiled) == {0: [11], 1: [1], 4: [3, 4]}[steps_per_call]
     state, named = values[0]
-    for scan in 1, 4:
-        for path, value in values[scan][0].items():
+    for steps_per_call in 1, 4:
+        for path, value in values[steps_per_call][0].items():
             np.testing.assert_allclose(value, state[path], rtol=1e-3, atol=1e-5, err_msg=path)
-        assert values[scan][1] == pytest.approx(named, rel=1e-4, abs=1e-6)
+        assert values[steps_per_call][1] == pytest.approx(named, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.full
 def test_resume_with_one_step_a_call_is_exact(tmp_path):
     one, other = tmp_path / 'one', tmp_path / 'other'
-    train.train(config_of('vae', scan=4, epochs=2), one)
+    train.train(config_of('vae', steps_per_call=4, epochs=2), one)
     for epochs in 1, 2:
-        train.train(config_of('vae', scan=4, epochs=epochs), other)
+        train.train(config_of('vae', steps_per_call=4, epochs=epochs), other)
     same_runs(one, other)
 
 

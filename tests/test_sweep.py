@@ -181,7 +181,7 @@ def test_the_numbers_of_a_penalty_share_a_program(tmp_path):
     rows, _ = single(built, points[2])
     g, ours, _ = result[sweep.name(points[2])]
     assert set(g.traced) == {'discriminator.penalty_weight', 'model.latent'}
-    same(ours, [{k: v for k, v in r.items() if 'gradient_' not in k} for r in rows], rtol=1e-4,
+    same(ours, [{k: v for k, v in r.items() if 'grad_norm_' not in k} for r in rows], rtol=1e-4,
          atol=1e-5)
 
 
@@ -385,7 +385,7 @@ def test_dry_prints_the_plan_and_trains_nothing(ablate, tmp_path):
     assert done.code == 0, done.err
     assert '6 points, 2 compilations, by map' in done.out
     assert done.out.count('3 points that differ in model.beta: 1 part of 0.00') == 2
-    assert 'measured by nll, units' in done.out and not (tmp_path / 'none').exists()
+    assert 'measured by nll, active_units' in done.out and not (tmp_path / 'none').exists()
 
 
 @pytest.mark.parametrize('flags, said', [

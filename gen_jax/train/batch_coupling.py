@@ -29,7 +29,7 @@ def coupled_players(config: ConfigDict, make: Callable, state: State, example: B
         return []
     if other:
         state = jax.jit(model.init, compiler_options=quickly)(key, example)
-    chance, pack = np.random.default_rng(0), config.get('discriminator', {}).get('pack', 1)
+    chance, pack = np.random.default_rng(0), config.get('discriminator', {}).get('packing', 1)
     state = jax.tree.map(np.asarray, state)
     state = state._replace(params=jax.tree.map(
         lambda p: p + np.float32(AWAY) * chance.standard_normal(p.shape, p.dtype), state.params))
