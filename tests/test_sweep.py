@@ -101,7 +101,7 @@ def test_every_way_gives_one_result(swept, how, devices, tmp_path, environment):
         out = subprocess.run([sys.executable, '-c', code, str(tmp_path / 'child')], env=env,
                              capture_output=True, text=True, check=True, timeout=300).stdout
         result = json.loads(out.splitlines()[-1])
-        swept = trained(config(batch=64), GRID[:6], tmp_path / 'one')
+        swept = trained(config(batch_size=64), GRID[:6], tmp_path / 'one')
     assert len(result) == len(GRID) - 2 * (devices == 8)
     for name, rows in result.items():
         same(rows, swept[name][1], rtol=1e-4, atol=1e-5)
