@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gen_jax import densities, losses, nets
 from gen_jax.densities import Likelihood, Posterior, Prior
-from gen_jax.parts import Spec, part
+from gen_jax.parts import Spec, with_spec
 from gen_jax.types import NON_NEGATIVE, Array, BadInput, Batch, Density, State, Tree
 
 # nats; an estimate from drawn codes crosses its bound by t with a chance of at most exp(-t), as the
@@ -50,7 +50,7 @@ class Latents(NamedTuple):
                                f'{" or ".join(map(str, values))}')
 
 
-@part
+@with_spec
 def make(likelihood: str = 'bernoulli', scale: str = 'fixed', sigma: float = 1., levels: int = 256,
          posterior: str = 'diagonal', flows: int = 4, prior: str = 'normal', components: int = 500,
          kl_schedule: str = 'constant', kl_warmup_steps: int = 0, free_bits: float = 0.) -> Latents:

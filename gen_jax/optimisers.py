@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from gen_jax import losses
-from gen_jax.parts import Spec, part
+from gen_jax.parts import Spec, with_spec
 from gen_jax.types import BadInput
 
 NAMES = 'adam',
@@ -24,7 +24,7 @@ class Optimiser(NamedTuple):
     spec: Spec | None = None
 
 
-@part
+@with_spec
 def make(name: str = 'adam', learning_rate: float = 1e-3, b1: float = .9, b2: float = .999,
          eps: float = 1e-8, weight_decay: float = 0., clip_norm: float = 0.,
          schedule: str = 'constant', schedule_steps: int = 0, ema_decay: float = 0.) -> Optimiser:

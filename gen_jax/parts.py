@@ -19,7 +19,7 @@ class Spec(NamedTuple):
     keys: dict[str, Any]
 
 
-def part(make: Callable) -> Callable:
+def with_spec(make: Callable) -> Callable:
     """`make`, whose values (NamedTuples with a field `spec`) remember their keys."""
     signature = inspect.signature(make)
 

@@ -55,6 +55,14 @@ def test_readme_is_short_and_its_links_lead_somewhere():
             assert generated or (page.parent / link).exists(), (page.name, link)
 
 
+def test_the_version_is_the_same_wherever_it_stands():
+    version = re.search(r'^version = (.+)$', (ROOT / 'setup.cfg').read_text(), re.M)[1]
+    for file, words in {'README.md': f'version = {{{version}}}',
+                        'CITATION.cff': f'\nversion: {version}',
+                        'CHANGELOG.md': f'## {version}\n'}.items():
+        assert words in (ROOT / file).read_text(), file
+
+
 @pytest.mark.full
 def test_the_site_is_built_without_a_warning(tmp_path):
     for package in 'mkdocs', 'material', 'mkdocstrings', 'mkdocs_gen_files':

@@ -8,7 +8,7 @@ import optax
 from gen_jax import losses, nets
 from gen_jax.adversarial.rules import (Loss, TermInputs, Term, find_loss, augmentation, clip_params,
                                        pack, penalties, pairwise_distance)
-from gen_jax.parts import Spec, part
+from gen_jax.parts import Spec, with_spec
 from gen_jax.types import UNIT_INTERVAL, Array, BadInput, Batch, State, Tree
 
 CONDITIONINGS = 'none', 'concat', 'projection', 'auxiliary'
@@ -30,7 +30,7 @@ class DiscriminatorOptions(NamedTuple):
     spec: Spec | None = None
 
 
-@part
+@with_spec
 def make(loss: str = 'nonsaturating', label_smoothing: float = 0., penalty: str = 'none',
          penalty_weight: float = 10., clip_value: float = .01, augment: str = '',
          instance_noise: float = 0., instance_noise_steps: int = 0,

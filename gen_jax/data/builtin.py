@@ -57,11 +57,11 @@ def split(x, label):
     return Batch(x[~test], label[~test]), Batch(x[test], label[test])
 
 
-def drawn_faces(size: int = 64):
+def cartoon_faces(size: int = 64):
     """Drawn faces of four identities; expression and pose are known, for face swapping."""
     return faces(size=size)
 
 
 SETS = dict(digits=digits, breast_cancer=breast_cancer,
             ring=points.ring, grid=points.grid, spiral=points.spiral)
-SIZED = dict(photos=photos, faces=drawn_faces, sprites=sprites, text=prose)
+SIZED = dict(photos=photos, faces=cartoon_faces, sprites=sprites, text=prose)

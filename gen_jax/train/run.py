@@ -241,7 +241,7 @@ def over(run: Run, evaluate, examples: Batch, how) -> tuple[Callable, Batch]:
     if not streaming.streamed(examples):
         return compiled(len(examples.x)), layout.place(examples)
     join = streamed.mean if how is loop.evaluation else streamed.joined
-    return streamed.pieces(run.config, compiled, layout.place, batch, join), examples
+    return streamed.evaluate_stream(run.config, compiled, layout.place, batch, join), examples
 
 
 def collector(run: Run, state: State) -> Callable:

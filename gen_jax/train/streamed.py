@@ -63,7 +63,7 @@ def check(config: ConfigDict, dataset: data.Dataset) -> None:
                            f'{config.data.memory_limit:g}; use parallel=jit or fsdp, or raise that')
 
 
-def pieces(config: ConfigDict, compiled: Callable, place: Callable, batch: int,
+def evaluate_stream(config: ConfigDict, compiled: Callable, place: Callable, batch: int,
            join: Callable) -> Callable:
     """(state, examples, key) -> what compiled(size) gives of so many, of examples that are streamed
     in pieces; join: (values of each piece, their sizes) -> those of all."""
