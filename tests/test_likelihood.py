@@ -297,7 +297,7 @@ def test_codes_that_are_not_finite_are_not_measured(tmp_path, capsys):
     assert [line for line in capsys.readouterr().out.splitlines() if 'left out' in line] == [
         f'left out {name}: the codes are not finite' for name in ('active_units', 'linear_probe')]
     run.config.eval.metrics = 'active_units'
-    with pytest.raises(BadInput, match='metric units: the codes are not finite'):
+    with pytest.raises(BadInput, match='metric active_units: the codes are not finite'):
         evaluation.evaluate(run, lost, tmp_path)
 
 
