@@ -965,7 +965,7 @@ IMAGE = Batch(jnp.float32(np.random.default_rng(0).uniform(size=(4, 8, 8, 1))))
      (dict(discriminator_norm='huge'), 'unknown norm'),
      (dict(discriminator_norm='instance'), 'for images'),
      (dict(packing=3), 'divide the batch of 16'),
-     (dict(packing=0), 'pack must be at least 1, not 0'),
+     (dict(packing=0), 'packing must be at least 1, not 0'),
      (dict(packing=2, discriminator_conditioning='concat'), 'no one label'),
      (dict(discriminator_conditioning='concat', generator_conditioning='norm'), "norm 'none'"),
      (dict(discriminator_conditioning='concat',

@@ -55,7 +55,7 @@ def make(loss: str = 'nonsaturating', label_smoothing: float = 0., penalty: str 
     find_loss(loss, label_smoothing)
     penalties(penalty, loss, clip_value)
     if packing < 1:
-        raise BadInput(f'pack must be at least 1, not {packing}')
+        raise BadInput(f'packing must be at least 1, not {packing}')
     return DiscriminatorOptions(loss, label_smoothing, penalty, penalty_weight, clip_value, augment,
                                 instance_noise, instance_noise_steps, packing)
 
