@@ -100,7 +100,7 @@ def spread(name: str, **hyper) -> dict:
         else:
             group = next((g for g in ('latents', 'discriminator')
                           if g in known and key in known[g].spec.keys), None)
-            if group is None or key == 'loss':  # of a reconstruction, which these have not
+            if group is None or value in ('mse', 'l1', 'cross_entropy', 'ssim'):  # reconstructions'
                 raise KeyError(key)
             give(group, key, value)
     for group in seeing:
