@@ -1,5 +1,4 @@
-"""What the VAEs share: p(x | z), p(z) and q(z | x) as one part, what their KL costs, and with the
-nets the player they make."""
+"""The likelihood, prior and posterior of the VAEs as one part, and the player they make with nets."""
 from typing import Callable, NamedTuple
 
 import jax
@@ -38,16 +37,16 @@ class Latents(NamedTuple):
 
     @property
     def full_batch(self) -> str:
-        """What of it takes the whole batch, see game."""
+        """Names what needs the full batch; see `game`."""
         return 'the KL below free_bits' if losses.enabled(self.free_bits) else ''
 
     def require(self, reason: str, **only: tuple) -> None:
         """Raises BadInput, with the reason, unless each of these is among the values given."""
         for key, values in only.items():
             value = getattr(self, key)
+            known = ' or '.join(map(str, values))
             if losses.is_traced(value) or value not in values:
-                raise BadInput(f'latents.{key} cannot be {value} here, as {reason}; use '
-                               f'{" or ".join(map(str, values))}')
+                raise BadInput(f'latents.{key} cannot be {value} here, as {reason}; use {known}')
 
 
 @with_spec
@@ -224,8 +223,7 @@ class Variational(NamedTuple):
         return maps | dict(encode=lambda state, x: self._centre(state, Batch(x)))
 
     def bounds(self, exact: bool = True) -> dict[str, tuple[float, float]]:
-        """Of kl and elbo, in closed form where that is `exact` and there is one, of recon and of
-        other bounds."""
+        """Of each metric; those of kl and elbo are exact where `exact` and in closed form."""
         chance = 0. if exact and self.closed_form_kl else CHANCE
         limits = dict(kl=(0 - chance, float('inf')), kl_per_dim=NON_NEGATIVE)  # not -0
         if not self.likelihood.discrete:
@@ -277,14 +275,13 @@ class Variational(NamedTuple):
         z = self._centre(state, batch)
         named = {f'as {i}': self._decode(state, (z, jnp.full(len(z), i)))
                  for i in range(self.labels)}
-        return {'test data': batch.x, 'reconstructions': self._decode(state, (z, batch.label)),
-                **named}
+        same_label = self._decode(state, (z, batch.label))
+        return {'test data': batch.x, 'reconstructions': same_label, **named}
 
 
 def variational(player: str, example: Batch, latent: int, latents: Latents, net: nets.Nets,
                 labels: int = 0) -> Variational:
-    """The player of these parts for examples such as these.  labels: so many are told to encoder
-    and decoder.  Raises BadInput for what does not fit."""
+    """The player for examples such as these; encoder and decoder get one of `labels` labels."""
     x = example.x
     q = densities.posterior(latents.posterior, latent, latents.flows)
     p = densities.prior(latents.prior, latent, latents.components)
