@@ -1,4 +1,4 @@
-"""The likelihood, prior and posterior of the VAEs as one part, and the player they make with nets."""
+"""Likelihood, prior and posterior of the VAEs as one part, and the player they make with nets."""
 from typing import Callable, NamedTuple
 
 import jax
