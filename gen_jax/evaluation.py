@@ -1,4 +1,4 @@
-"""What is done with a trained run: evaluate it, draw samples, reconstruct."""
+"""Uses a trained run: evaluates it, draws samples, reconstructs."""
 import contextlib
 import hashlib
 import json
@@ -15,19 +15,21 @@ from gen_jax.metrics import inception
 from gen_jax.types import BadInput, State
 
 MODES = 'evaluate', 'sample', 'reconstruct'
-ROWS = 10     # dimensions that are printed one by one
-ACTIVE = .01  # nats: a KL above is that of a dimension in use
+ROWS = 10     # up to this many dimensions are printed one by one
+ACTIVE = .01  # nats: a dimension with a larger KL is active
 
 
 def subject(run: train.Run, state: State) -> metrics.Subject:
-    """What the measures of gen_jax.metrics look at."""
+    """The input of the measures of gen_jax.metrics."""
     collect = train.collector(run, state)
     return metrics.Subject(run.model, state, run.data, run.key, run.config.eval.k,
                            lambda name, *what: collect(*what), features(run), {}, {})
 
 
 def features(run: train.Run) -> metrics.Features:
-    """What eval.features names.  Raises BadInput where it is unknown, or is not for such data."""
+    """The features named by eval.features.
+    Raises: BadInput for an unknown name, or for data that they do not fit.
+    """
     name, shape = run.config.eval.features, run.known.test.x.shape[1:]
     if name not in ('pixels', 'classifier', 'inception'):
         raise BadInput(f'unknown eval.features {name!r}; choose pixels, classifier or inception')
@@ -44,25 +46,29 @@ def features(run: train.Run) -> metrics.Features:
 
 
 def classifier(config: ConfigDict) -> metrics.Features:
-    """The code of a classifier of the data set, trained here where it has not been."""
+    """The codes of a classifier of the data set as features. Trains the classifier if the cache
+    does not hold it.
+    Raises: BadInput for a data set of rows, or if the cached classifier cannot be loaded.
+    """
     view, _, name = config.data.name.rpartition(':')
     if view == 'rows':
         raise BadInput('features classifier are for images and vectors; use eval.features=pixels')
-    ours = train.defaults('classifier', name, encoder='scratch', latent=128,
-                          optimiser=dict(weight_decay=1e-4, ema_decay=.999))
-    ours.data.update({k: v for k, v in config.data.items() if k not in ('name', 'limit')})
-    images = data.dataset_of(data.load(**ours.data).train.x) == data.IMAGES
-    train.choose(ours, 'net', 'conv' if images else 'mlp')
-    ours.net.width = (32, 64) if images else (256,)
-    ours.epochs, ours.eval.every = (60 if name == 'digits' else 10), 10 ** 9
-    known = json.dumps(train.leaves(json.loads(ours.to_json()), but=train.HERE), sort_keys=True)
-    known = hashlib.sha256(known.encode()).hexdigest()[:8]
-    folder = cache.folder() / 'classifiers' / f'{name}-{known}'
-    if train.summary(folder).get('epochs', 0) < ours.epochs:
+    net_config = train.defaults('classifier', name, encoder='scratch', latent=128,
+                                optimiser=dict(weight_decay=1e-4, ema_decay=.999))
+    net_config.data.update({k: v for k, v in config.data.items() if k not in ('name', 'limit')})
+    images = data.dataset_of(data.load(**net_config.data).train.x) == data.IMAGES
+    train.choose(net_config, 'net', 'conv' if images else 'mlp')
+    net_config.net.width = (32, 64) if images else (256,)
+    net_config.epochs, net_config.eval.every = (60 if name == 'digits' else 10), 10 ** 9
+    config_hash = json.dumps(train.leaves(json.loads(net_config.to_json()), but=train.HERE),
+                             sort_keys=True)
+    config_hash = hashlib.sha256(config_hash.encode()).hexdigest()[:8]
+    folder = cache.folder() / 'classifiers' / f'{name}-{config_hash}'
+    if train.summary(folder).get('epochs', 0) < net_config.epochs:
         print(f'training the classifier of {name} once, in {folder}', flush=True)
-        train.train(ours, folder)
+        train.train(net_config, folder)
     try:
-        run, state = train.load(folder, ours)
+        run, state = train.load(folder, net_config)
     except BadInput as e:
         raise BadInput(f'the classifier kept in {folder} cannot be used ({e}); remove that folder, '
                        'and it is trained again') from None
@@ -73,15 +79,15 @@ def classifier(config: ConfigDict) -> metrics.Features:
 
 
 def run_mode(config: ConfigDict, workdir: Path, mode: str) -> None:
-    """What is done with a trained run: evaluate, sample or reconstruct."""
+    """Evaluates, samples from or reconstructs with a trained run, as `mode` says."""
     train.announce(config, workdir)
     run, state = train.load(workdir, config)
     if mode == 'sample':
         samplers.require(config.sampler, config.model.name, run.model, state,
                          run.known.test)
     if mode == 'reconstruct' and not train.can_reconstruct(run.model):
-        lacking = 'decoder' if run.model.encode else 'encoder'
-        raise BadInput(f'model {config.model.name} has no {lacking} to reconstruct with')
+        missing = 'decoder' if run.model.encode else 'encoder'
+        raise BadInput(f'model {config.model.name} has no {missing} to reconstruct with')
     if mode != 'evaluate':
         print('pictures: ' +
               ', '.join(str(p) for p in train.save_pictures(run, state, workdir, only=mode)))
@@ -93,36 +99,37 @@ def run_mode(config: ConfigDict, workdir: Path, mode: str) -> None:
 
 
 def evaluate(run: train.Run, state: State, workdir: Path) -> None:
-    """The metrics that eval.metrics names, else all that can be measured, one after the other."""
-    looked_at, asked = subject(run, state), re.findall(r'\w+', run.config.eval.metrics)
-    names, done = metrics.chosen(asked, looked_at), set()
+    """Computes the metrics named by eval.metrics, or all that fit the model, in turn."""
+    evaluated, requested = subject(run, state), re.findall(r'\w+', run.config.eval.metrics)
+    names, done = metrics.chosen(requested, evaluated), set()
     print(f'step {int(state.step)}, {len(run.data.test.x)} test examples')
     report(workdir, train.evaluator(run)(state))
-    for name, scores in metrics.measure(names, looked_at, skip_failures=not asked):
+    for name, scores in metrics.measure(names, evaluated, skip_failures=not requested):
         done.add(name)
         report(workdir, {f'test/{k}': float(v) for k, v in scores.items()})
     if any(metrics.MEASURES[name].featured for name in done):
-        used, n = looked_at.features, len(looked_at.cached_features.get('real', ()))
-        about = dict(name=used.name, sha256=used.digest, resizer=used.resizer, split='test',
-                     examples=n, samples=n)
-        record.write_json(workdir / 'summary.json', train.summary(workdir) | dict(features=about))
-        print('features: ' + ', '.join(f'{k} {v}' for k, v in about.items()))
+        extractor, n = evaluated.features, len(evaluated.cached_features.get('real', ()))
+        metadata = dict(name=extractor.name, sha256=extractor.digest, resizer=extractor.resizer,
+                        split='test', examples=n, samples=n)
+        record.write_json(workdir / 'summary.json',
+                          train.summary(workdir) | dict(features=metadata))
+        print('features: ' + ', '.join(f'{k} {v}' for k, v in metadata.items()))
 
 
 def report(workdir: Path, measured: dict[str, float]) -> None:
-    """Into summary.json, and on the terminal."""
+    """Writes metrics to summary.json, and prints them."""
     summary = train.summary(workdir)
     summary['metrics'] = summary.get('metrics', {}) | measured
     record.write_json(workdir / 'summary.json', summary)
     parts = {}
     for name, value in measured.items():
         parts.setdefault('/'.join(name.split('/')[:2]), {})[name] = value
-    for name_of_all, values in parts.items():
+    for prefix, values in parts.items():
         if len(values) > ROWS:
-            of_each = np.array(list(values.values()))
-            least, median, most = np.quantile(of_each, (0, .5, 1))
-            print(f'{name_of_all}  min {least:.4g}, median {median:.4g}, max {most:.4g}, '
-                  f'{(of_each > ACTIVE).sum()} of {len(values)} > {ACTIVE}', flush=True)
+            array = np.array(list(values.values()))
+            least, median, most = np.quantile(array, (0, .5, 1))
+            print(f'{prefix}  min {least:.4g}, median {median:.4g}, max {most:.4g}, '
+                  f'{(array > ACTIVE).sum()} of {len(values)} > {ACTIVE}', flush=True)
             continue
         for name, value in values.items():
             print(f'{name:32} {value:12.4f}', flush=True)

@@ -19,14 +19,14 @@ def folded(doc: str) -> str:
 
 
 def commands(paragraph: str) -> str:
-    """Indented lines."""
+    """Keeps the indented lines of a paragraph; long ones continue after a backslash."""
     lines = re.sub(r' \\\n +', ' ', paragraph).splitlines()
     return '\n'.join(filled(line, re.match(' +', line)[0] + 4 * ' ', 77).replace('\n', ' \\\n')
                      for line in lines)
 
 
 def filled(text: str, more: str = '', width: int = 79) -> str:
-    """Lines of that width; those after the first begin with `more`."""
+    """Fills text to `width` columns; every line after the first begins with `more`."""
     return textwrap.fill(text, width, subsequent_indent=more, break_long_words=False,
                          break_on_hyphens=False)
 

@@ -48,7 +48,7 @@ PROCESS = flags.DEFINE_integer('process', None, 'which of the processes this is,
 PROCESSES = flags.DEFINE_integer('processes', None, 'how many there are')
 PATIENCE = flags.DEFINE_integer('patience', 100, 'seconds of silence after which another process '
                                 'is held to be dead', lower_bound=1)
-OWN = CONFIG, WORKDIR, MODE, DISTRIBUTED, COORDINATOR, PROCESS, PROCESSES, PATIENCE
+PROGRAM_FLAGS = CONFIG, WORKDIR, MODE, DISTRIBUTED, COORDINATOR, PROCESS, PROCESSES, PATIENCE
 HELP = {'h', 'help', 'helpfull'}
 PLACES = 'configs', Path(__file__).parents[1] / 'configs', Path(__file__).with_name('configs')
 CONFIGS = next((p for p in map(Path, PLACES) if (p / 'vae.py').exists()), Path('configs'))
@@ -56,7 +56,7 @@ EXPECTED = dict(bool='True or False', tuple='whole numbers in brackets, as (256,
 
 
 def parse(argv):
-    """absl's parsing, every error as BadInput of one line."""
+    """Parses the flags by absl. Raises BadInput of one line for every error."""
     argv = completed(argv)
     config = get_config(argv)
     try:
@@ -69,21 +69,22 @@ def parse(argv):
 
 
 def values(argv, name: str) -> list[str]:
-    """What argv gives a flag, each time that it does."""
+    """All values that argv gives for a flag."""
     given = zip(argv[1:], [*argv[2:], ''])
     return [after if word.lstrip('-') == name else word.partition('=')[2] for word, after in given
             if re.match(f'--?{re.escape(name)}(=|$)', word)]
 
 
 def source(argv) -> str:
-    """The --config flag's value: FILE[:DATASET]; '' where it is not given."""
+    """The value of --config, FILE[:DATASET]; '' if it is not given."""
     return next(iter(values(argv, 'config')), '')
 
 
 def completed(argv) -> list[str]:
-    """argv with the file of a config that is given by its name alone, or with the config of the
-    workdir's run where none is given; and where it names other parts (--config.net.name=NAME) with
-    a config that has their keys."""
+    """argv with a complete --config: the file of a config that is given by name alone, or the
+    config of the workdir's run if none is given; and, if argv names other parts
+    (--config.net.name=NAME), a config with their keys.
+    """
     name, colon, dataset = source(argv).partition(':')
     if re.fullmatch(r'\w+', name) and (CONFIGS / f'{name}.py').is_file():
         argv = with_config(argv, f'{CONFIGS / name}.py{colon}{dataset}')
@@ -105,7 +106,7 @@ def with_config(argv, value: str) -> list[str]:
 
 
 def parts_of(argv) -> list[str]:
-    """The groups of the config of which another part can be chosen by its name."""
+    """The groups of the config whose part can be chosen by name."""
     if not source(argv) or not any('.name' in word for word in argv):
         return []
     return [group for group, keys in get_config(argv).items()
@@ -113,7 +114,7 @@ def parts_of(argv) -> list[str]:
 
 
 def get_config(argv):
-    """The config as its file has it.  Raises BadInput where there is no such file."""
+    """The config that its file returns. Raises BadInput if there is no such file, or it fails."""
     file, *dataset = source(argv).split(':', 1)
     if not file:
         raise BadInput('give a config, for example --config=configs/vae.py, or the --workdir of a '
@@ -134,26 +135,26 @@ def get_config(argv):
         return module['get_config'](*dataset)
     except BadInput:
         raise
-    except Exception as e:  # of anybody's program
+    except Exception as e:  # from any user's program
         raise BadInput(f'config file {file!r} fails: {type(e).__name__}: '
                        f'{" ".join(str(e).split())}') from e
 
 
 def unknown_key(argv, config) -> str | None:
-    """What to say of the first --config.KEY that is not in the config."""
+    """The error message for the first --config.KEY that is not in the config."""
     known = list(train.leaves(config.to_dict()))
     for word in argv:
         key = word.lstrip('-').split('=')[0].removeprefix('config.')
         if word.lstrip('-').startswith('config.') and key not in known:
             leaf = [k for k in known if k.split('.')[-1] == key.split('.')[-1]]
-            beside = [k for k in known if k.rpartition('.')[0] == key.rpartition('.')[0]]
-            close = (leaf or difflib.get_close_matches(key, beside or known, 1, cutoff=0))[0]
+            siblings = [k for k in known if k.rpartition('.')[0] == key.rpartition('.')[0]]
+            close = (leaf or difflib.get_close_matches(key, siblings or known, 1, cutoff=0))[0]
             return f'unknown config key {key!r}; the nearest is {close!r}'
     return None
 
 
 def unknown_flag(argv, config, e: Exception) -> str | None:
-    """What to say of a flag that there is not, which may be a key of the config."""
+    """The error message for an unknown flag, which may be a key of the config."""
     if not isinstance(e, flags.UnrecognizedFlagError):
         return None
     keys = sorted(train.leaves(config.to_dict()), key=lambda key: -key.count('.'))
@@ -161,23 +162,23 @@ def unknown_flag(argv, config, e: Exception) -> str | None:
     known |= {key: f'config.{key}' for key in keys} | {name: name for name in FLAGS}
     close = difflib.get_close_matches(e.flagname, known, 1)
     value = ''.join(f'={v}' for v in values(argv, e.flagname)[:1] if v)
-    meant = f', did you mean --{known[close[0]]}{value}?' if close else ''
-    return f'there is no flag --{e.flagname}{meant}; --help says which there are'
+    suggestion = f', did you mean --{known[close[0]]}{value}?' if close else ''
+    return f'there is no flag --{e.flagname}{suggestion}; --help says which there are'
 
 
 def wrong_type(argv, e: Exception) -> str | None:
-    """What to say of a value that is not of its flag's type."""
+    """The error message for a value that does not have the type of its flag."""
     match = re.match(r'flag --([^=]+)=', str(e))
     if not isinstance(e, flags.IllegalFlagValueError) or not match or match[1] not in FLAGS:
         return None
     name, parser = match[1], FLAGS[match[1]].parser
-    among = getattr(parser, 'enum_values', ())
-    kind = (f'one of {", ".join(among)}' if among else
+    choices = getattr(parser, 'enum_values', ())
+    kind = (f'one of {", ".join(choices)}' if choices else
             parser.syntactic_help or EXPECTED.get(parser.flag_type()))
     for value in values(argv, name):
         if kind and str(e).startswith(f'flag --{name}={value}: '):
             return f'{name.removeprefix("config.")} must be {kind}, not {value!r}' \
-                   f'{train.closest_match(value, among)}'
+                   f'{train.closest_match(value, choices)}'
     return None
 
 
@@ -192,7 +193,7 @@ def helped(argv, about: str = __doc__, more_flags=()) -> bool:
         return False
     from gen_jax import help
     if given & HELP:
-        named = {f'--{flag.name}': FLAGS[flag.name] for flag in (*more_flags, *OWN)}
+        named = {f'--{flag.name}': FLAGS[flag.name] for flag in (*more_flags, *PROGRAM_FLAGS)}
         wide = 2 + max(map(len, named))
         print('\n'.join([help.folded(about), '', 'Flags:', *(help.filled(
             f'{name:{wide}}{flag.help}' + (f' [{flag.default}]' if flag.default else ''),
@@ -206,11 +207,11 @@ def helped(argv, about: str = __doc__, more_flags=()) -> bool:
     return True
 
 
-# What is done
+# Running
 
 
 def join():
-    """Joins the other processes, where the flags speak of them."""
+    """Joins the other processes if the flags ask for this."""
     given = COORDINATOR.value, PROCESS.value, PROCESSES.value
     if DISTRIBUTED.value or given != (None, None, None):
         parallel.join(*given, PATIENCE.value)
@@ -230,8 +231,9 @@ def main(argv):
 
 
 def guarded(argv):
-    """main; bad input becomes one line and status 1, an interruption a word and status 130, or 0
-    where all is saved."""
+    """Runs main and returns the exit status. Bad input prints one line and gives 1; an interruption
+    prints one line and gives 130, or 0 once everything is saved.
+    """
     try:
         if helped(argv):
             return 0
@@ -249,13 +251,13 @@ def guarded(argv):
         print(f'gen_jax: {e}', file=sys.stderr, flush=True)
         return parallel.exit_process(1)
     except KeyboardInterrupt:
-        print(f'\nstopped{left(argv)}', file=sys.stderr, flush=True)
+        print(f'\nstopped{interruption_message(argv)}', file=sys.stderr, flush=True)
         return parallel.exit_process(130)
     return 0
 
 
-def left(argv) -> str:
-    """What an interruption leaves behind, and what the same command does with it."""
+def interruption_message(argv) -> str:
+    """What remains after an interruption, and what the same command will do."""
     if not FLAGS.is_parsed():
         return ' before anything was done'
     if MODE.value == 'evaluate':
@@ -270,7 +272,7 @@ def left(argv) -> str:
 
 
 if __name__ == '__main__':
-    logging.set_verbosity(logging.FATAL)  # what matters of libraries' errors is raised
+    logging.set_verbosity(logging.FATAL)  # libraries raise the errors that matter
     cache.keep_compiled()
     if signal.getsignal(signal.SIGINT) is end:
         signal.signal(signal.SIGINT, faults.interrupted)

@@ -118,7 +118,7 @@ MUTANTS = [
         ('samplers.py', 'return y[:, ::-1], logdet', 'return y, logdet', 'test_samplers.py'),
         ('sweep/groups.py', 'max(point[LATENT]', 'min(point[LATENT]', 'test_sweep.py'),
         ('sweep/traced.py', '% latent < used', '% latent <= used', 'test_sweep.py'),
-        ('train/faults.py', 'if asked and number == signal.SIGINT', 'if asked and not number',
+        ('train/faults.py', 'if received and number == signal.SIGINT', 'if received and not number',
          'test_faults.py'),
         ('train/run.py', 'if config.batch_size > size:', 'if config.batch_size > size + 1:',
          'test_main.py'),

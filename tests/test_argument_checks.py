@@ -1,4 +1,4 @@
-"""What the maps of a loaded model say of what they cannot take, and that they take the rest."""
+"""The errors of the functions of a loaded model for invalid arguments, and that valid ones pass."""
 import json
 import re
 
@@ -21,7 +21,7 @@ SMALL = dict(vae=dict(width=(8, ), latent=3), gan=dict(kind='mlp', width=(8, ), 
 
 @pytest.fixture(scope='module')
 def loaded(tmp_path_factory):
-    """(model, data set) -> (run, state) of one that was saved before its first step."""
+    """(model, data set) -> (run, state) of a run that was saved before its first step."""
     built = {}
 
     def get(name, dataset='digits', size=0):
@@ -45,7 +45,7 @@ def examples(run, n=4):
 
 
 def refused(f, *args):
-    """What f says of these."""
+    """The error message of f for these arguments."""
     with pytest.raises(BadInput) as raised:
         f(*args)
     assert '\n' not in str(raised.value)
@@ -55,7 +55,7 @@ def refused(f, *args):
 def test_encode_and_decode_say_what_they_take(loaded):
     run, state = loaded('vae')
     encode, decode, x = run.model.encode, run.model.decode, examples(run)
-    for given, problem in [
+    for argument, problem in [
             (np.uint8(255 * x), 'uint8 (4, 8, 8, 1): divide 0..255 by 255'),
             (x[0], 'one example, float32 (8, 8, 1): give it the axis of examples, by [None]'),
             (x[:, 1:], 'float32 (4, 7, 8, 1)'),
@@ -64,17 +64,18 @@ def test_encode_and_decode_say_what_they_take(loaded):
             (np.where(x > .5, np.nan, x), 'from nan to nan: bring them to that range'),
             (x > .5, 'bool (4, 8, 8, 1): use .astype("float32")'),
             (x.tolist(), 'list')]:
-        assert refused(encode, state, given) == 'encode of vae takes float32 (n, 8, 8, 1) of ' \
+        assert refused(encode, state, argument) == 'encode of vae takes float32 (n, 8, 8, 1) of ' \
                                                 f'values from 0 to 1, not {problem}'
     z = encode(state, x)
     assert z.shape == (4, 3) and np.isfinite(z).all()
-    close_to = x + .1 * jax.random.normal(run.key, x.shape)  # noise is no mistake
+    close_to = x + .1 * jax.random.normal(run.key, x.shape)  # noisy examples are valid
     assert encode(state, close_to).shape == (4, 3)
-    for given, problem in [(z[:, :2], 'float32 (4, 2)'), (jnp.int32(z), 'int32 (4, 3): '
+    for argument, problem in [(z[:, :2], 'float32 (4, 2)'), (jnp.int32(z), 'int32 (4, 3): '
                            'use .astype("float32")'),
-                           (z[0], 'one example, float32 (3,): give it the axis of examples, by '
-                            '[None]'), ((z, z), 'tuple')]:
-        assert refused(decode, state, given) == f'decode of vae takes float32 (n, 3), not {problem}'
+                              (z[0], 'one example, float32 (3,): give it the axis of examples, by '
+                               '[None]'), ((z, z), 'tuple')]:
+        assert refused(decode, state,
+                       argument) == f'decode of vae takes float32 (n, 3), not {problem}'
     np.testing.assert_array_equal(decode(state, np.float64(z)), decode(state, z))
 
 
@@ -86,14 +87,14 @@ def test_under_jit_shapes_and_types_are_checked(loaded):
     np.testing.assert_allclose(encode(state, x), run.model.encode(state, x), rtol=1e-5, atol=1e-6)
 
 
-def test_a_map_that_a_model_has_not_says_so_and_is_false(loaded):
+def test_a_missing_map_says_so_and_is_false(loaded):
     run, state = loaded('gan')
     batch = train.test_examples(run.data, 2, run.key)
     assert not run.model.encode and not run.model.show and not run.model.classify
-    said = 'model gan has no encode, only decode, prior'
-    assert refused(run.model.encode, state, batch.x) == said
-    assert refused(train.reconstruction_rows, run, state, batch) == said
-    assert refused(train.samples, run, state, 'gmm', 4) == said
+    message = 'model gan has no encode, only decode, prior'
+    assert refused(run.model.encode, state, batch.x) == message
+    assert refused(train.reconstruction_rows, run, state, batch) == message
+    assert refused(train.samples, run, state, 'gmm', 4) == message
     assert not train.can_reconstruct(run.model)
     assert train.samples(run, state, 'prior', 4).shape == (4, 8, 8, 1)
 
@@ -118,7 +119,7 @@ def test_prior_and_samplers_say_what_they_take(loaded):
     ('vq', 'digits', 'int32 (n, 16)'), ('text', 'text', 'float32 (n, 3)'),
     ('colorize', 'photos', '{features: float32 (n, 3), luma: float32 (n, 8, 8)}')])
 def test_every_kind_of_code_and_example_is_taken(loaded, name, dataset, takes):
-    """Codes of its own, examples of its data, and codes of one number more are not."""
+    """Codes of the model and examples of its data are valid; codes of twice the size are not."""
     run, state = loaded(name, dataset, 8 if dataset in ('text', 'photos') else 0)
     model, x = run.model, examples(run)
     z = model.encode(state, x) if model.encode else model.prior(state, run.key, 4)
@@ -136,7 +137,7 @@ def test_every_kind_of_code_and_example_is_taken(loaded, name, dataset, takes):
     ('text', 'text', lambda x: x + 90, 'int32 (n, 8) of values from 0 to 95, not from '),
     ('text', 'text', lambda x: np.float32(x), 'not float32 (4, 8): use .astype("int32")'),
     ('classifier', 'digits', lambda x: 255 * x, 'of values from 0 to 1, not from 0 to 255')])
-def test_data_of_every_kind_has_its_own_range(loaded, name, dataset, change, problem):
+def test_data_of_every_kind_has_its_range(loaded, name, dataset, change, problem):
     run, state = loaded(name, dataset, 8 if dataset == 'text' else 0)
     maps = [run.model.encode] + [run.model.classify] * (name == 'classifier')
     for f in maps:

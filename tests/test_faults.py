@@ -182,7 +182,7 @@ def test_an_interruption_is_not_lost_where_garbage_is_collected():
         for _ in range(10_000):  # as long as it takes to be heard
             pass
 
-    with pytest.raises(KeyboardInterrupt), train.asked_to_stop() as asked:
+    with pytest.raises(KeyboardInterrupt), train.stop_signals() as asked:
         os.kill(os.getpid(), signal.SIGINT)
         assert asked == ['SIGINT']
         garbage = Garbage()

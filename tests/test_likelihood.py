@@ -1,4 +1,4 @@
-"""The measures of evaluation against models whose likelihood has a closed form."""
+"""The metrics of evaluation against models whose likelihood has a closed form."""
 import functools
 
 import jax
@@ -18,15 +18,15 @@ LINEAR = dict(kind='linear', likelihood='gaussian', latent=LATENT, width=(1,))
 
 
 def data(n=64, seed=0):
-    """Examples around a plane of two dimensions."""
-    chance, plane = np.random.default_rng(seed), np.random.default_rng(42).normal(size=(2, D))
-    x = chance.normal(size=(n, 2)) @ plane + SIGMA * chance.normal(size=(n, D))
+    """Examples around a two-dimensional plane."""
+    rng, plane = np.random.default_rng(seed), np.random.default_rng(42).normal(size=(2, D))
+    x = rng.normal(size=(n, 2)) @ plane + SIGMA * rng.normal(size=(n, D))
     return Batch(jnp.float32(x))
 
 
 @functools.cache
 def linear():
-    """A linear VAE, not yet at its best, and the exact log p(x) of examples."""
+    """A linear VAE that is not yet optimal, and the exact log p(x) of examples."""
     model, state = fitted(vae, data(1000, 9), 150, sigma=SIGMA, learning_rate=1e-2, **LINEAR)
     return model, state, lambda x: exact(model, state, x, SIGMA)
 
@@ -73,7 +73,7 @@ def test_reverse_annealing_bounds_from_the_other_side():
     batch, keys = data(512), jax.random.split(jax.random.key(4), 3)
     z = model.density.prior(state, batch, keys[0])
     x = model.density.observe(state, batch, z, keys[1])
-    few = dict(steps=12, leaps=3)  # so few that the bounds are loose
+    few = dict(steps=12, leaps=3)  # so few steps that the bounds are loose
     back = jax.jit(likelihood.ais(model.density, reverse=True, **few))(
         state, Batch(x), z, keys[2])
     forward = jax.jit(likelihood.ais(model.density, **few))(
@@ -106,15 +106,16 @@ def fitted(module, batch, epochs, **hyper):
 
 
 def test_linear_vae_is_probabilistic_pca():
-    """Lucas et al. 2019: the best ELBO is the likelihood of pPCA, Tipping & Bishop 1999, and a
-    unit is in use for each eigenvalue of the covariance above sigma^2."""
-    chance = np.random.default_rng(0)
+    """Lucas et al. 2019: the best ELBO equals the likelihood of pPCA (Tipping & Bishop 1999), and
+    the number of active units is the number of eigenvalues of the covariance above sigma^2.
+    """
+    rng = np.random.default_rng(0)
     values = np.array([4., 2., 1., .2, .1, .05])  # the data's eigenvalues; sigma^2 = .5
-    turn = np.linalg.qr(chance.normal(size=(D, D)))[0]
-    x = chance.normal(size=(2000, D))
+    rotation = np.linalg.qr(rng.normal(size=(D, D)))[0]
+    x = rng.normal(size=(2000, D))
     x = (x - x.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T, bias=True))).T
-    x = x * values ** .5 @ turn.T
-    sigma2, kept = .5, 3
+    x = x * values ** .5 @ rotation.T
+    sigma2, num_active = .5, 3
     variance = np.where(values > sigma2, values, sigma2)
     truth = -.5 * (D * np.log(2 * np.pi) + np.log(variance).sum() + (values / variance).sum())
     batch = Batch(jnp.float32(x))
@@ -124,12 +125,12 @@ def test_linear_vae_is_probabilistic_pca():
                      for key in jax.random.split(jax.random.key(2), 20)])
     assert result == pytest.approx(truth, abs=.05) and result < truth + .02
     mean, _ = model.density.moments(state, batch)
-    assert latent.active_units(np.asarray(mean)) == kept
+    assert latent.active_units(np.asarray(mean)) == num_active
 
 
 @pytest.mark.parametrize('k', [1, 5])
 def test_doubly_reparameterised_gradient_has_the_mean_of_the_plain_one(k):
-    """Tucker et al. 2019; and near the optimum less variance."""
+    """Tucker et al. 2019; near the optimum its variance is lower."""
     batch, keys = data(8), jax.random.split(jax.random.key(1), 4000)
     result = {}
     for gradient in iwae.GRADIENT_ESTIMATORS:
@@ -139,7 +140,7 @@ def test_doubly_reparameterised_gradient_has_the_mean_of_the_plain_one(k):
 
         @jax.jit
         @jax.vmap
-        def moment(key, model=model, state=state):  # of Adam, a tenth of the gradient
+        def moment(key, model=model, state=state):  # Adam's first moment, a tenth of the gradient
             after, _ = model.step(state, batch, key)
             return jax.tree.map(lambda a: 10 * a, after.opt['vae'][0].mu)
         result[gradient] = moment(keys)
@@ -169,8 +170,8 @@ def test_iwae_of_one_code_is_the_elbo():
 
 def test_information_of_codes_that_tell_all_and_nothing():
     n = 400
-    apart = jnp.arange(n)[:, None] * jnp.ones((1, 2))
-    result = latent.information(apart, jnp.full((n, 2), -12.), jax.random.key(0))
+    distinct = jnp.arange(n)[:, None] * jnp.ones((1, 2))
+    result = latent.information(distinct, jnp.full((n, 2), -12.), jax.random.key(0))
     assert float(result['mutual_information']) == pytest.approx(np.log(n), abs=1e-3)
     same = latent.information(jnp.full((n, 2), 1.), jnp.full((n, 2), -1.), jax.random.key(0))
     assert float(same['mutual_information']) == pytest.approx(0, abs=1e-5)
@@ -179,7 +180,7 @@ def test_information_of_codes_that_tell_all_and_nothing():
 
 
 def test_information_and_aggregate_kl_are_the_kl():
-    """Hoffman & Johnson 2016: their sum is the mean KL, up to the noise of the codes drawn."""
+    """Hoffman & Johnson 2016: their sum is the mean KL, up to the noise of the sampled codes."""
     mean, logvar = jax.random.normal(jax.random.key(0), (2, 3000, 2))
     result = latent.information(mean, logvar - 2, jax.random.key(1))
     kl = .5 * (mean ** 2 + jnp.exp(logvar - 2) - 1 - logvar + 2).sum(1).mean()
@@ -247,7 +248,7 @@ def test_codes_of_data_without_labels_are_not_probed(label):
 
 
 def few(name, dataset='digits', n=3, **changed):
-    """A run of which only so many test examples are seen, untrained."""
+    """An untrained run that evaluates only `n` test examples."""
     config = defaults(name, dataset, width=(4,), **changed)
     config.eval.best, config.eval.k, config.data.size = '', 2, 8 if dataset == 'sprites' else 0
     run = train.prepare(config)
@@ -282,8 +283,8 @@ def test_what_cannot_be_computed_is_left_out_unless_it_is_asked_for(tmp_path, ca
 def test_only_what_cannot_be_computed_is_left_out(tmp_path, capsys, name, dataset, n, hyper, out):
     run = few(name, dataset, n, **hyper)
     evaluation.evaluate(run, run.state, tmp_path)
-    said = [line for line in capsys.readouterr().out.splitlines() if 'left out' in line]
-    assert {line.split(':')[0].removeprefix('left out ') for line in said} == out
+    left_out = [line for line in capsys.readouterr().out.splitlines() if 'left out' in line]
+    assert {line.split(':')[0].removeprefix('left out ') for line in left_out} == out
     for metric in out:
         with pytest.raises(BadInput, match=f'metric {metric} needs at least'):
             metrics.chosen([metric], evaluation.subject(run, run.state))
@@ -292,13 +293,13 @@ def test_only_what_cannot_be_computed_is_left_out(tmp_path, capsys, name, datase
 @pytest.mark.full
 def test_codes_that_are_not_finite_are_not_measured(tmp_path, capsys):
     run = few('ae', n=30, kind='mlp', latent=2)
-    lost = run.state._replace(params=jax.tree.map(lambda a: a * jnp.nan, run.state.params))
-    evaluation.evaluate(run, lost, tmp_path)
+    nan_state = run.state._replace(params=jax.tree.map(lambda a: a * jnp.nan, run.state.params))
+    evaluation.evaluate(run, nan_state, tmp_path)
     assert [line for line in capsys.readouterr().out.splitlines() if 'left out' in line] == [
         f'left out {name}: the codes are not finite' for name in ('active_units', 'linear_probe')]
     run.config.eval.metrics = 'active_units'
     with pytest.raises(BadInput, match='metric active_units: the codes are not finite'):
-        evaluation.evaluate(run, lost, tmp_path)
+        evaluation.evaluate(run, nan_state, tmp_path)
 
 
 @pytest.mark.parametrize('latent', thorough([2, 10, 11, 600], 10, 600))

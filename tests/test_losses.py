@@ -26,11 +26,11 @@ def draw(shape, seed=0):
 
 
 def images(shape, seed=0):
-    """Two batches of smooth images in [0, 1], somewhat alike."""
+    """Two batches of smooth images in [0, 1] that are similar to each other."""
     from scipy.ndimage import gaussian_filter
-    chance = np.random.default_rng(seed)
-    x = gaussian_filter(chance.uniform(size=shape), (0, 1, 1, 0))
-    y = x + .1 * gaussian_filter(chance.normal(size=shape), (0, .7, .7, 0))
+    rng = np.random.default_rng(seed)
+    x = gaussian_filter(rng.uniform(size=shape), (0, 1, 1, 0))
+    y = x + .1 * gaussian_filter(rng.normal(size=shape), (0, .7, .7, 0))
     return np.clip(y, 0, 1).astype(np.float32), np.float32(x)
 
 
@@ -122,14 +122,14 @@ def test_gaussian_kl_is_the_integral_that_defines_it(mean, logvar):
 
 @examples
 @given(real(-3, 3), real(-3, 3))
-def test_gaussian_kl_is_zero_at_the_prior_alone(mean, logvar):
+def test_gaussian_kl_is_zero_only_at_the_prior(mean, logvar):
     kl = float(losses.gaussian_kl(jnp.float32(mean), jnp.float32(logvar)))
     assert kl >= -1e-6
     assert (kl > 1e-3) or max(abs(mean), abs(logvar)) < .1
     assert float(losses.gaussian_kl(0., 0.)) == 0
 
 
-def test_gaussian_kl_keeps_the_dimensions_apart():
+def test_gaussian_kl_is_per_dimension():
     mean, logvar = draw((5, 3)), draw((5, 3), 1)
     result = losses.gaussian_kl(mean, logvar)
     assert result.shape == (5, 3)
@@ -146,7 +146,7 @@ def test_bound_keeps_logvar_within_the_limit(logvar):
                                atol=1e-30)
 
 
-def test_bound_leaves_small_values_alone_and_takes_another_limit():
+def test_bound_does_not_change_small_values_and_takes_another_limit():
     np.testing.assert_allclose(losses.bound_logvar(jnp.array([-.1, 0, .1])), [-.1, 0, .1],
                                rtol=1e-4)
     np.testing.assert_allclose(losses.bound_logvar(jnp.array([-99., 99.]), 2.), [-2, 2], rtol=1e-6)
@@ -197,12 +197,12 @@ def test_discriminator_loss_is_minus_log_of_the_right_answers(a, b):
 
 @examples
 @given(real(-20, 20))
-def test_non_saturating_is_minus_log_of_being_believed(a):
+def test_non_saturating_is_minus_log_of_the_probability_of_real(a):
     np.testing.assert_allclose(losses.non_saturating(jnp.array([a])),
                                [-np.log(special.expit(float(a)))], rtol=1e-4, atol=1e-6)
 
 
-def test_adversarial_losses_stay_finite_with_a_slope_where_the_discriminator_wins():
+def test_adversarial_losses_stay_finite_with_a_gradient_where_the_discriminator_wins():
     won = jnp.array([-1e4, 1e4])
     assert np.isfinite(losses.discriminator_loss(won, won[::-1])).all()
     gradient = jax.grad(lambda f: losses.non_saturating(f).sum())(won)
@@ -235,7 +235,7 @@ def test_ssim_is_that_of_scikit_image(shape):
 
 
 def slow_ssim(y, x, size, sigma):
-    """Wang et al. 2004, window by window, in float64; `size` of the window by axis."""
+    """Wang et al. 2004, one window after another, in float64; `size` of the window by axis."""
     weights = [np.exp(-.5 * ((np.arange(k) - (k - 1) / 2) / sigma) ** 2) for k in size]
     w = np.outer(*weights) / np.outer(*weights).sum()
     result = []
@@ -283,7 +283,7 @@ def test_ssim_has_a_finite_gradient_of_zero_at_the_top():
         np.testing.assert_allclose(gradient, 0, atol=1e-3)
 
 
-def test_ssim_climbs_along_its_gradient():
+def test_ssim_increases_along_its_gradient():
     y, x = map(jnp.float32, images((3, 9, 8, 3)))
     value, gradient = jax.jit(jax.value_and_grad(lambda y: losses.ssim(y, x).sum()))(y)
     step = 1e-3 / float(jnp.linalg.norm(gradient))
@@ -356,14 +356,15 @@ def test_bernoulli_kl_is_scipys_relative_entropy(p):
     np.testing.assert_allclose(result, truth, rtol=1e-4, atol=1e-6)
 
 
-def test_bernoulli_kl_is_zero_at_equality_alone_and_finite_at_the_ends():
+def test_bernoulli_kl_is_zero_only_at_equality_and_finite_at_the_ends():
     p = jnp.linspace(.01, .99, 21)
     np.testing.assert_allclose(losses.bernoulli_kl(p, p), 0, atol=1e-6)
     assert (losses.bernoulli_kl(p, p[::-1])[jnp.arange(21) != 10] > 0).all()
     for q in 0., 1.:
         value, gradient = jax.value_and_grad(lambda q: losses.bernoulli_kl(.05, q))(q)
-        kept = np.clip(q, 1e-6, 1 - 1e-6)
-        np.testing.assert_allclose(value, stats.entropy([.05, .95], [kept, 1 - kept]), rtol=.01)
+        clipped = np.clip(q, 1e-6, 1 - 1e-6)
+        np.testing.assert_allclose(value, stats.entropy([.05, .95], [clipped, 1 - clipped]),
+                                   rtol=.01)
         assert np.isfinite(gradient)
 
 
@@ -378,13 +379,13 @@ def test_accuracy_is_one_where_the_largest_logit_is_the_labels():
 
 
 def per_example_norm(f, x):
-    """The truth: each example's Jacobian as a matrix, by forward mode."""
+    """The reference: each example's Jacobian as a matrix, by forward mode."""
     jacobian = jax.vmap(jax.jacfwd(lambda row: f(row[None])[0]))(x)
     return (np.asarray(jacobian, float) ** 2).reshape(len(x), -1).sum(1)
 
 
 def smooth_net(sizes, seed=0):
-    """tanh layers between so many units each."""
+    """tanh layers; `sizes` are the numbers of units."""
     weights = [jnp.float32(draw(pair, seed + i)) for i, pair in enumerate(zip(sizes, sizes[1:]))]
     return lambda x: functools.reduce(lambda x, w: jnp.tanh(x @ w / 2), weights, x)
 
@@ -418,7 +419,7 @@ def test_jacobian_norm_takes_examples_and_codes_of_any_shape():
 
 @pytest.fixture(scope='module')
 def conv_encoder():
-    """(f of (params, x), params, x): the project's own, smooth but for the pooling."""
+    """(f of (params, x), params, x): gen_jax's conv encoder, smooth but for the pooling."""
     x = jnp.float32(draw((3, 5, 4, 2)))
     net = nets.make('conv', width=(3, 2), activation='tanh').encoder(x.shape[1:], 3)
     params, buffers = net.init(jax.random.key(0), x)
@@ -426,8 +427,8 @@ def conv_encoder():
 
 
 @pytest.mark.full
-def test_jacobian_norm_of_a_conv_encoder_is_that_of_every_example_alone(conv_encoder):
-    """Backward by the project's own rules, against differences of its forward pass alone."""
+def test_jacobian_norm_of_a_conv_encoder_is_computed_per_example(conv_encoder):
+    """Backward passes by gen_jax's rules, against finite differences of the forward pass."""
     f, params, x = conv_encoder
     f = jax.jit(functools.partial(f, params))
     result = losses.jacobian_norm(f, x)
@@ -445,9 +446,9 @@ def test_random_probes_estimate_the_jacobian_norm_without_bias():
     f, x = smooth_net((5, 7, 6)), jnp.float32(draw((4, 5), 9))
     jacobian = np.asarray(jax.vmap(jax.jacfwd(lambda row: f(row[None])[0]))(x), float)
     product = jacobian @ jacobian.swapaxes(1, 2)
-    apart = product * (1 - np.eye(6))
+    off_diagonal = product * (1 - np.eye(6))
     truth, probes = np.trace(product, axis1=1, axis2=2), 4000
-    error = np.sqrt(2 * (apart ** 2).sum((1, 2)) / probes)
+    error = np.sqrt(2 * (off_diagonal ** 2).sum((1, 2)) / probes)
     assert (error <= truth * np.sqrt(2 / probes)).all()
     result = losses.jacobian_norm(f, x, jax.random.key(3), probes)
     assert result.shape == (4,)
@@ -459,7 +460,7 @@ def test_random_probes_estimate_the_jacobian_norm_without_bias():
 
 
 def test_gradient_of_the_jacobian_norm_agrees_with_finite_differences(conv_encoder):
-    """Second order through the project's convolutions and pooling: what a step descends along."""
+    """Second derivatives through gen_jax's convolutions and pooling, as in a training step."""
     f, params, x = conv_encoder
     flat, back = ravel_pytree(params)
     key = jax.random.key(1)
@@ -468,11 +469,11 @@ def test_gradient_of_the_jacobian_norm_agrees_with_finite_differences(conv_encod
             lambda x: f(back(flat), x), x, key, probes).sum())
         gradient = np.asarray(jax.grad(size)(flat), float)
         for seed in range(3):
-            way = np.random.default_rng(seed).normal(size=flat.shape).astype(np.float32)
-            way /= np.linalg.norm(way)
+            direction = np.random.default_rng(seed).normal(size=flat.shape).astype(np.float32)
+            direction /= np.linalg.norm(direction)
             step = 2e-2
-            up, down = (float(size(flat + d * way)) for d in (step, -step))
-            np.testing.assert_allclose(gradient @ way, (up - down) / (2 * step), rtol=.02,
+            up, down = (float(size(flat + d * direction)) for d in (step, -step))
+            np.testing.assert_allclose(gradient @ direction, (up - down) / (2 * step), rtol=.02,
                                        atol=.01 * np.linalg.norm(gradient))
 
 
@@ -497,22 +498,24 @@ def test_gradients_agree_with_finite_differences(name):
     ('bernoulli', lambda y, x: jnp.log1p(jnp.exp(y)) - x * y, losses.bernoulli_nll),
     ('gaussian', lambda y, x: (y - x) ** 2, losses.gaussian_nll)])
 def test_beta_of_weight_gives_the_same_direction(weight, likelihood, error, nll):
-    """Weight * mean error + kl and recon + beta * kl pull the same way, so have one optimum."""
+    """The gradients of weight * mean error + kl and of recon + beta * kl are parallel, so both
+    losses have the same optimum.
+    """
     x = jax.nn.sigmoid(jnp.float32(draw((6, 12))))
     start = jnp.float32(draw((6, 4), 1) / 2), jnp.float32(draw((2, 12), 2))
 
-    def theirs(code, w):
+    def weighted_loss(code, w):
         mean, logvar = jnp.split(code, 2, 1)
         return (weight * error(mean @ w, x).mean() +
                 losses.gaussian_kl(mean, logvar).sum(1).mean())
 
-    def ours(code, w):
+    def beta_loss(code, w):
         mean, logvar = jnp.split(code, 2, 1)
         beta = losses.beta_of_weight(weight, 12, likelihood)
         return (nll(mean @ w, x) + beta * losses.gaussian_kl(mean, logvar).sum(1)).mean()
 
     a, b = (np.concatenate([g.ravel() for g in jax.grad(f, (0, 1))(*start)])
-            for f in (theirs, ours))
+            for f in (weighted_loss, beta_loss))
     np.testing.assert_allclose(a / np.linalg.norm(a), b / np.linalg.norm(b), rtol=1e-3, atol=1e-6)
 
 
@@ -524,7 +527,7 @@ def test_beta_of_weight_knows_two_likelihoods():
 
 @pytest.mark.parametrize('x, inside', [([0., 1.], True), ([.2, .7], True), ([-1e-3, .5], False),
                                        ([.5, 1.001], False), ([np.nan, .5], False)])
-def test_in_unit_and_require_unit_agree(x, inside):
+def test_in_unit_interval_and_require_unit_interval_agree(x, inside):
     x = jnp.array(x)
     assert losses.in_unit_interval(x) is inside
     if inside:
@@ -547,6 +550,6 @@ def test_logit_stays_finite_at_the_ends():
     np.testing.assert_allclose(losses.logit(jnp.zeros(()), .1), special.logit(.1), rtol=1e-5)
 
 
-def test_stop_lets_the_value_through_but_no_gradient():
+def test_stop_gradient_keeps_the_value_and_removes_the_gradient():
     value, gradient = jax.value_and_grad(lambda x: x * losses.stop_gradient(x))(3.)
     assert (value, gradient) == (9, 3)

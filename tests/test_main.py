@@ -1,4 +1,4 @@
-"""The command line as a user runs it: what a run leaves, how it goes on, bad input in one line."""
+"""The command line as a user runs it: the files of a run, resuming it, and errors in one line."""
 import importlib.util
 import json
 import os
@@ -34,7 +34,7 @@ METRICS = dict(ae={'loss', 'mse', 'psnr', 'ssim'}, vae={'loss', 'elbo', 'recon',
                gan={'discriminator_loss', 'generator_loss', 'accuracy_real', 'accuracy_fake'},
                denoising={'loss', 'mse', 'noisy_mse', 'psnr', 'noisy_ssim'},
                classifier={'loss', 'accuracy'})
-TESTED = {'mse', 'psnr', 'ssim', 'noisy_mse', 'noisy_ssim'}  # in evaluation alone
+TESTED = {'mse', 'psnr', 'ssim', 'noisy_mse', 'noisy_ssim'}  # in evaluation only
 PICTURES = dict(ae={'curves', 'reconstructions'}, vae={'curves', 'reconstructions', 'samples'},
                 gan={'curves', 'samples'}, denoising={'curves', 'reconstructions'},
                 classifier={'curves'})
@@ -48,7 +48,7 @@ def config(name, *flags):
 
 @pytest.fixture(scope='module')
 def runs(run_main, tmp_path_factory):
-    """name -> (workdir, Result) of a run of EPOCHS epochs; not to be changed."""
+    """name -> (workdir, Result) of a run of EPOCHS epochs; tests must not change it."""
     built = {}
 
     def get(name):
@@ -65,7 +65,7 @@ def runs(run_main, tmp_path_factory):
 
 @pytest.fixture
 def copied(runs, tmp_path):
-    """name -> a copy of that run's workdir, to do with what one likes."""
+    """name -> a copy of that run's workdir, which a test may change."""
     def get(name):
         shutil.copytree(runs(name)[0], tmp_path / name)
         return tmp_path / name
@@ -80,17 +80,17 @@ def steps_of(workdir):
     return sorted(int(p.name) for p in (workdir / 'checkpoints').iterdir() if p.name.isdigit())
 
 
-def one_line(result, *said):
-    """The run was refused in one line that holds every word of `said`."""
+def one_line(result, *words):
+    """Checks that the run was refused in one line that contains all `words`."""
     assert result.code in (1, 2), result
     assert 'Traceback' not in result.err + result.out
     assert len(result.err.splitlines()) == 1, result.err
     assert result.err.startswith('gen_jax: ')
-    for word in said:
+    for word in words:
         assert word in result.err, result.err
 
 
-# What a run leaves
+# Files and output of a run
 
 
 @pytest.mark.parametrize('name', MODELS)
@@ -174,13 +174,13 @@ def test_tensorboard_events_hold_the_metrics(runs, name):
 def test_progress_is_plain_lines_without_a_terminal(runs, name):
     workdir, result = runs(name)
     assert '\r' not in result.out and '\x1b' not in result.out
-    first, about, *progress, last = result.out.splitlines()
+    first, description, *progress, last = result.out.splitlines()
     assert first == f'{name} on digits, in {workdir}'
     assert re.fullmatch(r'[\d,]+ parameters, 1,438 training and 359 test examples of 8x8x1, on cpu',
-                        about), about
+                        description), description
     assert len(progress) == EPOCHS
     for epoch, line in enumerate(progress, 1):
-        # of a GAN two losses, or what is wrong, leave no room for the rest
+        # two losses of a GAN, or a warning, leave no room for the rest
         displayed = r'.*' if name == 'gan' else r'.*train/loss \S+ .*  [\d,]+ examples/s  '
         assert re.match(fr'epoch {epoch}/{EPOCHS}  {displayed}\d+:\d\d left(  ! [a-z ]+)*$',
                         line), line
@@ -190,24 +190,24 @@ def test_progress_is_plain_lines_without_a_terminal(runs, name):
 
 
 def test_progress_is_rewritten_in_place_on_a_terminal(environment, tmp_path):
-    ours, theirs = pty.openpty()
+    parent_fd, child_fd = pty.openpty()
     command = [sys.executable, '-m', 'gen_jax.main', *config('vae'), '--config.epochs=2',
                f'--workdir={tmp_path}/run']
     child = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
-                             stdout=theirs, stderr=subprocess.PIPE)
-    os.close(theirs)
+                             stdout=child_fd, stderr=subprocess.PIPE)
+    os.close(child_fd)
     displayed = b''
     try:
-        while part := os.read(ours, 4096):
+        while part := os.read(parent_fd, 4096):
             displayed += part
-    except OSError:  # how Linux says that the other end is closed
+    except OSError:  # on Linux: the other end is closed
         pass
     assert child.wait() == 0, child.stderr.read()
     child.stderr.close()
-    first, *rest = displayed.decode().split('\r\x1b[Kepoch ')
-    assert first.startswith('vae on digits, in ') and first.count('\n') == 2 and len(rest) == 2
-    assert rest[0].startswith('1/2 ') and '\n' not in rest[0]
-    assert rest[1].startswith('2/2 ') and '\npictures: ' in rest[1]
+    first, *updates = displayed.decode().split('\r\x1b[Kepoch ')
+    assert first.startswith('vae on digits, in ') and first.count('\n') == 2 and len(updates) == 2
+    assert updates[0].startswith('1/2 ') and '\n' not in updates[0]
+    assert updates[1].startswith('2/2 ') and '\npictures: ' in updates[1]
 
 
 @pytest.mark.full
@@ -221,7 +221,7 @@ def test_workdir_is_by_default_named_after_config_and_data(run_main, tmp_path):
 
 
 @pytest.mark.full
-def test_images_row_by_row_are_drawn_and_their_workdir_has_no_colon(run_main, tmp_path):
+def test_row_images_are_plotted_and_their_workdir_has_no_colon(run_main, tmp_path):
     result = run_main(f'--config={ROOT}/configs/ae.py:rows:digits', '--config.epochs=1',
                       '--config.net.name=recurrent', '--config.model.latent=4',
                       '--config.net.width=(8,)', cwd=tmp_path)
@@ -232,7 +232,7 @@ def test_images_row_by_row_are_drawn_and_their_workdir_has_no_colon(run_main, tm
 
 
 def picture(file):
-    """Its lightness, and how far it is from grey, both (h, w)."""
+    """The lightness and the distance from grey of a picture, both (h, w)."""
     with Image.open(file) as image:
         rgb = np.asarray(image.convert('RGB'), float)
     return rgb.mean(2), np.ptp(rgb, 2)
@@ -256,7 +256,7 @@ def test_colorize_shows_grey_coloured_and_true_in_this_order(run_main, tmp_path)
 
 
 @pytest.mark.full
-def test_faces_are_shown_as_everyone(run_main, tmp_path):
+def test_faces_are_decoded_with_every_label(run_main, tmp_path):
     """The true swapped pictures have a row of their own."""
     result = run_main('--config=configs/deepfake.py', '--config.data.size=16', '--config.epochs=1',
                       '--config.data.limit=128', '--config.data.identities=(0,1)',
@@ -277,7 +277,7 @@ def test_faces_are_shown_as_everyone(run_main, tmp_path):
 
 @pytest.mark.full
 def test_classifier_holds_its_sources_encoder(runs):
-    """What the run says of its start is where the source is."""
+    """The config.json of the run names the workdir of its source."""
     workdir, result = runs('classifier')
     assert result.code == 0, result
     values = json.loads((workdir / 'config.json').read_text())
@@ -287,7 +287,7 @@ def test_classifier_holds_its_sources_encoder(runs):
 
 
 @pytest.mark.parametrize(
-    'flags, start, said',
+    'flags, start, message',
     [(['--config=configs/classifier.py'], 'nowhere', ['no run in', 'nowhere', '--mode=train']),
      (['--config=configs/classifier.py'
        ], 'gan', ['gan', 'has no encoder', 'another --config.init_from']),
@@ -296,18 +296,20 @@ def test_classifier_holds_its_sources_encoder(runs):
      (['--config=configs/classifier.py', '--config.model.encoder=finetuned'
        ], '', ['finetuned encoder', '--config.init_from=DIR', 'scratch'])],
     ids=['nowhere', 'no encoder', 'other shape', 'model', 'none'])
-def test_start_that_cannot_be_is_refused(run_main, runs, tmp_path, flags, start, said):
+def test_start_that_cannot_be_is_refused(run_main, runs, tmp_path, flags, start, message):
     source = runs(start)[0] if start in SMALL else start and tmp_path / start
     before = snapshot(source) if start in SMALL else {}
     result = run_main(*flags, f'--config.init_from={source}', f'--workdir={tmp_path}/run')
-    one_line(result, *said)
+    one_line(result, *message)
     assert not (tmp_path / 'run').exists() and not (tmp_path / 'nowhere').exists()
     if before:
         assert snapshot(source) == before
 
 
 def test_run_that_lacks_a_newer_key_goes_on_with_its_default(run_main, copied, tmp_path):
-    """A run's config.json from before a key of the config existed, as itself and as a start."""
+    """A config.json from before a key of the config existed: the run resumes, and another run can
+    start from it.
+    """
     workdir = copied('ae')
     stored = json.loads((workdir / 'config.json').read_text())
     del stored['init_from'], stored['data']['limit'], stored['eval']['text']
@@ -332,7 +334,7 @@ def test_text_given_is_written_beside_its_reconstruction(run_main, tmp_path):
     one_line(run_main(*flags, '--mode=reconstruct', '--config.eval.text=many a cat'), '8')
 
 
-# What is done with a run
+# Modes that use a run
 
 
 def test_evaluate_gives_the_metrics_of_the_end_again_and_those_asked_for(run_main, copied):
@@ -362,7 +364,7 @@ def test_evaluate_measures_by_itself_all_that_fits(run_main, copied, name):
         assert (f'test/{metric} ' in result.out) == (name in models), metric
 
 
-@pytest.mark.parametrize('name, flag, said', [
+@pytest.mark.parametrize('name, flag, message', [
     ('vae', 'metrics=nil', ['nil', "did you mean 'nll'"]),
     ('vae', 'metrics=mig', ['mig', 'factors']),
     ('ae', 'metrics=active_units,nll', ['nll', 'a density', 'leave it out']),
@@ -372,19 +374,20 @@ def test_evaluate_measures_by_itself_all_that_fits(run_main, copied, name):
     ('gan', 'features=pixel', ["'pixel'", 'pixels, classifier or inception']),
     ('gan', 'features=inception', ['--config.eval.weights', 'experiments/inception.py']),
     ('vae', 'k=0', ['eval.k', 'at least 1'])])
-def test_measure_that_cannot_be_is_refused(run_main, copied, name, flag, said):
+def test_measure_that_cannot_be_is_refused(run_main, copied, name, flag, message):
     workdir = copied(name)
     before = snapshot(workdir)
     one_line(run_main(*config(name), f'--workdir={workdir}', '--mode=evaluate',
-                      f'--config.eval.{flag}'), *said)
+                      f'--config.eval.{flag}'), *message)
     assert snapshot(workdir) == before
 
 
-@pytest.mark.parametrize('damage, said', [
+@pytest.mark.parametrize('damage, message', [
     (None, ['there is no file', 'experiments/inception.py']),
     (b'weights', ['is not a safetensors file', 'experiments/inception.py']),
     ('checksum', ['another checksum', '(000000000000)', 'experiments/inception.py'])])
-def test_weights_of_inception_that_cannot_be_are_refused(run_main, copied, tmp_path, damage, said):
+def test_weights_of_inception_that_cannot_be_are_refused(run_main, copied, tmp_path, damage,
+                                                         message):
     file, workdir = tmp_path / 'weights.safetensors', copied('gan')
     if damage == 'checksum':
         numpy = pytest.importorskip('safetensors.numpy')
@@ -395,7 +398,7 @@ def test_weights_of_inception_that_cannot_be_are_refused(run_main, copied, tmp_p
     before = snapshot(workdir)
     one_line(run_main(*config('gan'), f'--workdir={workdir}', '--mode=evaluate',
                       '--config.eval.features=inception', f'--config.eval.weights={file}'),
-             str(file), *said)
+             str(file), *message)
     assert snapshot(workdir) == before
     file.unlink(missing_ok=True)  # 87 MB
 
@@ -406,18 +409,18 @@ COMPARED = ('frechet_distance_{}', 'frechet_distance_{}_floor', 'kernel_distance
 
 
 def measured(result, workdir):
-    """What an evaluation says of itself, and summary.json too: metrics, and features."""
+    """The metrics and features of an evaluation, equal on standard output and in summary.json."""
     assert (result.code, result.err) == (0, ''), result
     values = json.loads((workdir / 'summary.json').read_text())
-    about = values['features']
+    features = values['features']
     assert result.out.splitlines()[-1] == 'features: ' + ', '.join(
-        f'{k} {v}' for k, v in about.items())
-    return values['metrics'], about
+        f'{k} {v}' for k, v in features.items())
+    return values['metrics'], features
 
 
 @pytest.fixture(scope='module')
 def cache(tmp_path_factory):
-    """A folder of our own for what is kept between runs."""
+    """Environment variables for a cache folder that only these tests use."""
     return dict(XDG_CACHE_HOME=str(tmp_path_factory.mktemp('cache')))
 
 
@@ -429,22 +432,23 @@ def test_evaluate_compares_samples_in_pixels_and_by_a_classifier_trained_once(
              '--config.eval.metrics=frechet_distance,kernel_distance,precision_recall')
     for i, name in enumerate(['pixels', 'classifier', 'classifier']):
         result = run_main(*flags, f'--config.eval.features={name}', env=cache)
-        metrics, about = measured(result, workdir)
-        digests.append(about.pop('sha256'))
-        assert about == dict(name=name, resizer='none', split='test', examples=359, samples=359)
+        metrics, features = measured(result, workdir)
+        digests.append(features.pop('sha256'))
+        assert features == dict(name=name, resizer='none', split='test', examples=359, samples=359)
         assert ('training the classifier of digits once' in result.out) == (i == 1)
         for key in COMPARED:
             displayed = float(re.search(fr'^test/{key.format(name)} +(\S+)$', result.out, re.M)[1])
             assert displayed == pytest.approx(metrics[f'test/{key.format(name)}'], abs=1e-4)
-        of = {key: metrics[f'test/{key.format(name)}'] for key in COMPARED}
-        assert 0 <= of['frechet_distance_{}_floor'] < of['frechet_distance_{}']
-        assert of['kernel_distance_{}_floor'] < of['kernel_distance_{}'] and of[
+        scores = {key: metrics[f'test/{key.format(name)}'] for key in COMPARED}
+        assert 0 <= scores['frechet_distance_{}_floor'] < scores['frechet_distance_{}']
+        assert scores['kernel_distance_{}_floor'] < scores['kernel_distance_{}'] and scores[
             'kernel_distance_{}_se'] > 0
-        assert 0 <= of['precision_{}'] <= 1 and 0 <= of['coverage_{}'] <= 1
+        assert 0 <= scores['precision_{}'] <= 1 and 0 <= scores['coverage_{}'] <= 1
     assert digests[0] == 'none' and digests[1] == digests[2] and len(digests[1]) == 64
-    kept, = Path(cache['XDG_CACHE_HOME'], 'gen_jax', 'classifiers').iterdir()
-    assert kept.name.startswith('digits-')
-    assert json.loads((kept / 'summary.json').read_text())['metrics']['test/accuracy'] > .95
+    classifier_dir, = Path(cache['XDG_CACHE_HOME'], 'gen_jax', 'classifiers').iterdir()
+    assert classifier_dir.name.startswith('digits-')
+    assert json.loads(
+        (classifier_dir / 'summary.json').read_text())['metrics']['test/accuracy'] > .95
 
 
 @pytest.mark.full
@@ -456,8 +460,9 @@ def test_evaluate_counts_the_modes_of_points(run_main, tmp_path):
     grey, _ = picture(tmp_path / 'images' / 'samples.png')
     assert grey.std() > 5
     result = run_main(*flags, '--mode=evaluate', '--config.eval.metrics=modes,frechet_distance')
-    metrics, about = measured(result, tmp_path)
-    assert (about['name'], about['examples'], about['samples']) == ('pixels', 10_000, 10_000)
+    metrics, features = measured(result, tmp_path)
+    assert (features['name'], features['examples'], features['samples']) == ('pixels', 10_000,
+                                                                             10_000)
     assert metrics['test/modes'] in range(1, 9) and 0 <= metrics['test/kl'] <= np.log(8)
     assert metrics['test/frechet_distance_pixels_floor'] < .01
     assert re.search(fr'^test/modes +{metrics["test/modes"]:.4f}$', result.out, re.M)
@@ -472,14 +477,14 @@ def test_evaluate_counts_the_classes_of_stacked_digits(run_main, tmp_path, cache
     assert (result.code, result.err) == (0, ''), result
     result = run_main(*flags, '--mode=evaluate', '--config.eval.metrics=stacked',
                       '--config.eval.features=classifier', env=cache)
-    metrics, about = measured(result, tmp_path)
-    assert about['name'] == 'classifier'
+    metrics, features = measured(result, tmp_path)
+    assert features['name'] == 'classifier'
     assert 1 <= metrics['test/modes'] <= 1000
     assert metrics['test/kl'] > 0
 
 
 @pytest.mark.full
-def test_a_game_that_goes_wrong_is_said_on_the_progress_line(run_main, tmp_path):
+def test_gan_failures_are_reported_on_the_progress_line(run_main, tmp_path):
     result = run_main('--config=configs/gan.py', '--config.eval.every=1', '--config.epochs=2',
                       '--config.optimiser.learning_rate=1e-9', '--config.net.width=(8,16)',
                       '--config.discriminator_optimiser.learning_rate=.01',
@@ -490,11 +495,11 @@ def test_a_game_that_goes_wrong_is_said_on_the_progress_line(run_main, tmp_path)
         'epoch 2/2  ! the discriminator wins outright  ! samples are nearly all alike')
 
 
-def test_levels_that_the_data_has_not_are_refused(run_main, tmp_path):
-    for dataset, said in ('breast_cancer', 'data in [0, 1]'), ('digits', '30 values'):
+def test_levels_that_the_data_lacks_are_refused(run_main, tmp_path):
+    for dataset, message in ('breast_cancer', 'data in [0, 1]'), ('digits', '30 values'):
         one_line(run_main(f'--config=configs/vae.py:{dataset}', f'--workdir={tmp_path}/run',
                           '--config.latents.likelihood=categorical', '--config.latents.levels=30'),
-                 'categorical', said)
+                 'categorical', message)
     assert not (tmp_path / 'run').exists()
 
 
@@ -527,19 +532,20 @@ def test_mode_draws_its_picture_and_changes_nothing_else(run_main, copied, name,
         image.verify()
 
 
-@pytest.mark.parametrize('name, mode, said', thorough([
+@pytest.mark.parametrize('name, mode, message', thorough([
     ('gan', 'reconstruct', 'encoder'), ('ae', 'sample', 'prior'),
     ('classifier', 'reconstruct', 'decoder')],
     ('gan', 'reconstruct', 'encoder'), ('ae', 'sample', 'prior')))
-def test_mode_that_the_model_cannot_is_refused(run_main, copied, runs, name, mode, said):
+def test_mode_that_the_model_lacks_is_refused(run_main, copied, runs, name, mode, message):
     workdir = copied(name)
     before = snapshot(workdir)
     start = [f'--config.init_from={runs("ae")[0]}'] if name == 'classifier' else []
-    one_line(run_main(*config(name), *start, f'--workdir={workdir}', f'--mode={mode}'), name, said)
+    one_line(run_main(*config(name), *start, f'--workdir={workdir}', f'--mode={mode}'), name,
+             message)
     assert snapshot(workdir) == before
 
 
-@pytest.mark.parametrize('name, mode, flag, said', thorough([
+@pytest.mark.parametrize('name, mode, flag, message', thorough([
     ('gan', 'sample', 'eval.samples=4', '/images/samples.png'),
     ('vae', 'reconstruct', 'eval.samples=4', '/images/reconstructions.png'),
     ('vae', 'evaluate', 'eval.metrics=active_units', 'test/active_units '),
@@ -547,22 +553,22 @@ def test_mode_that_the_model_cannot_is_refused(run_main, copied, runs, name, mod
     ('classifier', 'evaluate', 'eval.batch_size=100', 'test/accuracy '),
     ('vae', 'train', f'epochs={EPOCHS}', 'this run is finished')],
     ('gan', 'sample', 'eval.samples=4', '/images/samples.png')))
-def test_a_run_is_used_by_its_workdir_alone(run_main, copied, name, mode, flag, said):
-    """Its config has overrides, which need not be said again; a key given is heeded."""
+def test_a_run_is_used_by_its_workdir_only(run_main, copied, name, mode, flag, message):
+    """Overrides of the run need not be given again; a key that is given has effect."""
     result = run_main(f'--workdir={copied(name)}', f'--mode={mode}', f'--config.{flag}')
     assert (result.code, result.err) == (0, ''), result
-    assert said in result.out
+    assert message in result.out
 
 
-@pytest.mark.parametrize('flag, said', thorough([
+@pytest.mark.parametrize('flag, message', thorough([
     ('--config.model.latent=9', 'model.latent (there 8, here 9); leave that out'),
     ('--config.model.latnt=9', "unknown config key 'model.latnt'"),
     ('--config=configs/vae.py', "model.name (there 'gan', here 'vae'), ")],
     ('--config.model.latent=9', 'model.latent (there 8, here 9); leave that out')))
-def test_what_is_not_the_run_of_the_workdir_is_refused(run_main, copied, flag, said):
+def test_what_is_not_the_run_of_the_workdir_is_refused(run_main, copied, flag, message):
     workdir = copied('gan')
     before = snapshot(workdir)
-    one_line(run_main(f'--workdir={workdir}', '--mode=sample', flag), said)
+    one_line(run_main(f'--workdir={workdir}', '--mode=sample', flag), message)
     assert snapshot(workdir) == before
 
 
@@ -595,15 +601,15 @@ def test_more_epochs_go_on_where_the_run_ended(run_main, copied):
     assert json.loads((workdir / 'summary.json').read_text())['steps'] == (EPOCHS + 1) * STEPS
 
 
-@pytest.mark.parametrize('flags, said', [
+@pytest.mark.parametrize('flags, message', [
     (config('vae', '--config.model.beta=2'), ['model.beta', '2.0', '1.0']),
     (config('vae', '--config.seed=7', '--config.epochs=9'), ['seed', '7']),
     (config('ae'), ['model.name', "'ae'", "'vae'"])], ids=['beta', 'seed', 'model'])
 @pytest.mark.parametrize('mode', ['train', 'evaluate'])
-def test_workdir_of_another_config_is_refused_and_kept(run_main, copied, flags, said, mode):
+def test_workdir_of_another_config_is_refused_and_kept(run_main, copied, flags, message, mode):
     workdir = copied('vae')
     before = snapshot(workdir)
-    one_line(run_main(*flags, f'--workdir={workdir}', f'--mode={mode}'), str(workdir), *said)
+    one_line(run_main(*flags, f'--workdir={workdir}', f'--mode={mode}'), str(workdir), *message)
     assert snapshot(workdir) == before
 
 
@@ -799,22 +805,22 @@ SIBLINGS = {'config_by_name_with_data', 'config_that_is_none', 'type_after_anoth
             'type_of_choice', 'type_of_flag', 'flag_of_a_models_key'}
 
 
-@pytest.mark.parametrize('flags, said', [
+@pytest.mark.parametrize('flags, message', [
     pytest.param(*case, id=name, marks=pytest.mark.full if name in SIBLINGS else ())
     for name, case in BAD.items()])
-def test_bad_input_is_one_line_and_leaves_nothing(run_main, tmp_path, flags, said):
+def test_bad_input_is_one_line_and_leaves_nothing(run_main, tmp_path, flags, message):
     workdir = tmp_path / 'run'
-    one_line(run_main(*flags, f'--workdir={workdir}', timeout=60), *said)
+    one_line(run_main(*flags, f'--workdir={workdir}', timeout=60), *message)
     assert not workdir.exists()
 
 
 @pytest.mark.full
-def test_without_any_flag_the_remedy_is_said(run_main):
+def test_without_any_flag_the_error_names_the_remedy(run_main):
     one_line(run_main(), 'give a config', '--config=configs/vae.py', '--workdir', '--help')
 
 
 @pytest.mark.parametrize('mode', thorough(['train', 'evaluate'], 'train'))
-def test_what_is_at_work_is_said_before_data_are_read(run_main, tmp_path, mode):
+def test_model_and_data_are_named_before_data_are_read(run_main, tmp_path, mode):
     result = run_main('--config=configs/vae.py:digtis', f'--workdir={tmp_path}/run',
                       f'--mode={mode}')
     assert (result.code, result.out) == (1, f'vae on digtis, in {tmp_path}/run\n'), result
@@ -928,22 +934,22 @@ def get_config(dataset='digits'):
 
 
 @pytest.fixture(scope='module')
-def fallen(run_main, tmp_path_factory):
-    """(flags, workdir, Result) of a model of our own whose loss is not finite from step 25 on."""
-    place = tmp_path_factory.mktemp('fallen')
-    (place / 'models').mkdir()
-    (place / 'models' / 'cliff.py').write_text(CLIFF)
-    (place / 'config.py').write_text(CONFIG.format(folder=str(place / 'models')))
-    flags = f'--config={place}/config.py', f'--workdir={place}/run'
-    return flags, place / 'run', run_main(*flags)
+def nan_run(run_main, tmp_path_factory):
+    """(flags, workdir, Result) of a custom model whose loss is not finite from step 25 on."""
+    folder = tmp_path_factory.mktemp('nan_run')
+    (folder / 'models').mkdir()
+    (folder / 'models' / 'cliff.py').write_text(CLIFF)
+    (folder / 'config.py').write_text(CONFIG.format(folder=str(folder / 'models')))
+    flags = f'--config={folder}/config.py', f'--workdir={folder}/run'
+    return flags, folder / 'run', run_main(*flags)
 
 
-def test_loss_that_becomes_nan_names_the_first_step(fallen):
-    one_line(fallen[2], 'not finite', 'step 25;')
+def test_loss_that_becomes_nan_names_the_first_step(nan_run):
+    one_line(nan_run[2], 'not finite', 'step 25;')
 
 
-def test_loss_that_becomes_nan_keeps_the_last_good_checkpoint(fallen, run_main):
-    flags, workdir, result = fallen
+def test_loss_that_becomes_nan_keeps_the_last_good_checkpoint(nan_run, run_main):
+    flags, workdir, result = nan_run
     assert 'step 22 is kept' in result.err
     assert steps_of(workdir) == [11, 22]
     assert [line['step'] for line in lines_of(workdir)] == [11, 22]
@@ -951,8 +957,8 @@ def test_loss_that_becomes_nan_keeps_the_last_good_checkpoint(fallen, run_main):
     assert again.code == 0 and 'step 22,' in again.out, again
 
 
-def test_loss_that_is_still_nan_on_going_on_says_the_same(fallen, run_main):
-    flags, workdir, result = fallen
+def test_loss_that_is_still_nan_on_going_on_says_the_same(nan_run, run_main):
+    flags, workdir, result = nan_run
     again = run_main(*flags)
     one_line(again, 'step 25;', 'step 22 is kept')
     assert steps_of(workdir) == [11, 22]
@@ -998,14 +1004,17 @@ def garble_names(folder):
     (folder / 'default' / '_METADATA').write_bytes(b'\xff' * 99)
 
 
-def unfinished(folder):
-    """As a crash while saving leaves it, under orbax's name for a directory still being written."""
+def mark_unfinished(folder):
+    """Renames a checkpoint as a crash while saving leaves it: orbax's name of a directory that is
+    still being written.
+    """
     folder.rename(folder.with_name(f'{folder.name}.orbax-checkpoint-tmp-1'))
 
 
-def goes_on(run_main, workdir, damage):
-    """What is said where the newest checkpoint is damaged: its epoch is trained again, to the same
-    metrics."""
+def resumed_output(run_main, workdir, damage):
+    """Damages the newest checkpoint and resumes: its epoch is trained again, with the same metrics.
+    Returns the output.
+    """
     lines = lines_of(workdir)
     damage(workdir / 'checkpoints' / f'{EPOCHS * STEPS}')
     result = run_main(*config('vae', f'--config.epochs={EPOCHS}'), f'--workdir={workdir}')
@@ -1020,8 +1029,8 @@ def goes_on(run_main, workdir, damage):
     garble_arrays))
 def test_damaged_newest_checkpoint_is_named_and_the_one_before_used(run_main, copied, damage):
     workdir = copied('vae')
-    said = goes_on(run_main, workdir, damage)
-    assert f'checkpoint {EPOCHS * STEPS} cannot be read' in said
+    output = resumed_output(run_main, workdir, damage)
+    assert f'checkpoint {EPOCHS * STEPS} cannot be read' in output
     assert steps_of(workdir)[-1] == EPOCHS * STEPS
     again = run_main(*config('vae', f'--config.epochs={EPOCHS}'), f'--workdir={workdir}')
     assert 'finished' in again.out and 'cannot be read' not in again.out, again
@@ -1029,7 +1038,7 @@ def test_damaged_newest_checkpoint_is_named_and_the_one_before_used(run_main, co
 
 def test_half_written_checkpoint_is_passed_over(run_main, copied):
     workdir = copied('vae')
-    goes_on(run_main, workdir, unfinished)
+    resumed_output(run_main, workdir, mark_unfinished)
     assert [p.name for p in sorted((workdir / 'checkpoints').iterdir())] == ['11', '22', '33']
 
 
@@ -1071,12 +1080,12 @@ print(*{name.split('.')[0] for name in sys.modules})
 
 @pytest.fixture(scope='module')
 def imported(environment):
-    """(seconds, modules) of importing gen_jax.main after JAX, Flax and Optax, thrice."""
-    def once():
+    """(seconds, modules) of importing gen_jax.main after JAX, Flax and Optax, three times."""
+    def import_once():
         out = subprocess.run([sys.executable, '-c', TIMED], cwd=ROOT, env=environment, text=True,
                              check=True, capture_output=True).stdout.splitlines()
         return float(out[0]), set(out[1].split())
-    return [once() for _ in range(3)]
+    return [import_once() for _ in range(3)]
 
 
 def test_main_imports_what_is_heavy_only_when_needed(imported):

@@ -1,5 +1,6 @@
-"""MNIST, as published: skipped where the data set is not at hand.  `python test_mnist.py WHAT DIR`
-computes one of the last two."""
+"""Tests on MNIST as published; skipped where the data set is not on this machine.
+`python test_mnist.py WHAT DIR` computes one of the last two.
+"""
 import json
 from pathlib import Path
 import runpy
@@ -23,7 +24,7 @@ def config_of(name, folder):
 
 
 def test_the_vae_reaches_its_elbo(run_main, mnist_dir, tmp_path):
-    """784-400-20, 10 epochs, batch 128, grey values as targets: -106.5 nats or better."""
+    """784-400-20, 10 epochs, batch size 128, grey values as targets: -106.5 nats or better."""
     code, out, err = run_main('--config=configs/vae.py:mnist', f'--config.data.dir={mnist_dir}',
                               f'--workdir={tmp_path}', '--config.epochs=10', timeout=600,
                               env=optimised())
@@ -34,7 +35,7 @@ def test_the_vae_reaches_its_elbo(run_main, mnist_dir, tmp_path):
 
 
 def test_the_surveys_autoencoder_reaches_its_error(run_main, mnist_dir, tmp_path):
-    """A mean squared error below 0.004, asked of 15 epochs, after 5."""
+    """A mean squared error below 0.004 after 5 epochs; the survey trains for 15."""
     code, out, err = run_main('--config=configs/ae.py:mnist', f'--config.data.dir={mnist_dir}',
                               f'--workdir={tmp_path}', '--config.epochs=5', timeout=1200,
                               env=optimised())
@@ -49,8 +50,9 @@ def test_all_seeds_learn_and_samples_are_not_collapsed(python, mnist_dir, what):
 
 
 def seeds(mnist_dir):
-    """Ten of ten seeds of the autoencoder learn: 150 steps each; a dead start paints black, which
-    is 0.1 or more."""
+    """Ten of ten seeds of the autoencoder learn in 150 steps each; a failed run outputs black
+    images, with an error of 0.1 or more.
+    """
     config = config_of('ae', mnist_dir)
     run = train.prepare(config)
     data = run.data._replace(train=jax.tree.map(lambda a: a[:6400], run.data.train),
@@ -70,8 +72,9 @@ def seeds(mnist_dir):
 
 
 def samples(mnist_dir):
-    """A classifier trained here sees all ten digits in 2,000 samples of a GAN after two epochs,
-    none under 3 %."""
+    """A classifier trained here finds all ten digits in 2,000 samples of a GAN after two epochs,
+    none below 3 %.
+    """
     from sklearn.neural_network import MLPClassifier
     config = config_of('gan', mnist_dir)
     run = train.prepare(config)

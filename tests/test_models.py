@@ -1,7 +1,7 @@
-"""Every file of gen_jax/models keeps the interface, learns, and refuses what does not fit.
+"""Every file of gen_jax/models has the interface of a model, learns, and rejects invalid inputs.
 
-A new model is tested by being there: what it can do is read off its Model and its `make`, and
-`fitting` says what examples it takes where those are not images or vectors in general.
+A new model is tested without further code: the tests read its abilities off its Model and its
+`make`; `fitting` says which examples it takes where these are not images or vectors in general.
 """
 import functools
 import inspect
@@ -24,16 +24,19 @@ from gen_jax.types import BadInput, Batch, Context
 NAMES = sorted(m.name for m in pkgutil.iter_modules(models.__path__))
 N, LABELS, CHARACTERS = 6, 3, 96
 UNIT_INTERVAL = Context(axis='data')
-GANS = {'gan', 'infogan', 'vaegan', 'aae', 'bigan'}  # whose `loss` is that of the game
+GANS = {'gan', 'infogan', 'vaegan', 'aae', 'bigan'}  # their `loss` is that of the game
 every_model = pytest.mark.parametrize('name', NAMES)
 some_models = pytest.mark.parametrize('name', thorough(NAMES, 'vae', 'gan'))
 
 
-IMAGES, VECTORS = ((7, 9, 3), 'conv'), ((13,), 'mlp')  # an example's shape, and a kind of net
+IMAGES, VECTORS = ((7, 9, 3), 'conv'), (
+    (13, ), 'mlp')  # the shape of an example, and the kind of net
 
 
 def fitting(name):
-    """Those of them that a model takes: colorize wants colour, text characters and has no kind."""
+    """The pairs of shape and kind that a model takes: colorize needs colour images, text needs
+    characters and has no kind.
+    """
     return dict(colorize=[IMAGES], text=[((13,), None)]).get(name, [IMAGES, VECTORS])
 
 
@@ -45,20 +48,22 @@ on_vectors = pytest.mark.parametrize('name', [n for n in NAMES if VECTORS in fit
 
 
 
-def meant(name, hyper, value):
-    """Whether a value is of the hyper-parameter's kind: `noise` is a name here, a number there."""
+def matches_kind(name, hyper, value):
+    """Whether a value has the type of the hyper-parameter: `noise` is a name in one model and a
+    number in another.
+    """
     if not takes(name, hyper):
         return False
     make = train.find_model(name).make
-    given, known = spread(name, **{hyper: value}), parts.find_parts(make)
-    group, key = next(iter(given.items()))
+    nested, known = spread(name, **{hyper: value}), parts.find_parts(make)
+    group, key = next(iter(nested.items()))
     default = (known[group].spec.keys[next(iter(key))] if group in known else
                inspect.signature(make).parameters[group].default)
     return isinstance(value, int if default is None else type(default))
 
 
 def make(name, batch, context=None, **hyper):
-    """A small model; hyper-parameters that it has not are left out."""
+    """A small model; hyper-parameters that it does not have are left out."""
     hyper = dict(latent=3, width=(6, 4), encoder='scratch') | hyper
     if name == 'text' and isinstance(hyper['width'], tuple):
         hyper['width'] = hyper['width'][0]
@@ -67,10 +72,10 @@ def make(name, batch, context=None, **hyper):
 
 def data(shape, seed=0, name=None):
     """N examples, real numbers or for `text` characters, and their labels."""
-    chance = np.random.default_rng(seed)
-    x = jnp.float32(chance.uniform(size=(N, *shape)))
+    rng = np.random.default_rng(seed)
+    x = jnp.float32(rng.uniform(size=(N, *shape)))
     if name == 'text':
-        x = jnp.int32(chance.integers(1, CHARACTERS, (N, *shape)))
+        x = jnp.int32(rng.integers(1, CHARACTERS, (N, *shape)))
     return Batch(x, jnp.arange(N, dtype=jnp.int32) % LABELS)
 
 
@@ -84,21 +89,21 @@ def compiled(model):
 
 
 def traced(model):
-    """The model that `compiled` was given, whose functions others may trace."""
+    """The model that was given to `compiled`, with functions that can be traced."""
     return model._replace(**{
         k: f.__wrapped__ for k, f in model._asdict().items() if hasattr(f, '__wrapped__')})
 
 
 @functools.cache
 def built(name, shape, kind, **hyper):
-    """A model with its functions compiled, and its first state."""
+    """A model with compiled functions, the batch, and the initial state."""
     batch = data(shape, name=name)
     model = compiled(make(name, batch, kind=kind, **hyper))
     return model, batch, model.init(jax.random.key(0), batch)
 
 
 def kinds(tree):
-    """Structure, shapes, dtypes and weak types."""
+    """The structure, shapes, dtypes and weak types of a tree."""
     return jax.tree.map(jax.typeof, tree)
 
 
@@ -119,13 +124,13 @@ def healthy(tree):
 
 
 def draws(f, state, batch):
-    """Whether f(state, batch, key) draws random numbers: its program has their primitive."""
+    """Whether f(state, batch, key) draws random numbers: its program contains their primitive."""
     f = getattr(f, '__wrapped__', f)  # what `compiled` compiled
     return 'random_bits' in str(jax.make_jaxpr(f)(state, batch, keys(1)[0]))
 
 
 def code(model, state, batch):
-    """A code that the model can decode, from its prior or else its encoder."""
+    """A code that the model can decode, from its prior or, without one, from its encoder."""
     return model.prior(state, keys(1)[0], N) if model.prior else model.encode(state, batch.x)
 
 
@@ -154,7 +159,7 @@ def test_evaluate_gives_a_finite_row_per_example(name, shape, kind):
 
 
 @every_case
-def test_decode_encode_and_prior_fit_together(name, shape, kind):
+def test_decode_encode_and_prior_are_consistent(name, shape, kind):
     model, batch, state = built(name, shape, kind)
     assert model.encode or model.prior and model.decode, 'neither encodes nor makes anything'
     z = code(model, state, batch)
@@ -171,7 +176,7 @@ def test_decode_encode_and_prior_fit_together(name, shape, kind):
         parts = model.show(state, batch, keys(1)[0])
         assert len(parts) > 1 and all(x.shape == batch.x.shape for x in parts.values())
     if model.prior:
-        model_built = model.prior(state, keys(1)[0], 2000)  # a ladder's lower code is learned
+        model_built = model.prior(state, keys(1)[0], 2000)  # a ladder's lower prior is learned
         for z in jax.tree.leaves(model_built['z2'] if name == 'ladder' else model_built):
             assert z.shape[0] == 2000
             if name == 'infogan':  # ten indicators, two codes on (-1, 1), and the noise
@@ -186,7 +191,7 @@ def test_decode_encode_and_prior_fit_together(name, shape, kind):
 
 @some_models
 def test_devices_with_shares_of_a_batch_end_in_one_state_or_are_refused(name):
-    """As shard_map and pmap map a step; where there is no noise, that of the whole batch."""
+    """shard_map and pmap map a step so; without noise the state is that of the full batch."""
     (shape, kind), *_ = reversed(fitting(name))
     batch = data(shape, name=name)
     single, *_ = built(name, shape, kind)
@@ -211,7 +216,7 @@ def test_devices_with_shares_of_a_batch_end_in_one_state_or_are_refused(name):
                           *((name, dict(penalty='dragan', norm='none', discriminator_norm='none'))
                             for name in sorted(GANS)), *((name, dict(loss='relativistic_average'))
                                                          for name in sorted(GANS))])
-def test_losses_of_the_whole_batch_are_refused_where_no_device_sees_it(name, hyper):
+def test_full_batch_losses_are_refused_where_no_device_has_the_batch(name, hyper):
     make(name, data((13,)), kind='mlp', **hyper)
     with pytest.raises(BadInput, match='of the whole batch'):
         make(name, data((13,)), kind='mlp', context=UNIT_INTERVAL, **hyper)
@@ -266,8 +271,9 @@ OTHERWISE = {'colorize', 'iwae', 'ladder'}  # cut off in evaluation alone; k cod
 
 @pytest.mark.parametrize('name', sorted(set(NAMES) - OTHERWISE))
 def test_training_and_evaluation_measure_the_same(name):
-    """Without batch statistics a step of one player, whose key is fold_in(key, 0), reports the mean
-    of what evaluation would have said."""
+    """Without batch statistics, a step of one player, whose key is fold_in(key, 0), reports the
+    mean of the metrics of evaluation.
+    """
     quiet = dict(deepfake=dict(color_jitter=0.), text=dict(word_dropout=0.)).get(name, {})
     model, batch, state = built(name, *fitting(name)[-1], **quiet)
     if len(state.params) > 1:
@@ -282,7 +288,7 @@ def test_training_and_evaluation_measure_the_same(name):
 
 @pytest.mark.parametrize('beta', [1., 2.5])
 def test_vae_metrics_add_up(beta):
-    """The elbo has nothing to do with beta; the loss has."""
+    """The elbo does not depend on beta; the loss does."""
     model, batch, state = built('vae', (13,), 'mlp', beta=beta)
     _, trained = model.step(state, batch, keys(1)[0])
     for m in trained, model.evaluate(state, batch, keys(1)[0]):
@@ -296,7 +302,7 @@ def test_vae_metrics_add_up(beta):
 @pytest.mark.parametrize('likelihood, scale', [('bernoulli', 'fixed'), ('gaussian', 'fixed'),
                                                ('gaussian', 'learned')])
 def test_vae_training_and_evaluation_measure_the_same(likelihood, scale):
-    """Without batch statistics a step reports the mean of what evaluation would have said."""
+    """Without batch statistics a step reports the mean of the metrics of evaluation."""
     model, batch, state = built('vae', (13,), 'mlp', likelihood=likelihood, scale=scale, sigma=.5)
     key = keys(1)[0]
     _, trained = model.step(state, batch, key)
@@ -307,7 +313,7 @@ def test_vae_training_and_evaluation_measure_the_same(likelihood, scale):
 
 @pytest.mark.parametrize('sigma', [1., .5])
 def test_vae_gaussian_likelihood_is_the_density_of_its_output(sigma):
-    """The code's noise is taken away by a decoder that ignores its code."""
+    """A decoder that ignores its code removes the noise of the code."""
     model, batch, state = built('vae', (13,), 'mlp', likelihood='gaussian', sigma=sigma)
     params = state.params['vae'] | dict(
         decoder=jax.tree.map(jnp.zeros_like, state.params['vae']['decoder']))
@@ -341,7 +347,7 @@ def test_ae_evaluation_measures_sum_and_mean(loss):
 
 
 def run(model, batch, steps, state=None):
-    """The state after so many steps on one batch, and the metrics of each."""
+    """The state after `steps` steps on one batch, and the metrics of each step."""
     if state is None:
         state = quick(model.init)(jax.random.key(0), batch)
     return jax.jit(lambda s, k: lax.scan(lambda s, k: model.step(s, batch, k), s, k))(
@@ -349,8 +355,9 @@ def run(model, batch, steps, state=None):
 
 
 def patterns(name=None):
-    """Four 8x8 images, far from each other: left, right, top and bottom half.  For colorize tinted
-    in four ways; for text four lines of eight characters."""
+    """Four 8x8 images, far from each other: left, right, top and bottom half. For colorize each has
+    a colour; for text they are four lines of eight characters.
+    """
     i, j = np.mgrid[:8, :8]
     x = np.stack([j < 4, j >= 4, i < 4, i >= 4])[..., None]
     if name == 'colorize':
@@ -362,33 +369,37 @@ def patterns(name=None):
 
 
 def to_nearest(x):
-    """Mean over x of the distance per pixel to the nearest pattern, and which are nearest."""
+    """The mean over x of the distance per pixel to the nearest pattern, and the share of x nearest
+    to each pattern.
+    """
     d = ((np.asarray(x)[:, None] - np.asarray(patterns())[None]) ** 2).mean((2, 3, 4))
     return d.min(1).mean(), np.bincount(d.argmin(1), minlength=4) / len(x)
 
 
-TAUGHT = dict(
+TRAINING_OPTIONS = dict(
     infogan=dict(num_categories=4, num_continuous=0),  # as many as there are patterns
     bigan=dict(loss='relativistic', penalty='r1', penalty_weight=.02, discriminator_norm='none'))
 
 
 @functools.cache
-def taught(name):
-    """A model before and after some hundreds of steps on the four patterns; of three labels for
-    each, but for the classifier, which learns which pattern it is."""
+def train_on_patterns(name):
+    """A model, its state before and after some hundreds of steps on the four patterns, and the
+    metrics. Each pattern has three labels; for the classifier the label is the pattern.
+    """
     number = jnp.arange(36, dtype=jnp.int32)
     x = patterns(name)[number % 4]
     batch = Batch(x, number % 4 if name == 'classifier' else number // 4 % LABELS)
     model = make(name, batch, kind='mlp', width=(32,), norm='none',
-                 learning_rate=3e-3, ema_decay=.9, latent=4, **TAUGHT.get(name, {}))
+                 learning_rate=3e-3, ema_decay=.9, latent=4, **TRAINING_OPTIONS.get(name, {}))
     start = quick(model.init)(jax.random.key(0), batch)
     end, metrics = run(model, batch, 1200 if name == 'bigan' else 600, start)
     return model, start, end, metrics
 
 
 def mistakes(name, model, state):
-    """What is to become small by learning the patterns: the mean squared error of a
-    reconstruction, of its colour alone, or the share of wrong labels or characters."""
+    """The error that learning the patterns makes small: the mean squared error of a reconstruction,
+    or of its colour only, or the share of wrong labels or characters.
+    """
     x = patterns(name)
     if name == 'classifier':
         result = model.evaluate(state, Batch(x, jnp.arange(4)), keys(1)[0])
@@ -404,8 +415,8 @@ def mistakes(name, model, state):
 @pytest.mark.parametrize('name', thorough(
     NAMES, 'ae', 'classifier', 'colorize', 'gan'))
 def test_learns_four_patterns(name):
-    model, start, end, _ = taught(name)
-    if model.encode and name != 'bigan':  # no map of four points alone has normal codes to invert
+    model, start, end, _ = train_on_patterns(name)
+    if model.encode and name != 'bigan':  # no map of only four points has normal codes to invert
         before, after = (mistakes(name, model, s) for s in (start, end))
         assert before > .2 and after < .01
     else:
@@ -417,20 +428,20 @@ def test_learns_four_patterns(name):
 
 @pytest.mark.parametrize('name', ['ae', 'vae'])
 def test_the_loss_falls_far(name):
-    loss = np.asarray(taught(name)[3]['loss'])
+    loss = np.asarray(train_on_patterns(name)[3]['loss'])
     assert loss[-20:].mean() < .2 * loss[0]
 
 
 def test_samples_of_the_vae_are_patterns():
-    model, start, end, _ = taught('vae')
+    model, start, end, _ = train_on_patterns('vae')
     z = model.prior(end, jax.random.key(7), 200)
     (before, _), (after, share) = (to_nearest(model.decode(s, z)) for s in (start, end))
     assert before > .2 and after < .05 and share.min() > .05
 
 
 PLAIN = dict(aae='discriminator', factor='discriminator',
-             infogan='recognition')  # whose net has no norm
-# nets keep the statistics of their norms, which a model but passes on
+             infogan='recognition')  # players whose net has no norm
+# a net stores the statistics of its norm; a model only passes them on
 WITH_NORMS = [kind for kind in nets.NAMES if 'norm' in nets.make(kind).spec.keys]
 NORMED = [*itertools.product(['ae'], WITH_NORMS, nets.NORMS),
           *itertools.product(['gan'], ['conv'], nets.NORMS), ('gan', 'mlp', 'spectral'),
@@ -457,11 +468,11 @@ def test_buffers_are_there_where_the_norm_has_statistics(name, kind, norm):
 
     state, after, metrics = first_step(keys(1)[0])
     assert healthy(after) and healthy(metrics) and kinds(state) == kinds(after)
-    has = norm == 'spectral' or norm == 'batch' and kind != 'linear'  # nothing there to normalise
+    has_statistics = norm == 'spectral' or norm == 'batch' and kind != 'linear'  # it has none
     for player, buffers in state.buffers.items():
-        theirs = has and player != PLAIN.get(name)
-        assert bool(jax.tree.leaves(buffers)) == theirs, player
-        assert equal(buffers, after.buffers[player]) != theirs, player
+        expected = has_statistics and player != PLAIN.get(name)
+        assert bool(jax.tree.leaves(buffers)) == expected, player
+        assert equal(buffers, after.buffers[player]) != expected, player
 
 
 def test_gan_norms_of_the_two_nets_differ_where_asked():
@@ -479,14 +490,14 @@ BAD = (dict(latent=0), dict(latent=-1), dict(kind='cnn'), dict(norm='weight'), d
 
 
 @pytest.mark.parametrize('name, bad', [
-    (n, b) for n, b in itertools.product(NAMES, BAD) for k, v in b.items() if meant(n, k, v)
+    (n, b) for n, b in itertools.product(NAMES, BAD) for k, v in b.items() if matches_kind(n, k, v)
     and (n, b) != ('infogan', dict(latent=0))])  # without noise it has its other codes
 def test_bad_hyper_parameters_are_refused_by_name(name, bad):
-    (what, value), = bad.items()
-    said = dict(kind='net').get(what, what.removeprefix('discriminator_'))
-    with pytest.raises(BadInput, match=said) as e:
+    (hyper, value), = bad.items()
+    message = dict(kind='net').get(hyper, hyper.removeprefix('discriminator_'))
+    with pytest.raises(BadInput, match=message) as e:
         make(name, data(fitting(name)[0][0], name=name), **bad)
-    assert what == 'width' or str(value) in str(e.value)
+    assert hyper == 'width' or str(value) in str(e.value)
 
 
 @pytest.mark.parametrize('kind', ['conv', 'residual', 'recurrent'])
@@ -522,7 +533,7 @@ STARTED = 'ae', 'vae', 'sparse', 'deepfake', *sorted(GANS)
 @pytest.mark.parametrize('shape, kind, scale, shift', [
     ((3, 4, 2), 'conv', .8, 0.), ((13,), 'mlp', .8, 0.), ((13,), 'mlp', 3., -4.)])
 def test_the_decoder_starts_at_the_best_constant(name, shape, kind, scale, shift):
-    """A code of zeros gives the mean of the data, by pixel or by channel, whatever the link."""
+    """A code of zeros gives the mean of the data, by pixel or by channel, with either link."""
     weights = jnp.linspace(.2, 1, shape[-1])
     batch = Batch(data(shape).x * weights * scale + shift, data(shape).label)
     model = make(name, batch, kind=kind, likelihood='gaussian', loss='mse', width=(4,))
@@ -533,7 +544,7 @@ def test_the_decoder_starts_at_the_best_constant(name, shape, kind, scale, shift
 
 
 @some_models
-def test_batch_norm_in_evaluation_looks_at_one_example_alone(name):
+def test_batch_norm_in_evaluation_is_per_example(name):
     if not takes(name, 'norm') or name == 'vq':
         pytest.skip(f'{name} has no norm')
     shape, kind = fitting(name)[-1]
@@ -559,10 +570,10 @@ def test_batch_norm_uses_the_batch_in_training_and_running_statistics_after():
     x = 3 + 2 * jax.random.normal(jax.random.key(0), (64, 5))
     params, buffers = net.init(jax.random.key(1), x)
     train = quick(net.train)
-    y, once = train(params, buffers, x)
+    y, new_buffers = train(params, buffers, x)
     np.testing.assert_allclose(y.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(y.std(0), 1, atol=1e-2)
-    before = jnp.abs(net.apply(params, once, x) - y).max()
+    before = jnp.abs(net.apply(params, new_buffers, x) - y).max()
     for _ in range(80):
         buffers = train(params, buffers, x)[1]
     np.testing.assert_allclose(net.apply(params, buffers, x), y, atol=1e-2)
@@ -578,7 +589,7 @@ def test_group_norm_makes_eight_groups_of_an_example_standard():
 
 
 def matrix(net, params, buffers, size, channels):
-    """The linear map of a one-layer net as the matrix that spectral normalisation sees."""
+    """The linear map of a one-layer net as the matrix that spectral normalisation normalises."""
     if size is None:
         return net.apply(params, buffers, jnp.eye(channels))
     x = jnp.zeros((channels, 5, 5, channels)).at[jnp.arange(channels), 2, 2,
@@ -604,7 +615,7 @@ def test_spectral_norm_makes_the_largest_singular_value_one(linear, size):
 
 
 @pytest.mark.full
-def test_the_sigmoid_goes_with_data_in_0_1_alone():
+def test_output_is_a_sigmoid_only_for_data_in_0_1():
     x = 4 * jax.random.normal(jax.random.key(0), (N, 13))
     batch = data((13,))._replace(x=x)
     for name in STARTED:
@@ -645,7 +656,7 @@ def test_recurrent_nets_read_images_row_by_row():
         assert (abs(moved - z).max(1) > 1e-3).all(), f'row {row} is not read'
 
 
-def test_linear_nets_are_linear_and_blind_to_width():
+def test_linear_nets_are_linear_and_ignore_width():
     batch = data((3, 4, 2))
     model = make('ae', batch, kind='linear', width=(77,))
     state = quick(model.init)(jax.random.key(0), batch)
@@ -660,7 +671,7 @@ def test_linear_nets_are_linear_and_blind_to_width():
     assert 0 <= y.min() and y.max() <= 1
 
 
-def test_after_puts_a_function_behind_and_keeps_the_parameters():
+def test_compose_applies_a_function_and_keeps_the_parameters():
     x = data((13,)).x
     plain = nets.make('mlp', width=(5,), norm='batch').encoder((13,), 4)
     behind = nets.compose(plain, lambda y: y ** 2)
@@ -675,21 +686,22 @@ def test_after_puts_a_function_behind_and_keeps_the_parameters():
 
 @pytest.mark.parametrize('norm', thorough(('batch', 'group', 'layer', 'instance'), 'group'))
 def test_norms_are_exact_where_the_mean_is_large(norm):
-    """1000 +- .1 against float64: one image, one group, so that all norms are over a channel's
-    pixels, or over all of two channels."""
+    """1000 +- .1 against float64: one image and one group, so that every norm is over the pixels of
+    a channel, or over all pixels of two channels.
+    """
     x = np.float32(1000 + .1 * np.random.default_rng(0).normal(size=(1, 64, 64, 2)))
     layer = layers.Norm(norm)
     y = quick(lambda x: layer.apply(layer.init(jax.random.key(0), x, True), x, True,
                                     mutable=['batch_stats'])[0])(x)
-    over = (1, 2) if norm in ('batch', 'instance') else (1, 2, 3)
-    wide = np.asarray(x, float)
-    away = wide - wide.mean(over, keepdims=True)
+    axes = (1, 2) if norm in ('batch', 'instance') else (1, 2, 3)
+    x64 = np.asarray(x, float)
+    centred = x64 - x64.mean(axes, keepdims=True)
     eps = 1e-5 if norm == 'batch' else 1e-6
-    truth = away / np.sqrt((away ** 2).mean(over, keepdims=True) + eps)
+    truth = centred / np.sqrt((centred ** 2).mean(axes, keepdims=True) + eps)
     np.testing.assert_allclose(y, truth, rtol=0, atol=.01)
 
 
-def test_each_sends_every_example_through_the_copy_of_its_label():
+def test_per_label_applies_the_copy_of_each_examples_label():
     x, label = data((13,)).x, jnp.array([2, 0, 1, 1, 2, 0])
     plain = nets.make('mlp', width=(5,)).encoder((13,), 4)
     copies = nets.per_label(plain, 3)
@@ -704,7 +716,7 @@ def test_each_sends_every_example_through_the_copy_of_its_label():
         np.testing.assert_allclose(trained[0][i], by_itself, rtol=1e-5, atol=1e-6)
 
 
-def test_shared_is_blind_to_the_label():
+def test_ignore_label_ignores_the_label():
     x = data((13,)).x
     plain = nets.make('mlp', width=(5,)).encoder((13,), 4)
     params, buffers = plain.init(jax.random.key(0), x)
@@ -757,7 +769,7 @@ def test_noise_is_the_keys_and_none_at_level_zero(grey, noise):
 
 @pytest.mark.parametrize('scale', [1, 4])
 def test_denoising_is_measured_on_what_it_shows(scale):
-    """Noise is cut off at [0, 1] where the data lies there, and only there."""
+    """Noise is clipped to [0, 1] where the data lie in [0, 1], and only there."""
     batch = data((13,))._replace(x=data((13,)).x * scale)
     model = compiled(make('denoising', batch, kind='mlp', noise_level=.6))
     state, key = model.init(jax.random.key(0), batch), keys(1)[0]
@@ -801,13 +813,14 @@ def test_colour_undoes_chroma_and_stays_in_0_1():
     assert wild.min() == 0 and wild.max() == 1
 
 
-def test_colorize_keeps_the_lightness_and_is_blind_to_colour():
+def test_colorize_keeps_the_lightness_and_ignores_colour():
     model, batch, state = built('colorize', *IMAGES)
     model_built = np.asarray(model.decode(state, model.encode(state, batch.x)), float)
     x = np.asarray(batch.x, float)
-    free = ((model_built > 0) & (model_built < 1)).all(-1)
-    assert free.mean() > .5
-    np.testing.assert_allclose((model_built @ JPEG[0])[free], (x @ JPEG[0])[free], atol=1e-5)
+    unclipped = ((model_built > 0) & (model_built < 1)).all(-1)
+    assert unclipped.mean() > .5
+    np.testing.assert_allclose((model_built @ JPEG[0])[unclipped], (x @ JPEG[0])[unclipped],
+                               atol=1e-5)
     grey = np.float32(np.broadcast_to((x @ JPEG[0])[..., None], x.shape))
     close(*(model.encode(state, a) for a in (jnp.asarray(grey), batch.x)), rtol=1e-3, atol=1e-4)
 
@@ -919,25 +932,26 @@ def test_sparse_penalty_makes_the_code_sparse():
     assert ends[1][-1] < .2 * ends[0][-1] and ends[2][-1] < .2 * ends[2][0]
 
 
-@pytest.mark.parametrize('smooth', ['none', 'l2', 'gradient_penalty', 'spectral'])
-def test_rae_loss_is_error_and_size_and_roughness(smooth):
-    model, batch, state = built('rae', *VECTORS, regulariser=smooth, beta=.3, penalty_weight=.2,
-                                probes=0)
+@pytest.mark.parametrize('regulariser', ['none', 'l2', 'gradient_penalty', 'spectral'])
+def test_rae_loss_is_error_and_size_and_roughness(regulariser):
+    model, batch, state = built('rae', *VECTORS, regulariser=regulariser, beta=.3,
+                                penalty_weight=.2, probes=0)
     z = model.encode(state, batch.x)
     y = np.asarray(model.decode(state, z))
     error, size = ((y - batch.x) ** 2).sum(1), (np.asarray(z) ** 2).sum(1)
     weights = sum((np.asarray(a, float) ** 2).sum()
                   for a in jax.tree.leaves(state.params['ae']['decoder']))
-    rough = dict(none=0, spectral=0, l2=weights)
-    if smooth == 'gradient_penalty':
+    penalty = dict(none=0, spectral=0, l2=weights)
+    if regulariser == 'gradient_penalty':
         jacobian = matrices(lambda z: traced(model).decode(state, z), z)
-        rough['gradient_penalty'] = (jacobian ** 2).sum((1, 2))
+        penalty['gradient_penalty'] = (jacobian ** 2).sum((1, 2))
     result = model.evaluate(state, batch, None)
     np.testing.assert_allclose(result['recon'], error, rtol=1e-4)
     np.testing.assert_allclose(result['squared_norm'], size, rtol=1e-4)
-    np.testing.assert_allclose(result['loss'], error + .15 * size + .2 * rough[smooth], rtol=1e-4)
+    np.testing.assert_allclose(result['loss'], error + .15 * size + .2 * penalty[regulariser],
+                               rtol=1e-4)
     buffers = state.buffers['ae']
-    assert bool(jax.tree.leaves(buffers['decoder'])) == (smooth == 'spectral')
+    assert bool(jax.tree.leaves(buffers['decoder'])) == (regulariser == 'spectral')
     assert not jax.tree.leaves(buffers['encoder'])
 
 
@@ -958,8 +972,8 @@ def test_deepfake_has_a_decoder_for_each_label_and_one_encoder():
 
 
 @pytest.mark.parametrize('shared', [True, False])
-def test_deepfake_step_on_one_label_leaves_the_others_nets_alone(shared):
-    """Adam leaves a parameter whose gradient is zero exactly where it is."""
+def test_deepfake_step_on_one_label_does_not_change_the_nets_of_others(shared):
+    """Adam does not change a parameter whose gradient is exactly zero."""
     model, batch, state = built('deepfake', *VECTORS, shared_encoder=shared)
     for label in 0, 2:
         after, _ = model.step(state, batch._replace(label=jnp.full_like(batch.label, label)),
@@ -974,7 +988,7 @@ def test_deepfake_step_on_one_label_leaves_the_others_nets_alone(shared):
 
 @pytest.mark.parametrize('shared', [True, False])
 def test_deepfake_measures_swaps_against_the_truth(shared):
-    """`swapped` holds every example with every label; its own label does not count."""
+    """`swapped` holds every example with every label; the metrics leave out its own label."""
     model, batch, state = built('deepfake', *VECTORS, shared_encoder=shared)
     truth = np.random.default_rng(3).uniform(size=(N, LABELS, 13)).astype(np.float32)
     result = model.evaluate(state, batch._replace(swapped=jnp.asarray(truth)), None)
@@ -992,7 +1006,7 @@ def test_deepfake_measures_swaps_against_the_truth(shared):
     assert 'swap_psnr' not in model.evaluate(state, batch, None)
 
 
-def test_deepfake_disguise_scales_and_shifts_whole_channels():
+def test_deepfake_disguise_scales_and_shifts_channels():
     """An image of zeros shows the offsets, and one of ones the factors as well."""
     zeros = jnp.zeros((500, 2, 3, 3))
     shift, both = (np.asarray(deepfake.disguise(keys(1)[0], zeros + v, .3)) for v in (0, 1))
@@ -1014,14 +1028,14 @@ def test_deepfake_spread_is_that_of_the_labels_moments():
     flat = z.reshape(40, 6)
     truth = np.mean([((part.mean(0) - flat.mean(0)) ** 2).sum() + (
         (part.std(0) - flat.std(0)) ** 2).sum() for part in (flat[label == i] for i in range(3))])
-    for labels in 3, 5:  # two of which have no example
+    for labels in 3, 5:  # two of the five have no example
         result = deepfake.spread(jnp.float32(z), jnp.asarray(label), labels)
         np.testing.assert_allclose(result, truth, rtol=1e-3)
     alike = jnp.float32(np.repeat(z[:10], 3, 0))
     np.testing.assert_allclose(deepfake.spread(alike, jnp.arange(30) % 3, 3), 0, atol=1e-5)
-    far = [deepfake.spread(jnp.float32(shift + z), jnp.asarray(label), labels)
-           for shift in (0, 4096)]  # exact in float32 up to rounding of the codes
-    np.testing.assert_allclose(*far, rtol=1e-2)
+    shifted = [deepfake.spread(jnp.float32(shift + z), jnp.asarray(label), labels)
+               for shift in (0, 4096)]  # exact in float32 up to rounding of the codes
+    np.testing.assert_allclose(*shifted, rtol=1e-2)
     gradient = jax.grad(lambda z: deepfake.spread(z, jnp.arange(4) % 2, 2))(jnp.ones((4, 3)))
     assert np.isfinite(gradient).all(), 'codes that do not vary'
 
@@ -1032,8 +1046,8 @@ def test_deepfake_loss_adds_the_spread_of_the_codes():
     z = model.encode(state, batch.x, batch.label)
     np.testing.assert_allclose(result['alignment'], deepfake.spread(z, batch.label, LABELS),
                                rtol=1e-4)
-    match = inspect.signature(deepfake.make).parameters['alignment_weight'].default
-    np.testing.assert_allclose(result['loss'], result['recon'] + match * result['alignment'],
+    weight = inspect.signature(deepfake.make).parameters['alignment_weight'].default
+    np.testing.assert_allclose(result['loss'], result['recon'] + weight * result['alignment'],
                                rtol=1e-5)
 
 
@@ -1064,7 +1078,7 @@ def test_fewer_than_two_labels_are_refused(name, remedy, label):
 # From codes to labels
 
 
-def tops(state):
+def head_params(state):
     """The weights and bias of the classifier's one dense layer."""
     leaves = jax.tree.leaves(state.params['classifier']['head'])
     weights, = (np.asarray(a, float) for a in leaves if a.ndim == 2)
@@ -1074,7 +1088,7 @@ def tops(state):
 
 @functools.cache
 def classifier(encoder, source='ae'):
-    """A classifier on the encoder of another model, and both first states."""
+    """A classifier on the encoder of another model, and the initial states of both."""
     model, batch, state = built(source, *VECTORS)
     start = Context(source=(traced(model), state))
     model_built = compiled(make('classifier', batch, context=start, encoder=encoder))
@@ -1082,7 +1096,7 @@ def classifier(encoder, source='ae'):
 
 
 @pytest.mark.parametrize('encoder', ['frozen', 'finetuned'])
-def test_classifier_starts_where_its_source_stands(encoder):
+def test_classifier_starts_from_its_sources_parameters(encoder):
     source, trained, model, state, batch = classifier(encoder)
     np.testing.assert_allclose(model.encode(state, batch.x), source.encode(trained, batch.x),
                                rtol=1e-6)
@@ -1090,15 +1104,15 @@ def test_classifier_starts_where_its_source_stands(encoder):
 
 def test_classifier_from_scratch_starts_elsewhere():
     source, trained, model, state, batch = classifier('scratch')
-    ours = model.encode(state, batch.x)
-    assert ours.shape == source.encode(trained, batch.x).shape
-    assert abs(ours - source.encode(trained, batch.x)).max() > .01
+    codes = model.encode(state, batch.x)
+    assert codes.shape == source.encode(trained, batch.x).shape
+    assert abs(codes - source.encode(trained, batch.x)).max() > .01
     assert kinds(state) == kinds(classifier('finetuned')[3])
 
 
 @pytest.mark.parametrize('encoder, moves', [('frozen', False), ('finetuned', True),
                                             ('scratch', True)])
-def test_classifier_moves_its_head_and_the_encoder_unless_frozen(encoder, moves):
+def test_classifier_trains_its_head_and_the_encoder_unless_frozen(encoder, moves):
     _, _, model, state, batch = classifier(encoder)
     after = state
     for key in keys(3):
@@ -1112,7 +1126,7 @@ def test_classifier_moves_its_head_and_the_encoder_unless_frozen(encoder, moves)
 
 def test_classifier_is_measured_by_log_likelihood_and_the_largest_logit():
     _, _, model, state, batch = classifier('frozen')
-    weights, bias = tops(state)
+    weights, bias = head_params(state)
     bias = bias + np.array([.5, -.2, .1])
     head = jax.tree.map(lambda a: jnp.float32(bias) if a.ndim == 1 else a,
                         state.params['classifier']['head'])
@@ -1141,7 +1155,7 @@ def test_classifier_keeps_a_sources_batch_statistics():
 @pytest.mark.parametrize('name', [n for n in NAMES
                                   if n not in ('gan', 'infogan', 'classifier', 'cvae')])
 def test_classifier_takes_every_encoder(name):
-    """Shapes alone: nothing is compiled."""
+    """Only shapes: nothing is compiled."""
     source, batch, state = built(name, *fitting(name)[-1])
     start = Context(source=(traced(source), state))
     model = make('classifier', batch, context=start, encoder='frozen',

@@ -1,5 +1,6 @@
-"""Every file of gen_jax/nets keeps the interface, learns, and is used by configs and sweeps; and
-what a part of a model is.  A new net is tested by being there."""
+"""Every file of gen_jax/nets has the interface of a net, learns, and works in configs and sweeps;
+also the tests of the parts of a model. A new net is tested without further code.
+"""
 import inspect
 
 import jax
@@ -13,7 +14,7 @@ from gen_jax import adversarial, latents, nets, optimisers, parts, train
 from gen_jax.models import ae, gan, vae
 from gen_jax.types import BadInput, Batch
 
-# of the keys of nets, small ones, and others that must make a difference
+# small values of the keys of nets, and other values that must make a difference
 SMALL = dict(width=(6, 4), hidden=8, depth=1, heads=2, up=1, patch=3)
 OTHER = dict(width=(5, 3), hidden=7, depth=2, heads=1, up=0, patch=2, norm='group',
              activation='tanh')
@@ -52,14 +53,14 @@ def shapes(net, x, latent):
 def test_codes_have_their_size_and_examples_their_shape(name, shape):
     x, net = pictures(shape), small(name)
     assert shapes(net, x, 5) == ((6, 5), x.shape)
-    if net.images_only and name != 'rae':  # whose decoder begins elsewhere than its encoder ends
+    if net.images_only and name != 'rae':  # rae's decoder begins with another shape
         features, built = shapes(net, x, None)
         assert built == x.shape and features[0] == 6
 
 
 @pytest.mark.parametrize('name', thorough(nets.NAMES, 'mlp', 'conv', 'vit'))
 def test_every_key_makes_a_difference_and_no_other_is_taken(name):
-    """To the parameters' shapes, or to what the net makes of the same ones."""
+    """A key changes the shapes of the parameters, or the output for the same parameters."""
     x = pictures((8, 8, 1))
 
     def built(net):
@@ -76,7 +77,7 @@ def test_every_key_makes_a_difference_and_no_other_is_taken(name):
     shapes = jax.tree.map(jnp.shape, jax.eval_shape(before, key))
     for word, value in keys_of(name, OTHER).items():
         if (name, word) in (('linear', 'norm'), ('recurrent', 'norm')):
-            continue  # which have nothing to normalise, and refuse it
+            continue  # they have no norm, and reject the key
         after = built(small(name, **{word: value}))
         if jax.tree.map(jnp.shape, jax.eval_shape(after, key)) == shapes:
             assert not np.allclose(*(quick(f)(key)[2] for f in (before, after))), word
@@ -86,7 +87,7 @@ def test_every_key_makes_a_difference_and_no_other_is_taken(name):
 
 @pytest.mark.parametrize('name', thorough(nets.NAMES, 'mlp'))
 def test_every_net_learns_four_patterns(name):
-    """Left, right, top and bottom half, by an autoencoder of four numbers."""
+    """Left, right, top and bottom half, by an autoencoder with four latent dimensions."""
     i, j = np.mgrid[:8, :8]
     x = jnp.float32(np.stack([j < 4, j >= 4, i < 4, i >= 4])[..., None])
     width = dict(width=32 if isinstance(nets.make(name).spec.keys.get('width'), int) else (16, 16))
@@ -129,7 +130,9 @@ def count(net, x, out):
 
 
 def test_the_nets_of_papers_have_their_numbers_of_parameters():
-    """Counted by hand from their tables, kernels and biases; of norms two numbers a channel."""
+    """Counted by hand from the tables of the papers: kernels, biases, and two numbers per channel
+    of a norm.
+    """
     x = jnp.zeros((1, 64, 64, 1))
     lib = (16 * 32 + 32, 16 * 32 * 32 + 32, 4 * 32 * 64 + 64, 4 * 64 * 64 + 64,
            4 * 4 * 64 * 256 + 256, 256 * 20 + 20)
@@ -147,7 +150,7 @@ def test_the_nets_of_papers_have_their_numbers_of_parameters():
     assert count(vit, x, 7) == 8 * 8 * 3 * 32 + 32 + 16 * 32 + 3 * block + 2 * 32 + 16 * 32 * 7 + 7
 
 
-def test_patches_are_the_images_own_pixels():
+def test_patches_are_the_pixels_of_the_image():
     x = jnp.arange(2 * 4 * 6 * 2.).reshape(2, 4, 6, 2)
     from gen_jax.nets.vit import Patches, Unpatch
     built = Patches(2).apply({}, x, False)
@@ -156,16 +159,16 @@ def test_patches_are_the_images_own_pixels():
     np.testing.assert_array_equal(Unpatch(2).apply({}, built, False), x)
 
 
-def test_attention_sees_every_patch_and_the_order_of_patches():
-    """A pixel far away changes every token, and two patches exchanged make another code."""
+def test_attention_depends_on_every_patch_and_their_order():
+    """A distant pixel changes every token, and exchanging two patches changes the code."""
     net = nets.make('vit', patch=2, width=8, depth=1, heads=2)
     encoder, x = net.encoder((4, 6, 1), None), pictures((4, 6, 1), 1)
     params = quick(encoder.init)(jax.random.key(0), x)
     apply = quick(lambda x: encoder.apply(*params, x))
-    away = abs(apply(x.at[0, 0, 0].add(1)) - apply(x)).max(-1)
-    assert (away > 1e-6).all()
-    turned = x.at[0, :2, :2].set(x[0, 2:, 4:]).at[0, 2:, 4:].set(x[0, :2, :2])
-    assert abs(apply(turned).sum((1, 2)) - apply(x).sum((1, 2))).max() > 1e-4
+    difference = abs(apply(x.at[0, 0, 0].add(1)) - apply(x)).max(-1)
+    assert (difference > 1e-6).all()
+    exchanged = x.at[0, :2, :2].set(x[0, 2:, 4:]).at[0, 2:, 4:].set(x[0, :2, :2])
+    assert abs(apply(exchanged).sum((1, 2)) - apply(x).sum((1, 2))).max() > 1e-4
 
 
 # Parts
@@ -176,7 +179,7 @@ PARTS = dict(net=nets.make('mlp'), latents=latents.make(), optimiser=optimisers.
 
 
 @pytest.mark.parametrize('group', PARTS)
-def test_a_part_is_made_again_from_its_keys(group):
+def test_a_part_is_rebuilt_from_its_keys(group):
     part = PARTS[group]
     again = parts.replace(part)
     assert again.spec.keys == part.spec.keys and type(again) is type(part)
@@ -187,7 +190,7 @@ def test_a_part_is_made_again_from_its_keys(group):
         parts.replace(part, depht=1)
 
 
-def test_a_net_of_another_name_has_its_own_defaults():
+def test_a_net_of_another_name_has_other_defaults():
     conv = parts.replace(nets.make('mlp', width=(7,), norm='batch'), name='conv')
     assert conv.spec.keys == nets.make('conv').spec.keys
     same = parts.replace(nets.make('mlp', width=(7,), norm='batch'), name='mlp', activation='tanh')
@@ -206,7 +209,7 @@ def test_a_config_is_a_complete_list_of_defaults():
 
 
 def updates(built, grads):
-    """The parameter, from 1, after each of these gradients."""
+    """The parameter, initially 1, after each of the gradients."""
     params, result = jnp.float32(1), []
     state = built.init(params)
     for g in grads:
@@ -217,14 +220,14 @@ def updates(built, grads):
 
 
 def adam(grads, learning_rate=lambda t: .1, b1=.9, b2=.999, eps=1e-8, decay=0., clip=np.inf):
-    """Kingma & Ba's algorithm 1 in NumPy, with decoupled weight decay."""
+    """Algorithm 1 of Kingma & Ba in NumPy, with decoupled weight decay."""
     m = v = 0.
     x, result = 1., []
     for t, g in enumerate(grads):
         g = g if abs(g) < clip else np.sign(g) * clip
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
-        away = m / (1 - b1 ** (t + 1)) / (np.sqrt(v / (1 - b2 ** (t + 1))) + eps)
-        x -= learning_rate(t) * (away + decay * x)
+        update = m / (1 - b1 ** (t + 1)) / (np.sqrt(v / (1 - b2 ** (t + 1))) + eps)
+        x -= learning_rate(t) * (update + decay * x)
         result.append(x)
     return result
 
@@ -259,10 +262,10 @@ def updates_traced(clip):
     return params
 
 
-@pytest.mark.parametrize('bad, said', [
+@pytest.mark.parametrize('bad, message', [
     (dict(name='adamw'), "unknown optimiser 'adamw'"), (dict(schedule='step'), 'constant, cosine'),
     (dict(schedule='cosine'), 'positive number'), (dict(schedule_steps=9), 'constant has 0 steps'),
     (dict(ema_decay=1.), 'less than 1')])
-def test_optimisers_that_cannot_be_are_refused(bad, said):
-    with pytest.raises(BadInput, match=said):
+def test_optimisers_that_cannot_be_are_refused(bad, message):
+    with pytest.raises(BadInput, match=message):
         optimisers.make(**bad)

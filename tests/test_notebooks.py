@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and are kept with their outputs."""
+"""The notebooks run from top to bottom, and are stored with their outputs."""
 from pathlib import Path
 import re
 import time
@@ -27,11 +27,11 @@ def test_notebook_runs_in_three_minutes(file, environment, monkeypatch):
     for name in 'PYTHONPATH', 'JAX_PLATFORMS', 'JAX_COMPILATION_CACHE_DIR', 'XLA_FLAGS':
         monkeypatch.setenv(name, environment[name])
     stored = nbformat.read(file, as_version=4)
-    fresh = nbformat.read(file, as_version=4)
+    executed = nbformat.read(file, as_version=4)
     start = time.perf_counter()
-    nbclient.NotebookClient(fresh, timeout=600, kernel_name='python3').execute()
+    nbclient.NotebookClient(executed, timeout=600, kernel_name='python3').execute()
     assert time.perf_counter() - start < 400  # 3 minutes where nothing else runs
-    assert len(pictures(fresh)) == len(pictures(stored)) >= 5
+    assert len(pictures(executed)) == len(pictures(stored)) >= 5
     assert all(cell.execution_count for cell in stored.cells if cell.cell_type == 'code')
     errors = [o for cell in stored.cells for o in cell.get('outputs', ())
               if o.output_type == 'error' or o.get('name') == 'stderr']

@@ -37,18 +37,18 @@ def draw(*shape, seed=0):
 
 
 def pulled(op, *args):
-    """The value, and the gradients against a fixed random cotangent."""
+    """The value, and the gradients for a fixed random cotangent."""
     y, pull = jax.vjp(op, *args)
     return y, *pull(draw(*y.shape, seed=9))
 
 
 def check(one, other, *args, both=pulled):
-    """Compiles both forms in one program and compares everything they return."""
-    ours, theirs = jax.jit(lambda *a: (both(one, *a), both(other, *a)))(*args)
-    assert jax.tree.map(jnp.shape, ours) == jax.tree.map(jnp.shape, theirs)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
+    """Compiles both forms in one program and compares all that they return."""
+    actual, expected = jax.jit(lambda *a: (both(one, *a), both(other, *a)))(*args)
+    assert jax.tree.map(jnp.shape, actual) == jax.tree.map(jnp.shape, expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-    return ours
+    return actual
 
 
 @pytest.mark.parametrize('size, channels, kernel, stride', [
@@ -106,7 +106,7 @@ def test_max_pool_passes_each_gradient_on_once():
                                           ('conv_transpose', (4, 4, 2, 3)),
                                           ('upsample_conv', (3, 3, 3, 2))])
 def test_second_derivatives_of_a_gradient_penalty_are_xlas(name, kernel):
-    """The penalty goes through a non-linearity, without which its x-gradient would vanish."""
+    """The penalty includes a non-linearity, without which its gradient by x would be zero."""
     def penalty(op, x, k):
         def norm(x, k):
             return (jax.grad(lambda x: jnp.tanh(op(x, k, 2)).sum())(x) ** 2).sum()
@@ -154,15 +154,17 @@ def test_a_net_of_all_operations_trains_in_a_scan_as_xlas_does():
 
         return lax.scan(step, kernels, length=3)
 
-    ours = ops.conv, ops.upsample_conv, ops.conv_transpose, ops.max_pool
-    theirs = xla_conv, xla_upsample_conv, xla_conv_transpose, xla_max_pool
+    gen_jax_ops = ops.conv, ops.upsample_conv, ops.conv_transpose, ops.max_pool
+    xla_ops = xla_conv, xla_upsample_conv, xla_conv_transpose, xla_max_pool
     kernels = draw(3, 3, 2, 3), draw(3, 3, 3, 3, seed=1), draw(4, 4, 3, 2, seed=2)
-    _, values = check(ours, theirs, draw(2, 5, 6, 2), kernels, both=descend)
+    _, values = check(gen_jax_ops, xla_ops, draw(2, 5, 6, 2), kernels, both=descend)
     assert values[2] < values[0]
 
 
 def test_the_cpu_runs_no_convolution_of_xlas():
-    """What XLA:CPU does slowly in a scan must be gone from the compiled program, gradients too."""
+    """The compiled program, gradients included, has no convolution, which XLA:CPU runs slowly in a
+    scan.
+    """
     if jax.default_backend() != 'cpu':
         pytest.skip('the fast forms are for the CPU')
     args = draw(2, 5, 4, 2), draw(3, 3, 2, 2, seed=1)

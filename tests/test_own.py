@@ -1,4 +1,4 @@
-"""A model, a net and a data set of anybody's, each a file outside the package, do what ours do."""
+"""A custom model, net and data set, in files outside the package, work like those of gen_jax."""
 import json
 
 import numpy as np
@@ -103,7 +103,7 @@ def summary(workdir):
     return json.loads((workdir / 'summary.json').read_text())
 
 
-def test_three_files_train_go_on_are_measured_and_drawn(run_main, outside, tmp_path, monkeypatch):
+def test_three_files_train_resume_evaluate_and_sample(run_main, outside, tmp_path, monkeypatch):
     flags, run = ('--config=mine.py', f'--workdir={tmp_path}/run'), tmp_path / 'run'
     good(run_main(*flags, cwd=outside))
     first = summary(run)['metrics']['test/loss']
@@ -122,7 +122,7 @@ def test_three_files_train_go_on_are_measured_and_drawn(run_main, outside, tmp_p
 
 
 @pytest.mark.full
-def test_a_net_and_a_data_set_of_ones_own_are_any_models(run_main, outside, tmp_path):
+def test_a_custom_net_and_data_set_work_with_any_model(run_main, outside, tmp_path):
     flags = (f'--config={ROOT}/configs/vae.py:own.stripes', '--config.net.name=own.wide',
              '--config.net.breadth=9', '--config.model.latent=2', '--config.epochs=1',
              '--config.eval.samples=4', f'--workdir={tmp_path}/run')
@@ -147,19 +147,19 @@ def test_eight_devices_train_what_one_does(run_main, outside, tmp_path):
 
 @pytest.mark.full
 def test_a_sweep_traces_its_numbers(python, outside, tmp_path):
-    place = outside / 'ablate.py'  # beside the modules, as Python's path begins there
-    place.write_text(f'import runpy, sys\nsys.path.insert(0, {str(ROOT / "experiments")!r})\n'
-                     f'runpy.run_path({str(ROOT / "experiments" / "ablate.py")!r}, '
-                     'run_name="__main__")\n')
-    result = python(place, '--config=mine.py', '--sweep.model.delta=.1,.3', '--sweep.seed=0,1',
+    script = outside / 'ablate.py'  # in the folder of the modules, with which Python's path begins
+    script.write_text(f'import runpy, sys\nsys.path.insert(0, {str(ROOT / "experiments")!r})\n'
+                      f'runpy.run_path({str(ROOT / "experiments" / "ablate.py")!r}, '
+                      'run_name="__main__")\n')
+    result = python(script, '--config=mine.py', '--sweep.model.delta=.1,.3', '--sweep.seed=0,1',
                     f'--workdir={tmp_path}/sweep', cwd=outside, timeout=300)
     assert result.code == 0, result.err
     assert '4 points share a program' in result.out
 
 
-@pytest.mark.parametrize('flags, said', [
+@pytest.mark.parametrize('flags, message', [
     (['--config.net.name=own.nothing'], "net 'own.nothing' cannot be imported"),
     (['--config.net.name=own.stripes'], 'own.stripes')])
-def test_what_is_no_part_is_refused_in_a_line(run_main, outside, tmp_path, flags, said):
+def test_what_is_no_part_is_refused_in_a_line(run_main, outside, tmp_path, flags, message):
     result = run_main('--config=mine.py', *flags, f'--workdir={tmp_path}/run', cwd=outside)
-    assert result.code == 1 and said in result.err and len(result.err.splitlines()) == 1
+    assert result.code == 1 and message in result.err and len(result.err.splitlines()) == 1

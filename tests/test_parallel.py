@@ -1,5 +1,6 @@
-"""Eight devices give what one gives: a child process with eight virtual CPU devices computes, this
-file compares.  `python test_parallel.py FOLDER` is that child."""
+"""Eight devices give the results of one. A child process with eight virtual CPU devices computes,
+and this file compares. `python test_parallel.py FOLDER` is the child.
+"""
 import contextlib
 import functools
 import json
@@ -23,12 +24,12 @@ FOLDER = Path(__file__).resolve().parents[1] / 'gen_jax' / 'models'
 MODELS = sorted(m.name for m in pkgutil.iter_modules([str(FOLDER)]))
 NORMS = 'none', 'group', 'batch', 'spectral', 'layer', 'instance'
 MODES = 'jit', 'shard_map', 'pmap'
-# noise, games of two and of three, codes or batches of their own
+# with noise, two or three players, or special codes or batches
 NOISY = 'vae', 'gan', 'vaegan', 'colorize', 'deepfake', 'text'
 SAVED = [('ae', 'jit'), ('vae', 'shard_map'), ('gan', 'pmap'), ('classifier', 'pmap'),
          ('deepfake', 'shard_map'), ('vae', 'fsdp')]
 CONVOLUTIONS = 'ae', 'gan', 'vq'
-WIDE = dict(kind='mlp', width=(64,), latent=8)  # so that there is something to split
+WIDE = dict(kind='mlp', width=(64,), latent=8)  # large enough to split
 FSDP = dict(ae=dict(norm='group'), vae=dict(norm='batch'), gan=dict(norm='spectral', ema_decay=.9))
 NOISELESS = [('ae', 'none', 'conv'), ('ae', 'none', 'mlp'), ('ae', 'group', 'mlp'),
              ('contractive', 'none', 'mlp'), ('classifier', 'none', 'mlp')]
@@ -44,18 +45,18 @@ DATA = dict(colorize=dict(name='photos', size=8),
             text=dict(name='text', size=8),
             deepfake=dict(name='digits', identities=(3, 5)))
 
-EVERY_DAY = ('vae-default', 'vae-noise', 'vae-fsdp', 'born', 'share',
-             'ae-none-mlp')  # what the child computes where no test marked full runs
+EVERY_DAY = ('vae-default', 'vae-noise', 'vae-fsdp', 'init-sharded', 'share',
+             'ae-none-mlp')  # what the child computes when no test marked full runs
 
 
 # The child
 
 
 def config_of(name, mode='jit', **hyper):
-    """A small model of that name; hyper-parameters that its `make` has not are left out."""
+    """A small model of that name; hyper-parameters that its `make` does not have are left out."""
     few = {} if name in CONVOLUTIONS else dict(kind='mlp', width=(8,))
     few |= {} if mode in ('jit',
-                          'fsdp') else dict(alignment_weight=0.)  # deepfake's takes the whole batch
+                          'fsdp') else dict(alignment_weight=0.)  # deepfake's needs the full batch
     hyper = dict(width=(4, 6), latent=5, encoder='scratch') | few | hyper
     if name == 'text':
         hyper['width'] = hyper['width'][0]
@@ -73,7 +74,7 @@ def by_path(tree):
 
 
 def by_itself(run, steps):
-    """The arrays after so many steps and evaluation on one device, without gen_jax.parallel."""
+    """The arrays after `steps` steps and evaluation on one device, without gen_jax.parallel."""
     import jax
     from gen_jax import loop, train
     config, size, first = run.config, len(run.data.train.x), jax.devices()[:1]
@@ -95,7 +96,7 @@ def by_itself(run, steps):
 
 
 def joint(trainer, evaluate, steps):
-    """The state and the arrays after the same on all devices, by the layout of the config."""
+    """The state and the arrays after the same steps on all devices, by the layout of the config."""
     import jax
     sizes = [leaf.size for leaf in jax.tree.leaves(trainer.run.state)]
     state, metrics, bad = trainer.call(trainer.run.state, steps)
@@ -113,8 +114,9 @@ def joint(trainer, evaluate, steps):
 
 
 def spread(state):
-    """How many arrays of a state are not the same, bit by bit, on every device that holds them, or
-    that part of them."""
+    """The number of arrays of a state that are not bitwise equal on all devices that hold the same
+    part of them.
+    """
     import jax
     return sum(len({(str(s.index), np.asarray(s.data).tobytes()) for s in leaf.addressable_shards})
                > len({str(s.index) for s in leaf.addressable_shards})
@@ -129,7 +131,7 @@ def device_share(state):
 
 
 def initial():
-    """A wide state made under fsdp, with no array put onto the devices."""
+    """A wide state initialised under fsdp, without copying any array to the devices."""
     import jax
     from gen_jax import train
     run = train.prepare(config_of('vae', 'fsdp', **WIDE))
@@ -139,7 +141,9 @@ def initial():
 
 
 def saved(trainer, evaluate, state, folder):
-    """An epoch, evaluated and saved; then the next from memory and from disk, bit by bit."""
+    """Trains, evaluates and saves an epoch; trains the next from memory and from disk, and compares
+    them bitwise.
+    """
     import jax
     from gen_jax import checkpoint
     like = jax.tree.map(lambda a: jax.device_put(np.array(a), a.sharding), state)
@@ -159,8 +163,9 @@ def saved(trainer, evaluate, state, folder):
 
 
 def streamed(folder, mode, limit):
-    """A vae of wide layers on a stored set that is streamed, two steps a call, where it is larger
-    than the limit."""
+    """A VAE with wide layers on a stored set, which is streamed, two steps a call, where it is
+    larger than the limit.
+    """
     config = config_of('vae', mode, **WIDE)
     config.data.update(name='tiny', dir=str(folder), memory_limit=limit, limit=0)
     return config
@@ -188,8 +193,10 @@ def child(folder, labels):
     assert jax.device_count() == DEVICES
 
     @contextlib.contextmanager
-    def kept(*labels):
-        """A dictionary of the arrays of each; one that fails must not take the others with it."""
+    def saving(*labels):
+        """A dictionary for the arrays of each label, which are saved at the end. An error of one
+        label does not stop the others.
+        """
         values = {}
         try:
             yield values
@@ -200,12 +207,12 @@ def child(folder, labels):
                 (folder / f'{label}.txt').write_text(traceback.format_exc())
 
     def compute(name, what, config, steps=STEPS, single=False, save=False):
-        """NAME-WHAT-MODE, and where asked for NAME-WHAT-alone and NAME-WHAT-MODE-saved."""
-        one, many = f'{name}-{what}-alone', f'{name}-{what}-{config.parallel}'
+        """NAME-WHAT-MODE, and on request NAME-WHAT-single and NAME-WHAT-MODE-saved."""
+        one, many = f'{name}-{what}-single', f'{name}-{what}-{config.parallel}'
         again = f'{many}-saved'
         if not many.startswith(labels):
             return
-        with kept(many, *[one] * single, *[again] * save) as values:
+        with saving(many, *[one] * single, *[again] * save) as values:
             run = train.prepare(config)
             trainer, evaluate = train.Trainer(run), train.evaluator(run)
             if single:
@@ -221,9 +228,9 @@ def child(folder, labels):
             if noisy or save:
                 compute(name, 'noise', config_of(name, mode, norm='batch', kind='mlp', width=(8,)),
                         save=save)
-    if 'born'.startswith(labels):
-        with kept('born') as values:
-            values['born'] = initial()
+    if 'init-sharded'.startswith(labels):
+        with saving('init-sharded') as values:
+            values['init-sharded'] = initial()
     for name, hyper in FSDP.items():
         for mode in 'jit', 'fsdp':
             compute(name, 'fsdp', config_of(name, mode, **WIDE, **hyper), single=mode == 'jit',
@@ -235,7 +242,7 @@ def child(folder, labels):
         compute('gan', what, config_of('gan', **hyper), single=True)
     for mode in 'shard_map', 'pmap':
         if f'share-{mode}'.startswith(labels):
-            with kept(f'share-{mode}') as values:
+            with saving(f'share-{mode}') as values:
                 values[f'share-{mode}'] = shared(mode)
     for name, norm, kind in NOISELESS:
         for mode in 'jit', 'shard_map', 'pmap':
@@ -248,7 +255,7 @@ def child(folder, labels):
 
 @pytest.fixture(scope='module')
 def results(request, environment, tmp_path_factory):
-    """label -> the arrays that the child found."""
+    """label -> the arrays that the child computed."""
     folder = tmp_path_factory.mktemp('eight')
     every = any(item.get_closest_marker('full') for item in request.session.items
                 if 'results' in item.fixturenames)
@@ -286,17 +293,17 @@ def equals_one_device(shared, single, atol=1e-5, state=2e-5):
 
 @pytest.mark.parametrize('name', thorough(MODELS, 'vae'))
 def test_jit_over_eight_devices_equals_one(results, name):
-    differences = dict(tcvae=1e-4)  # of log densities of tens of nats, which are themselves small
+    differences = dict(tcvae=1e-4)  # small differences of log densities of tens of nats
     # one of 8,192 gradients of its prior is so small that Adam, whose three steps are 3e-3, turns
     # its rounding into 2.6e-5
     steps = dict(vq=1e-4)
-    equals_one_device(results(f'{name}-default-jit'), results(f'{name}-default-alone'),
+    equals_one_device(results(f'{name}-default-jit'), results(f'{name}-default-single'),
                       differences.get(name, 1e-5), steps.get(name, 2e-5))
 
 
 @pytest.mark.parametrize('norm', thorough(NORMS))
 def test_jit_over_eight_devices_equals_one_for_every_norm(results, norm):
-    shared, single = results(f'gan-{norm}-jit'), results(f'gan-{norm}-alone')
+    shared, single = results(f'gan-{norm}-jit'), results(f'gan-{norm}-single')
     equals_one_device(shared, single)
     buffers = part(shared, "['state']['buffers']")
     assert bool(buffers) == (norm in ('batch', 'spectral'))
@@ -306,16 +313,17 @@ def test_jit_over_eight_devices_equals_one_for_every_norm(results, norm):
 
 @pytest.mark.full
 def test_jit_over_eight_devices_pairs_and_packs_what_one_does(results):
-    """Losses of averages, packs and lines between real and generated examples mix the batch.  A
-    constant in the logits means nothing to such a loss: the gradient of its last bias is
-    rounding, which Adam makes as large as any."""
+    """Losses of averages, packs and lines between real and generated examples mix the batch. Such a
+    loss does not depend on a constant in the logits: the gradient of the last bias is rounding,
+    which Adam scales to any size.
+    """
     def but_last_bias(values):
         return {
             k: v
             for k, v in values.items() if 'discriminator' not in k or "blocks_3']['bias" not in k
         }
 
-    shared, single = (results(f'gan-options-{how}') for how in ('jit', 'alone'))
+    shared, single = (results(f'gan-options-{mode}') for mode in ('jit', 'single'))
     equals_one_device(but_last_bias(shared), but_last_bias(single))
     assert len(shared) - len(but_last_bias(shared)) == 3  # the bias, and Adam's two moments
 
@@ -323,7 +331,7 @@ def test_jit_over_eight_devices_pairs_and_packs_what_one_does(results):
 @pytest.mark.parametrize('name', thorough(FSDP, 'vae'))
 def test_fsdp_over_eight_devices_equals_one_and_holds_an_eighth(results, name):
     shared, complete = results(f'{name}-fsdp-fsdp'), results(f'{name}-fsdp-jit')
-    equals_one_device(shared, results(f'{name}-fsdp-alone'))
+    equals_one_device(shared, results(f'{name}-fsdp-single'))
     large = shared['sizes'] >= 1024
     assert large.any() and (shared['device_share'] == np.where(large, 1 / DEVICES, 1)).all()
     assert (complete['device_share'] == 1).all()
@@ -343,23 +351,24 @@ def test_fsdp_splits_the_largest_axis_that_devices_share(shape, axis):
 @pytest.mark.full
 def test_fsdp_of_what_is_streamed_equals_one_device_in_memory(results):
     shared = results('vae-streamed-fsdp')
-    equals_one_device(shared, results('vae-streamed-alone'))
+    equals_one_device(shared, results('vae-streamed-single'))
     assert int(shared['at_once']) == 2 and (shared['device_share'] == 1 / DEVICES).any()
     again = results('vae-streamed-fsdp-saved')
     assert int(again['differ']) == 0 and (again['device_share'] == shared['device_share']).all()
 
 
-def test_fsdp_states_are_born_in_parts(results):
-    assert (results('born')['device_share'] == 1 / DEVICES).any()
+def test_fsdp_states_are_initialised_sharded(results):
+    assert (results('init-sharded')['device_share'] == 1 / DEVICES).any()
 
 
 @pytest.mark.parametrize('mode', ['shard_map', 'pmap'])
 @pytest.mark.parametrize('name, norm, kind', thorough(NOISELESS, ('ae', 'none', 'mlp')))
 def test_gradients_equal_one_device_without_noise(results, name, norm, kind, mode):
     """After one step Adam's first moment is a tenth of the gradient: it shows a wrong scale, which
-    the parameters would not."""
+    the parameters would not show.
+    """
     shared = results(f'{name}-{norm}-{kind}-{mode}')
-    single = results(f'{name}-{norm}-{kind}-alone')
+    single = results(f'{name}-{norm}-{kind}-single')
     equals_one_device(shared, single)
     moments = {k: v for k, v in part(shared, MOMENTS).items() if '.mu' in k}
     assert moments and max(np.abs(v).max() for v in moments.values()) > 1e-3
@@ -391,7 +400,7 @@ def test_run_with_batch_statistics_is_evaluated_saved_and_resumed(results, name,
 
 
 @pytest.mark.parametrize('mode', ['shard_map', 'pmap'])
-def test_devices_share_the_rows_and_draw_noise_of_their_own(results, mode):
+def test_devices_share_the_rows_and_have_different_noise(results, mode):
     values = results(f'share-{mode}')
     np.testing.assert_array_equal(np.sort(values['rows'].ravel()), np.arange(BATCH))
     assert values['rows'].shape == (DEVICES, BATCH // DEVICES)
@@ -421,21 +430,21 @@ def test_default_batch_is_what_devices_can_share(run_main, tmp_path):
     assert '7 training examples, fewer than the 8 devices' in result.err
 
 
-# Losses of the whole batch that do not say so
+# Undeclared losses of the full batch
 
 
-def declared(name, **hyper):
+def declared_coupled(name, **hyper):
     return pytest.param(name, hyper, True, marks=pytest.mark.full)
 
 
 @pytest.mark.parametrize('name, hyper, coupled', [
     ('factor', {}, True), ('vae', dict(norm='batch'), False),
-    declared('deepfake'),
-    declared('mmd'),
-    declared('sparse', sparsity='kl'),
-    declared('gan', loss='relativistic_average', norm='none'),
-    declared('gan', penalty='dragan', norm='none', packing=3, kind='conv', width=(4, 6)),
-    declared('vae', likelihood='gaussian', scale='optimal'),
+    declared_coupled('deepfake'),
+    declared_coupled('mmd'),
+    declared_coupled('sparse', sparsity='kl'),
+    declared_coupled('gan', loss='relativistic_average', norm='none'),
+    declared_coupled('gan', penalty='dragan', norm='none', packing=3, kind='conv', width=(4, 6)),
+    declared_coupled('vae', likelihood='gaussian', scale='optimal'),
     *(pytest.param(n, {}, False, marks=pytest.mark.full)
       for n in MODELS if n not in ('factor', 'deepfake', 'mmd', 'tcvae')),
     *(pytest.param(n, dict(norm='batch', discriminator_norm='batch'), False, marks=pytest.mark.full)
@@ -448,8 +457,8 @@ def declared(name, **hyper):
              augment='colour,cutout', instance_noise=.1), False, marks=pytest.mark.full),
     pytest.param('ae', dict(kind='conv', norm='batch'), False, marks=pytest.mark.full)
 ])
-def test_gradients_tell_whether_a_loss_takes_the_whole_batch(name, hyper, coupled):
-    """Also of models that say so, which are asked as though they did not."""
+def test_gradients_show_whether_a_loss_needs_the_full_batch(name, hyper, coupled):
+    """Also for models that declare such a loss; their declaration is ignored here."""
     import jax
     from gen_jax import data, parallel, train
     from gen_jax.train import model_info, batch_coupling
@@ -463,8 +472,8 @@ def test_gradients_tell_whether_a_loss_takes_the_whole_batch(name, hyper, couple
 
 
 @pytest.mark.parametrize('mode', thorough(['shard_map', 'pmap'], 'shard_map'))
-def test_undeclared_loss_of_the_whole_batch_is_refused(monkeypatch, mode):
-    """Codes that are to vary as much as the batch does, against codes that are to be large."""
+def test_undeclared_full_batch_loss_is_refused(monkeypatch, mode):
+    """With and without the standard deviation of the codes over the batch in the loss."""
     import jax
     import optax
     from gen_jax import train

@@ -1,4 +1,6 @@
-"""Points in the plane against the mixtures they are drawn from, and images stacked as colours."""
+"""Points in the plane against the mixtures that they are sampled from, and images stacked as colour
+channels.
+"""
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ MIXTURES = dict(ring=(8, .01), grid=(25, .05))
 
 
 def centres(name):
-    """Of unit distance from 0, 45 degrees apart; of 5 x 5 with a distance of 2."""
+    """At distance 1 from 0, 45 degrees apart; or a grid of 5 x 5 with a spacing of 2."""
     if name == 'ring':
         angle = np.radians(45 * np.arange(8))
         return np.stack([np.cos(angle), np.sin(angle)], 1)
@@ -22,7 +24,7 @@ def centres(name):
 
 
 def samples(name, rows=slice(None), key=KEY, split='train', **options):
-    """Examples as models see them, and their labels."""
+    """Prepared examples, as models get them, and their labels."""
     loaded = data.load(name, **options)
     stored = jax.tree.map(lambda a: jnp.asarray(a[rows]), getattr(loaded, split))
     x, label, swapped = loaded.prepare(stored, key)
@@ -36,22 +38,22 @@ def samples(name, rows=slice(None), key=KEY, split='train', **options):
 @pytest.mark.parametrize('name', MIXTURES)
 @pytest.mark.parametrize('split, size', [('train', 100_000), ('test', 10_000)])
 def test_mixtures_are_round_gaussians_on_their_centres(name, split, size):
-    """Each with the same share: within 4.5 standard errors everywhere."""
+    """All have the same share; everything is within 4.5 standard errors."""
     x, label = samples(name, split=split)
     modes, sigma = MIXTURES[name]
     assert x.shape == (size, 2) and x.dtype == np.float32
     assert np.bincount(label).tolist() == [size // modes] * modes
-    away, n = x - centres(name)[label], size / modes
+    offset, n = x - centres(name)[label], size / modes
     for mode in range(modes):
-        of = away[np.asarray(label) == mode]
-        assert abs(of.mean(0)).max() < 4.5 * sigma / n ** .5
-        np.testing.assert_allclose(of.std(0), sigma, rtol=4.5 / (2 * n) ** .5)
-        assert abs(np.corrcoef(of.T)[0, 1]) < 4.5 / n ** .5
-    assert stats.kstest(away.ravel() / sigma, 'norm').pvalue > 1e-3
+        offsets = offset[np.asarray(label) == mode]
+        assert abs(offsets.mean(0)).max() < 4.5 * sigma / n ** .5
+        np.testing.assert_allclose(offsets.std(0), sigma, rtol=4.5 / (2 * n) ** .5)
+        assert abs(np.corrcoef(offsets.T)[0, 1]) < 4.5 / n ** .5
+    assert stats.kstest(offset.ravel() / sigma, 'norm').pvalue > 1e-3
 
 
 @pytest.mark.parametrize('name', MIXTURES)
-def test_the_density_that_the_set_knows_is_the_one_it_draws(name):
+def test_the_mixture_of_the_set_is_the_one_it_samples_from(name):
     mixture = data.load(name).mixture
     np.testing.assert_allclose(mixture.centres, centres(name), atol=1e-6)
     assert mixture.sigma == MIXTURES[name][1]
@@ -59,31 +61,33 @@ def test_the_density_that_the_set_knows_is_the_one_it_draws(name):
 
 
 def test_spiral_has_two_arms_of_one_and_a_half_turns():
-    """Radius by angle / 8, up to 3 pi, the second arm half a turn on; the noise is 0.02."""
+    """The radius is angle / 8, up to 3 pi; the second arm is rotated by half a turn; the noise is
+    0.02.
+    """
     x, label = samples('spiral')
     assert np.bincount(label).tolist() == [50_000] * 2
-    x = np.where(np.asarray(label)[:, None] == 1, -x, x)  # the second on top of the first
-    turn = np.linspace(0, 3 * np.pi, 4001)
-    arm = turn[:, None] / 8 * np.stack([np.cos(turn), np.sin(turn)], 1)
-    some = x[:4000]
-    nearest = ((some[:, None] - arm[None, ::4]) ** 2).sum(-1)
-    off = np.sqrt(nearest.min(1))
-    assert np.quantile(off, .95) == pytest.approx(1.96 * .02, rel=.1) and off.max() < .1
-    at = turn[::4][nearest.argmin(1)]  # sqrt of a uniform number of the whole
-    assert stats.kstest((at / (3 * np.pi)) ** 2, 'uniform').pvalue > 1e-3
+    x = np.where(np.asarray(label)[:, None] == 1, -x, x)  # maps the second arm onto the first
+    angle = np.linspace(0, 3 * np.pi, 4001)
+    arm = angle[:, None] / 8 * np.stack([np.cos(angle), np.sin(angle)], 1)
+    points = x[:4000]
+    squared = ((points[:, None] - arm[None, ::4]) ** 2).sum(-1)
+    distance = np.sqrt(squared.min(1))
+    assert np.quantile(distance, .95) == pytest.approx(1.96 * .02, rel=.1) and distance.max() < .1
+    nearest_angle = angle[::4][squared.argmin(1)]  # 3 pi times the square root of a uniform number
+    assert stats.kstest((nearest_angle / (3 * np.pi)) ** 2, 'uniform').pvalue > 1e-3
     for arm in 0, 1:
         radius = np.hypot(*samples('spiral')[0][np.asarray(label) == arm].T)
         assert radius.mean() == pytest.approx(3 * np.pi / 8 * 2 / 3, rel=.01)
 
 
 @pytest.mark.parametrize('name', ['ring', 'grid', 'spiral'])
-def test_points_are_drawn_anew_with_the_key_alone(name):
+def test_points_depend_only_on_the_key(name):
     rows = slice(200)
     x, label = samples(name, rows)
-    again, same = samples(name, rows)
-    other, kept = samples(name, rows, OTHER)
+    again, same_label = samples(name, rows)
+    other, other_label = samples(name, rows, OTHER)
     np.testing.assert_array_equal(x, again)
-    assert (label == same).all() and (label == kept).all()
+    assert (label == same_label).all() and (label == other_label).all()
     assert (x != other).any(1).all() and len(np.unique(x, axis=0)) == 200
     assert len(np.unique(label[:100])) == len(np.unique(data.load(name).test.label))  # shuffled
     assert (np.diff(np.asarray(label)) != 0).mean() > .3
@@ -95,11 +99,11 @@ def test_points_are_kept_by_label_and_limited_like_other_sets():
     np.testing.assert_allclose(x, centres('ring')[[6, 2]][label], atol=.06)
 
 
-@pytest.mark.parametrize('name, options, said', [
+@pytest.mark.parametrize('name, options, message', [
     ('ring', dict(binarize='static'), 'needs images'), ('rows:grid', {}, 'needs images'),
     ('stacked:spiral', {}, 'needs images'), ('ring', dict(size=8), 'one size')])
-def test_points_are_no_images(name, options, said):
-    with pytest.raises(BadInput, match=said) as error:
+def test_points_are_no_images(name, options, message):
+    with pytest.raises(BadInput, match=message) as error:
         data.load(name, **options)
     assert '\n' not in str(error.value)
 
@@ -107,7 +111,7 @@ def test_points_are_no_images(name, options, said):
 @pytest.mark.parametrize('name, shape', [('ring', (2,)), ('grid', (2,)), ('spiral', (2,)),
                                          ('stacked:digits', (8, 8, 3))])
 def test_training_is_prepared_on_them(name, shape):
-    """Where a model sees them first: points with labels, stacked images without."""
+    """The example batch of training: points with labels, stacked images without."""
     config = defaults('gan', name, kind='mlp', width=(4,), norm='none', latent=2)
     config.eval.best = ''
     run = train.prepare(config)
@@ -131,19 +135,21 @@ def stacked(key=KEY, **options):
     return x
 
 
-def which(x, of):
-    """Of which image each is the only copy."""
-    equal = (x[:, None, :, :, 0] == of[None, :, :, :, 0]).all((2, 3))
+def source_index(x, images):
+    """The index of the one image that each x is a copy of."""
+    equal = (x[:, None, :, :, 0] == images[None, :, :, :, 0]).all((2, 3))
     assert (equal.sum(1) == 1).all()
     return equal.argmax(1)
 
 
 def test_each_colour_is_an_image_of_the_batch():
-    """Every image is each colour once, the first in the order given, the others at random."""
-    x, of = stacked(), digits()
+    """Every image is in each colour channel once: in the first in the given order, in the others in
+    random order.
+    """
+    x, images = stacked(), digits()
     assert x.shape == (300, 8, 8, 3) and x.dtype == np.float32
     assert x.min() == 0 and x.max() == 1 and len(np.unique(x)) == 17
-    first, *others = (which(x[..., i:i + 1], of) for i in range(3))
+    first, *others = (source_index(x[..., i:i + 1], images) for i in range(3))
     assert first.tolist() == list(range(300))
     for order in others:
         assert sorted(order) == list(range(300))
@@ -167,49 +173,49 @@ def test_a_thousand_classes_are_as_likely():
     count = np.zeros((10, 10))
     for i in range(20):
         pair = np.asarray(loaded.prepare(stored, jax.random.key(i)).x)
-        mine = which(np.round(pair[..., 1:2] * 255), x)
-        count += np.histogram2d(label, label[mine], bins=(range(11), range(11)))[0]
+        index = source_index(np.round(pair[..., 1:2] * 255), x)
+        count += np.histogram2d(label, label[index], bins=(range(11), range(11)))[0]
     assert stats.chi2_contingency(count).pvalue > 1e-3
 
 
 def test_static_bits_are_stacked_as_they_are():
     x = stacked(binarize='static')
     assert set(np.unique(x)) == {0, 1}
-    of = digits(binarize='static')
-    np.testing.assert_array_equal(x[..., :1], of)
+    images = digits(binarize='static')
+    np.testing.assert_array_equal(x[..., :1], images)
     for i in 1, 2:
         np.testing.assert_array_equal(np.sort(x[..., i].reshape(300, 64), 0),
-                                      np.sort(of.reshape(300, 64), 0))
+                                      np.sort(images.reshape(300, 64), 0))
 
 
 def test_dynamic_bits_of_a_stack_have_its_grey_values_as_chances():
-    """In every colour by itself: two colours of the same grey get bits of their own."""
+    """Independently in every channel: two channels of the same grey value get different bits."""
     loaded = data.load('stacked:digits', binarize='dynamic')
-    one = jnp.repeat(jnp.asarray(loaded.train.x[:1]), 4000, 0)
-    x = np.asarray(loaded.prepare(Batch(one), KEY).x)
-    grey = np.asarray(one[0]) / 255
+    copies = jnp.repeat(jnp.asarray(loaded.train.x[:1]), 4000, 0)
+    x = np.asarray(loaded.prepare(Batch(copies), KEY).x)
+    grey = np.asarray(copies[0]) / 255
     assert set(np.unique(x)) == {0, 1} and x.shape == (4000, 8, 8, 3)
     assert abs(x.mean(0) - grey).max() < 4.5 * .5 / 4000 ** .5
-    unsure = grey[..., 0] == np.median(grey[(grey > .2) & (grey < .8)])
-    bits = x[:, unsure][:, 0]
+    uncertain = grey[..., 0] == np.median(grey[(grey > .2) & (grey < .8)])
+    bits = x[:, uncertain][:, 0]
     assert abs(np.corrcoef(bits.T) - np.eye(3)).max() < .08
 
 
 def test_labels_can_be_chosen_before_they_are_dropped():
-    kept = data.load('stacked:digits', identities=(3, 8), limit=40)
-    plain = data.load('digits', identities=(3, 8), limit=40)
-    assert kept.train.label is None and kept.test.label is None
-    np.testing.assert_array_equal(kept.train.x, plain.train.x)
-    np.testing.assert_array_equal(kept.test.x, plain.test.x)
+    stacked_set = data.load('stacked:digits', identities=(3, 8), limit=40)
+    plain_set = data.load('digits', identities=(3, 8), limit=40)
+    assert stacked_set.train.label is None and stacked_set.test.label is None
+    np.testing.assert_array_equal(stacked_set.train.x, plain_set.train.x)
+    np.testing.assert_array_equal(stacked_set.test.x, plain_set.test.x)
 
 
-@pytest.mark.parametrize('name, said', [
+@pytest.mark.parametrize('name, message', [
     ('stacked:photos', 'grey images'), ('stacked:text', 'needs images'),
     ('stacked:breast_cancer', 'needs images'),
     ('stacked:sprites', 'needs images'), ('rows:stacked:digits', 'unknown view'),
     ('piled:digits', 'unknown view')])
-def test_what_is_not_grey_is_not_stacked(name, said):
-    with pytest.raises(BadInput, match=said) as error:
+def test_what_is_not_grey_is_not_stacked(name, message):
+    with pytest.raises(BadInput, match=message) as error:
         data.load(name)
     assert '\n' not in str(error.value)
 

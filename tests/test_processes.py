@@ -1,4 +1,4 @@
-"""Several processes on this machine give what one gives, leave one run behind, and end together."""
+"""Several processes on this machine give the results of one, write one run, and end together."""
 import json
 import signal
 import socket
@@ -21,8 +21,8 @@ SMALL = ('--config.data.limit=256', '--config.batch_size=32', '--config.net.widt
          '--config.eval.batch_size=40', '--config.eval.every=1', '--config.epochs=2')
 
 
-def free():
-    """A port that nothing listens on."""
+def free_port():
+    """A port on which nothing listens."""
     with socket.socket() as s:
         s.bind(('', 0))
         return s.getsockname()[1]
@@ -30,18 +30,20 @@ def free():
 
 @pytest.fixture
 def start(environment):
-    """start(n, *flags) -> n processes of the command line that find each other, or `those`."""
+    """start(n, *flags) -> the n processes of the command line that connect to each other, or those
+    of `indices`.
+    """
     begun = []
 
-    def start(n, *flags, env=None, patience=60, local=lambda i: (), those=None):
-        port, env = free(), environment | virtual_devices(1) | (env or {})
-        ours = [subprocess.Popen(
+    def start(n, *flags, env=None, patience=60, local=lambda i: (), indices=None):
+        port, env = free_port(), environment | virtual_devices(1) | (env or {})
+        processes = [subprocess.Popen(
             [sys.executable, '-m', 'gen_jax.main', *flags, *local(i), f'--patience={patience}',
              f'--coordinator=localhost:{port}', f'--process={i}', f'--processes={n}'],
             cwd=ROOT, env=env, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE) for i in those or range(n)]
-        begun.extend(ours)
-        return ours
+            stderr=subprocess.PIPE) for i in indices or range(n)]
+        begun.extend(processes)
+        return processes
 
     yield start
     for process in begun:
@@ -50,11 +52,11 @@ def start(environment):
 
 def ends(processes, timeout=120) -> list[Result]:
     values = [process.communicate(timeout=timeout) for process in processes]
-    return [Result(process.returncode, *said) for process, said in zip(processes, values)]
+    return [Result(process.returncode, *outputs) for process, outputs in zip(processes, values)]
 
 
 def succeeds(processes) -> str:
-    """What the first process says; the others say nothing."""
+    """The output of the first process; the others print nothing."""
     results = ends(processes)
     assert [(r.code, r.err) for r in results] == [(0, '')] * len(results), results
     assert not any(r.out for r in results[1:]), results
@@ -73,12 +75,12 @@ def config_of(workdir, **changed):
     return config
 
 
-def single(workdir, there, **changed):
-    train.train(config_of(workdir, **changed), there)
+def single(workdir, new_workdir, **changed):
+    train.train(config_of(workdir, **changed), new_workdir)
 
 
 def same_run(one, other, atol=2e-5):
-    """Metrics of every epoch and the state at the end are the same to float tolerance."""
+    """Metrics of every epoch and the final state are the same up to float tolerance."""
     for ours, theirs in zip(lines(one), lines(other), strict=True):
         assert ours.keys() == theirs.keys()
         np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-3, atol=atol)
@@ -86,8 +88,8 @@ def same_run(one, other, atol=2e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=atol), ours, theirs)
 
 
-def is_whole(workdir, epochs, events=1):
-    """Every file is there, and once."""
+def check_files(workdir, epochs, events=1):
+    """Every file exists exactly once."""
     assert [line['epoch'] for line in lines(workdir)] == list(range(1, epochs + 1))
     assert json.loads((workdir / 'summary.json').read_text())['epochs'] == epochs
     assert len(list(workdir.glob('events.*'))) == events
@@ -97,24 +99,24 @@ def is_whole(workdir, epochs, events=1):
 
 
 def test_two_processes_train_an_autoencoder_as_one_does(start, tmp_path):
-    said = succeeds(start(2, '--config=configs/ae.py', *SMALL, '--config.parallel=shard_map',
-                          f'--workdir={tmp_path}/two'))
-    assert 'epoch 2/2' in said and 'pictures: ' in said
-    is_whole(tmp_path / 'two', 2)
+    output = succeeds(start(2, '--config=configs/ae.py', *SMALL, '--config.parallel=shard_map',
+                            f'--workdir={tmp_path}/two'))
+    assert 'epoch 2/2' in output and 'pictures: ' in output
+    check_files(tmp_path / 'two', 2)
     single(tmp_path / 'two', tmp_path / 'one', parallel='jit')
     same_run(tmp_path / 'two', tmp_path / 'one')
 
 
 @pytest.mark.full
 def test_one_process_begins_a_vae_two_shard_it_and_one_ends_it(start, tmp_path):
-    """Two processes of two devices measure it, too."""
+    """Two processes with two devices each also evaluate it."""
     flags = ('--config=configs/vae.py', *SMALL, '--config.parallel=fsdp', '--config.eval.k=10',
              '--config.eval.metrics=nll,frechet_distance')
     workdir, one = tmp_path / 'two', tmp_path / 'one'
     assert succeeds(start(1, *flags, '--config.epochs=1', f'--workdir={workdir}'))
-    said = succeeds(start(2, *flags, f'--workdir={workdir}', env=TWO))
-    assert 'going on after epoch 1' in said
-    is_whole(workdir, 2, events=2)
+    output = succeeds(start(2, *flags, f'--workdir={workdir}', env=TWO))
+    assert 'going on after epoch 1' in output
+    check_files(workdir, 2, events=2)
     assert 'test/nll_se' in succeeds(start(2, *flags, '--mode=evaluate', f'--workdir={workdir}',
                                            env=TWO))
     measured = train.summary(workdir)['metrics']
@@ -123,7 +125,7 @@ def test_one_process_begins_a_vae_two_shard_it_and_one_ends_it(start, tmp_path):
     assert measured.keys() == again.keys()
     np.testing.assert_allclose(list(measured.values()), list(again.values()), rtol=1e-4)
     single(workdir, workdir, epochs=3)
-    is_whole(workdir, 3, events=3)
+    check_files(workdir, 3, events=3)
     single(workdir, one, epochs=3, parallel='jit')
     same_run(workdir, one)
 
@@ -131,30 +133,30 @@ def test_one_process_begins_a_vae_two_shard_it_and_one_ends_it(start, tmp_path):
 @pytest.mark.full
 def test_four_processes_train_a_gan_as_one_does(start, tmp_path):
     succeeds(start(4, '--config=configs/gan.py', *SMALL, f'--workdir={tmp_path}/four'))
-    is_whole(tmp_path / 'four', 2)
+    check_files(tmp_path / 'four', 2)
     single(tmp_path / 'four', tmp_path / 'one')
     same_run(tmp_path / 'four', tmp_path / 'one')
 
 
-def until(processes, epochs, workdir):
-    """Waits for so many epochs."""
+def wait_for(processes, epochs, workdir):
+    """Waits for `epochs` epochs."""
     while not (workdir / 'metrics.jsonl').exists() or len(lines(workdir)) < epochs:
         assert all(process.poll() is None for process in processes), ends(processes)
         time.sleep(.1)
 
 
 @pytest.mark.full
-def test_one_of_two_is_asked_to_stop_and_both_save_and_do(start, tmp_path):
+def test_one_of_two_receives_sigterm_and_both_save_and_stop(start, tmp_path):
     workdir = tmp_path / 'run'
     processes = start(2, '--config=configs/vae.py', *SMALL, f'--workdir={workdir}',
                       '--config.epochs=100000')
-    until(processes, 2, workdir)
+    wait_for(processes, 2, workdir)
     processes[1].send_signal(signal.SIGTERM)
-    said = succeeds(processes)
-    assert 'stopped by another process after step' in said.splitlines()[-1]
+    output = succeeds(processes)
+    assert 'stopped by another process after step' in output.splitlines()[-1]
     epochs = len(lines(workdir))
     single(workdir, workdir, epochs=epochs + 1)
-    is_whole(workdir, epochs + 1, events=2)
+    check_files(workdir, epochs + 1, events=2)
 
 
 @pytest.mark.full
@@ -166,30 +168,30 @@ def test_two_processes_pass_over_a_damaged_checkpoint(start, tmp_path):
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 8
     file.write_bytes(content)
-    said = succeeds(start(2, *flags))
-    assert 'checkpoint 16 cannot be read (default/' in said and 'going on after epoch 1' in said
-    is_whole(tmp_path, 2, events=2)
+    output = succeeds(start(2, *flags))
+    assert 'checkpoint 16 cannot be read (default/' in output and 'going on after epoch 1' in output
+    check_files(tmp_path, 2, events=2)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize('dead', [0, 2])  # the first is where the others come together
-def test_one_of_three_dies_the_others_end_and_all_go_on(start, tmp_path, dead):
+@pytest.mark.parametrize('killed', [0, 2])  # the others connect to the first
+def test_one_of_three_dies_the_others_end_and_all_go_on(start, tmp_path, killed):
     workdir, one = tmp_path / 'run', tmp_path / 'one'
     flags = '--config=configs/vae.py', *SMALL, '--config.batch_size=30', f'--workdir={workdir}'
     processes = start(3, *flags, '--config.epochs=100000', patience=20)
-    until(processes, 3, workdir)
-    processes[dead].send_signal(signal.SIGKILL)
-    since = time.monotonic()
+    wait_for(processes, 3, workdir)
+    processes[killed].send_signal(signal.SIGKILL)
+    start_time = time.monotonic()
     results = ends(processes)
-    assert time.monotonic() - since < 35  # --patience, and some
-    assert results.pop(dead).code == -signal.SIGKILL
-    for result in results:  # JAX ends those that wait for the first, or for another in saving
-        ours = 'gen_jax: the processes can no longer' in result.err
-        assert result.code and (ours or 'another task died' in result.err), results
-        assert not ours or 'goes on from the newest checkpoint' in result.err
+    assert time.monotonic() - start_time < 35  # --patience and a margin
+    assert results.pop(killed).code == -signal.SIGKILL
+    for result in results:  # JAX ends those that wait for the first, or in saving
+        by_gen_jax = 'gen_jax: the processes can no longer' in result.err
+        assert result.code and (by_gen_jax or 'another task died' in result.err), results
+        assert not by_gen_jax or 'goes on from the newest checkpoint' in result.err
     epochs = len(lines(workdir)) + 1
     assert 'going on after epoch' in succeeds(start(3, *flags, f'--config.epochs={epochs}'))
-    is_whole(workdir, epochs, events=2)
+    check_files(workdir, epochs, events=2)
     single(workdir, one, epochs=epochs)
     same_run(workdir, one)
 
@@ -214,7 +216,7 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch):
     assert len(list(folders[0].rglob('*.*'))) == 6 and not list(folders[1].iterdir())
 
 
-@pytest.mark.parametrize('given, words', [
+@pytest.mark.parametrize('args, words', [
     ((None, 1, 2), ['--coordinator']),
     (('localhost:1', None, None), ['--process, --processes']),
     (('localhost', 0, 2), ['HOST:PORT', "'localhost'"]),
@@ -222,9 +224,9 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch):
     (('localhost:1', 2, 2), ['less than --processes=2', 'not 2']),
     (('localhost:1', -1, 2), ['counts from 0', 'not -1']),
     (('localhost:99999', 0, 2), ['99999'])])
-def test_processes_that_cannot_be_are_refused(given, words):
+def test_processes_that_cannot_be_are_refused(args, words):
     with pytest.raises(BadInput) as values:
-        parallel.join(*given)
+        parallel.join(*args)
     assert all(word in str(values.value) for word in words), values.value
 
 
@@ -242,14 +244,14 @@ def refused(results, *words):
 
 
 def test_processes_that_do_not_come_are_waited_for_no_longer(start, tmp_path):
-    """Neither by the first, whom the others would come to, nor by another."""
+    """Neither by the first process, which the others connect to, nor by another."""
     flags = '--config=configs/vae.py', f'--workdir={tmp_path}/run'
-    processes = [p for i in range(2) for p in start(2, *flags, patience=3, those=[i])]
+    processes = [p for i in range(2) for p in start(2, *flags, patience=3, indices=[i])]
     refused(ends(processes), 'not all processes have come within 3 s', '--patience')
     assert not (tmp_path / 'run').exists()
 
 
-def test_no_cluster_is_said(run_main, tmp_path):
+def test_missing_cluster_is_reported(run_main, tmp_path):
     result = run_main('--config=configs/vae.py', '--distributed', f'--workdir={tmp_path}/run')
     refused([result], 'no TPU pod or Slurm', '--coordinator=HOST:PORT')
     assert not (tmp_path / 'run').exists()

@@ -1,4 +1,4 @@
-"""What README and the documentation show works as it stands."""
+"""The variant that README adds as an example works as it stands."""
 import importlib.util
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""What a run says while it is at work: rows that fit the terminal."""
+"""The progress output of a run: rows that fit the terminal."""
 import io
 import re
 
@@ -21,10 +21,10 @@ class Terminal(io.StringIO):
         return True
 
 
-def displayed(monkeypatch, out, columns, named, epochs=300, **how):
-    """What is printed of so many epochs, on a terminal of so many columns."""
+def displayed(monkeypatch, out, columns, named, epochs=300, **options):
+    """The output of `epochs` epochs on a terminal of `columns` columns."""
     monkeypatch.setenv('COLUMNS', str(columns))
-    progress = record.Progress(epochs, 0, out, **how)
+    progress = record.Progress(epochs, 0, out, **options)
     for epoch in range(1, epochs + 1):
         progress(epoch, named, 123_456.7)
     return out.getvalue()
@@ -55,13 +55,13 @@ def test_progress_keeps_what_matters_most(monkeypatch):
     assert '! the discriminator wins outright' in row and 'loss' not in row
 
 
-def test_progress_shows_everything_where_there_is_room(monkeypatch):
+def test_progress_shows_all_metrics_on_a_wide_terminal(monkeypatch):
     row = displayed(monkeypatch, Terminal(), 1000, VAE | GAN, epochs=1)
     assert re.findall(r'(t[a-z]+/\w+) \S+', row) == list(VAE | GAN)
     assert row.endswith('examples/s  0:00 left\n')
 
 
-def test_progress_elsewhere_is_plain_lines_where_due(monkeypatch):
+def test_progress_without_a_terminal_is_plain_lines_when_due(monkeypatch):
     monkeypatch.setenv('COLUMNS', '80')
     out = io.StringIO()
     progress = record.Progress(30, 0, out, of=' of 90 points')
@@ -74,11 +74,11 @@ def test_progress_elsewhere_is_plain_lines_where_due(monkeypatch):
     assert max(map(len, lines)) < 80 and '\r' not in out.getvalue()
 
 
-def test_what_is_printed_after_a_row_begins_on_its_own(monkeypatch):
+def test_output_after_a_row_begins_on_a_new_line(monkeypatch):
     monkeypatch.setenv('COLUMNS', '80')
     out = Terminal()
     progress = record.Progress(3, 0, out)
     progress(1, VAE, 1e5)
     progress.end()
-    progress.end()  # once is enough
+    progress.end()  # a second call does nothing
     assert out.getvalue().endswith(' left\n') and out.getvalue().count('\n') == 1

@@ -1,4 +1,4 @@
-"""Stopping anywhere and going on gives, bit by bit, what one run would have given."""
+"""Stopping at any step and resuming gives, bit by bit, the results of one run."""
 import json
 import os
 import shutil
@@ -45,7 +45,7 @@ CASES = dict(
 
 
 def config_of(case, complete=None, **overrides):
-    """The config of a case; `whole` where it starts from the run of another."""
+    """The config of a case; `complete` gives the run that it starts from."""
     changed = dict(CASES[case])
     name, binarize = changed.pop('name'), changed.pop('binarize', 'none')
     identities, init = changed.pop('identities', ()), changed.pop('init', '')
@@ -60,7 +60,7 @@ def config_of(case, complete=None, **overrides):
 
 
 def stored(workdir):
-    """step -> the arrays of a checkpoint by their path, as they are on disk."""
+    """step -> the arrays of a checkpoint by their path, as stored on disk."""
     with checkpoint.manager(workdir / 'checkpoints') as saves:
         trees = {step: saves.restore(step, args=ocp.args.StandardRestore())
                  for step in saves.all_steps()}
@@ -80,7 +80,7 @@ def same_bits(one, other):
 
 
 def same_runs(one, other):
-    """Both workdirs end in the same state, bit by bit, and tell the same story."""
+    """Both workdirs have the same final state, bit by bit, and the same metrics and summary."""
     first, second = stored(one), stored(other)
     assert max(first) == max(second)
     same_bits(first[max(first)], second[max(second)])
@@ -92,7 +92,7 @@ def same_runs(one, other):
 
 @pytest.fixture(scope='module')
 def complete(tmp_path_factory):
-    """case -> the workdir of a run that was never stopped."""
+    """case -> the workdir of a run that was not stopped."""
     built = {}
 
     def get(case):
@@ -121,18 +121,21 @@ def test_run_in_three_parts_is_the_run_in_one(complete, tmp_path):
 
 @pytest.mark.full
 def test_classifier_holds_the_encoder_of_the_run_that_it_started_from(complete):
-    """Frozen to the last step, with that run's last parameters and batch statistics."""
-    theirs, ours = (stored(complete(case))[EPOCHS * 11] for case in ('vae_batch_dynamic',
-                                                                     'classifier_frozen'))
+    """Frozen until the last step, with that run's last parameters and batch statistics."""
+    source, classifier = (stored(complete(case))[EPOCHS * 11] for case in ('vae_batch_dynamic',
+                                                                           'classifier_frozen'))
     for part in 'params', 'buffers':
         old, new = f"['{part}']['vae']", f"['{part}']['classifier']['encoder']['vae']"
-        first = {k.removeprefix(old): v for k, v in theirs.items() if k.startswith(old)}
-        same_bits(first, {k.removeprefix(new): v for k, v in ours.items() if k.startswith(new)})
+        first = {k.removeprefix(old): v for k, v in source.items() if k.startswith(old)}
+        same_bits(first,
+                  {k.removeprefix(new): v
+                   for k, v in classifier.items() if k.startswith(new)})
         assert first
-    theirs, ours = (stored(complete(case))[EPOCHS * 11] for case in ('ae', 'classifier_tuned'))
+    source, classifier = (stored(complete(case))[EPOCHS * 11]
+                          for case in ('ae', 'classifier_tuned'))
     start = "['params']['classifier']['encoder']"
-    moved = [k for k, v in ours.items() if k.startswith(start) and "['ae']['encoder']" in k
-             and v.tobytes() != theirs["['params']" + k.removeprefix(start)].tobytes()]
+    moved = [k for k, v in classifier.items() if k.startswith(start) and "['ae']['encoder']" in k
+             and v.tobytes() != source["['params']" + k.removeprefix(start)].tobytes()]
     assert moved
 
 
@@ -143,38 +146,39 @@ def test_classifier_starts_from_a_run_whose_data_are_elsewhere_now(complete, tmp
     assert start.keys() == {'vae'}
 
 
-def test_a_run_is_loaded_by_its_folder_alone(complete, tmp_path):
-    """With its config's types, and from where its data were unless another place is given."""
+def test_a_run_is_loaded_by_its_folder_only(complete, tmp_path):
+    """With the types of its config, and its data folder unless another is given."""
     shutil.copytree(complete('vae_batch_dynamic'), tmp_path / 'run')
     file = tmp_path / 'run' / 'config.json'
-    theirs = json.loads(file.read_text())
-    theirs['data']['dir'] = str(tmp_path)
-    file.write_text(json.dumps(theirs))
+    config = json.loads(file.read_text())
+    config['data']['dir'] = str(tmp_path)
+    file.write_text(json.dumps(config))
     run, state = train.load(str(tmp_path / 'run'))
     assert run.config.net.width == (16,) and run.config.data.dir == str(tmp_path)
     assert int(state.step) == 33
-    given = config_of('vae_batch_dynamic')
-    assert train.load(tmp_path / 'run', given)[0].config.data.dir == str(tmp_path)
-    assert given.data.dir is None
-    given.data.dir = '/elsewhere'
-    assert train.load(tmp_path / 'run', given)[0].config.data.dir == '/elsewhere'
+    overriding = config_of('vae_batch_dynamic')
+    assert train.load(tmp_path / 'run', overriding)[0].config.data.dir == str(tmp_path)
+    assert overriding.data.dir is None
+    overriding.data.dir = '/elsewhere'
+    assert train.load(tmp_path / 'run', overriding)[0].config.data.dir == '/elsewhere'
 
 
 def test_classifier_starts_from_the_best_state_where_the_run_says_so(complete, tmp_path):
-    """eval.checkpoint of the run that it starts from, whose states differ."""
+    """By eval.checkpoint of the run that it starts from; its latest and best states differ."""
     config = config_of('classifier_tuned', complete)
     starts = {}
-    for which in 'latest', 'best':
-        source = tmp_path / which
+    for kind in 'latest', 'best':
+        source = tmp_path / kind
         shutil.copytree(complete('ae'), source)
         changed = json.loads((source / 'config.json').read_text())
-        changed['eval'] |= dict(checkpoint=which, best='test/ssim')
+        changed['eval'] |= dict(checkpoint=kind, best='test/ssim')
         (source / 'config.json').write_text(json.dumps(changed))
         config.init_from = str(source)
         run, state = train.load(source)
-        starts[which] = by_path(state.params['ae']['encoder'])
-        ours = by_path(train.prepare(config).state.params['classifier']['encoder']['ae']['encoder'])
-        same_bits(starts[which], ours)
+        starts[kind] = by_path(state.params['ae']['encoder'])
+        encoder = by_path(
+            train.prepare(config).state.params['classifier']['encoder']['ae']['encoder'])
+        same_bits(starts[kind], encoder)
     assert any(v.tobytes() != starts['best'][k].tobytes() for k, v in starts['latest'].items())
 
 
@@ -248,7 +252,7 @@ def test_resume_with_one_step_a_call_is_exact(tmp_path):
 
 
 def test_what_is_saved_is_the_state_of_its_step_though_training_goes_on(tmp_path):
-    """Saving is asynchronous and the next call may overwrite the state's memory."""
+    """Saving is asynchronous, and the next call may overwrite the memory of the state."""
     run = train.prepare(config_of('vae', net=dict(width=(1500,))))
     trainer, state, recorded = train.Trainer(run), run.state, {}
     with checkpoint.manager(tmp_path, keep=8) as saves:
@@ -265,7 +269,7 @@ def test_what_is_saved_is_the_state_of_its_step_though_training_goes_on(tmp_path
 
 
 def run_like(run) -> State:
-    """A fresh state of the run's shapes: its own was donated to the first epoch."""
+    """A new state with the shapes of the run's state, which was donated to the first epoch."""
     return jax.eval_shape(run.model.init, run.key, jax.tree.map(
         lambda a: a[:8].astype(np.float32), run.data.train))
 
@@ -293,7 +297,7 @@ def test_restore_without_checkpoints_is_none(tmp_path):
 
 
 def test_checkpoints_of_merged_files_are_read_too(tmp_path):
-    """As several processes write them, and as one did before."""
+    """Several processes write them so, and one process did in earlier versions."""
     state = State(jnp.int32(3), dict(a=jnp.arange(4.)), {}, {}, {})
     with ocp.StandardCheckpointer() as writer:
         writer.save(tmp_path / '3' / 'default', state._asdict())
@@ -333,9 +337,10 @@ with checkpoint.manager(Path(sys.argv[1]), best='test/loss') as saves:
 @pytest.mark.full
 @pytest.mark.skipif(not os.path.exists('/proc/self/statm'), reason='tells no memory')
 def test_memory_does_not_grow_with_the_number_of_saves(environment, tmp_path):
-    """Of a small model's state.  What settles after some hundreds of saves is 4 kB for each of
-    these, what never would is 50 kB."""
-    one_heap = environment | dict(MALLOC_ARENA_MAX='1')  # each thread's own grows for a while
+    """For a small model. Memory that stops growing after some hundreds of saves is 4 kB for each of
+    these; a leak would be 50 kB.
+    """
+    one_heap = environment | dict(MALLOC_ARENA_MAX='1')  # the heap of each thread grows for a while
     done = subprocess.run([sys.executable, '-c', MANY, str(tmp_path)], env=one_heap, text=True,
                           capture_output=True, check=True)
     assert float(done.stdout) < 15_000 and not done.stderr

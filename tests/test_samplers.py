@@ -1,4 +1,4 @@
-"""Densities fitted to codes: known Gaussians come back, a flow is a density, an AE generates."""
+"""Densities fitted to codes: known Gaussians are recovered, flows are normalised, AEs generate."""
 import importlib
 
 import jax
@@ -20,10 +20,10 @@ WITHIN = np.array([[.25, .2], [.2, .25]])
 
 
 def two_modes(n, seed=0):
-    """Two correlated Gaussians, (n, 2)."""
-    chance = np.random.default_rng(seed)
-    mode = chance.choice(2, n, p=WEIGHT)
-    return np.float32(CENTRE[mode] + chance.multivariate_normal([0, 0], WITHIN, n))
+    """Samples of two correlated Gaussians, (n, 2)."""
+    rng = np.random.default_rng(seed)
+    mode = rng.choice(2, n, p=WEIGHT)
+    return np.float32(CENTRE[mode] + rng.multivariate_normal([0, 0], WITHIN, n))
 
 
 def moons(seed):
@@ -38,20 +38,21 @@ def steps(monkeypatch):
 
 @pytest.fixture(scope='module')
 def flow():
-    """The parameters of a flow of moons, in fewer steps."""
+    """The parameters of a flow fitted to moons, in fewer steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(samplers, 'STEPS', 1000)
         return samplers.trained(samplers.flow_model(2), moons(0), KEY).params['flow']
 
 
-# What is fitted
+# Fitted densities
 
 
 @pytest.mark.parametrize('name, off, between', [
     ('gmm', .04, .005), ('aggregate', .04, .005), ('flow', .15, .06), ('twostage', .2, .06)])
 def test_two_gaussians_come_back(name, off, between, steps):
     """Mean and covariance to `off`, in standard deviations of the data; the weights of the modes,
-    and each one's own mean and correlation; at most so much between them."""
+    and the mean and correlation of each; at most `between` of the samples between them.
+    """
     steps(1000)
     draw = samplers.fit(name, two_modes(4000), KEY)
     x = np.asarray(draw(jax.random.key(1), 3000))
@@ -59,7 +60,7 @@ def test_two_gaussians_come_back(name, off, between, steps):
     mean = WEIGHT @ CENTRE
     cov = WITHIN + (WEIGHT[:, None] * (CENTRE - mean)).T @ (CENTRE - mean)
     sd = np.sqrt(np.diag(cov))
-    noise = 4 / 3000 ** .5  # of the draws, in standard deviations
+    noise = 4 / 3000 ** .5  # of the samples, in standard deviations
     assert (abs(x.mean(0) - mean) / sd).max() < off + noise
     assert (abs(np.cov(x.T) - cov) / np.outer(sd, sd)).max() < off + 1.5 * noise
     left = x[:, 0] < 0
@@ -120,7 +121,7 @@ def test_codes_without_a_posterior_are_the_encoders():
 
 @pytest.mark.parametrize('logvar', [-np.inf, 0.])
 def test_aggregate_draws_of_the_posterior(logvar):
-    """Without variance the training codes themselves, each once; else around them."""
+    """Without variance these are the training codes, each once; otherwise they lie around them."""
     def posterior(state, batch, key):
         return losses.reparameterise(key, 2 * batch.x, jnp.full(batch.x.shape, logvar)), None
 
@@ -128,17 +129,17 @@ def test_aggregate_draws_of_the_posterior(logvar):
     model = deterministic(density=Density(posterior, None, None, None))
     built = samplers.codes(model)(None, Batch(x), KEY)
     samples = samplers.fit('aggregate', built, KEY)(KEY, 50)
-    away = jnp.sort(samples, axis=0) - jnp.sort(2 * x, axis=0)
-    assert float(away.std()) == pytest.approx(np.exp(logvar / 2), abs=.3)
+    difference = jnp.sort(samples, axis=0) - jnp.sort(2 * x, axis=0)
+    assert float(difference.std()) == pytest.approx(np.exp(logvar / 2), abs=.3)
     if logvar < 0:
-        assert not away.any() and (samples != 2 * x).any()
+        assert not difference.any() and (samples != 2 * x).any()
     more = samplers.fit('aggregate', built, KEY)(KEY, 70)
     assert {tuple(z) for z in np.asarray(more)} <= {tuple(z) for z in np.asarray(built)}
 
 
 @pytest.mark.parametrize('name', thorough(samplers.FITTED, 'gmm', 'aggregate'))
 def test_shape_of_the_codes_is_restored(name, steps):
-    """Each place has its own mean and scale; a value that never changes stays as it is."""
+    """Each dimension has its mean and scale; a constant dimension stays constant."""
     steps(40)
     centre = 10. * np.arange(8).reshape(2, 2, 2)
     scale = np.linspace(0, 2, 8).reshape(2, 2, 2)
@@ -157,11 +158,11 @@ def test_samples_are_decided_by_the_keys(name, steps):
     one = np.asarray(draw(KEY, 5))
     np.testing.assert_array_equal(one, samplers.fit(name, x, KEY)(KEY, 5))
     assert (one != np.asarray(draw(jax.random.key(1), 5))).any()
-    if name in ('flow', 'twostage'):  # which begin by chance
+    if name in ('flow', 'twostage'):  # they start at random
         assert (one != np.asarray(samplers.fit(name, x, jax.random.key(1))(KEY, 5))).any()
 
 
-# What cannot be
+# Errors
 
 
 @pytest.mark.parametrize('name', samplers.FITTED)
@@ -173,7 +174,7 @@ def test_codes_that_are_not_finite_or_too_few_are_refused(name, x):
 
 @pytest.mark.parametrize('last', [30, 10_000])
 def test_loss_that_is_not_finite_is_refused(last, steps):
-    """In training from step `last` on, or in what is held out alone."""
+    """In training from step `last` on, or only on the held-out codes."""
     steps(100)
 
     def loss(state, batch, key):
@@ -188,7 +189,7 @@ def test_loss_that_is_not_finite_is_refused(last, steps):
         samplers.trained(model, two_modes(50), KEY)
 
 
-@pytest.mark.parametrize('model, sampler, said', [
+@pytest.mark.parametrize('model, sampler, message', [
     ('ae', 'prior', 'model ae has no prior.*gmm, aggregate, flow, twostage'),
     ('cvae', 'gmm', 'gmm cannot.*model cvae has no encoder.*sampler=prior'),
     ('gan', 'flow', 'flow cannot.*model gan has no encoder.*sampler=prior'),
@@ -198,15 +199,15 @@ def test_loss_that_is_not_finite_is_refused(last, steps):
     ('infogan', 'gmm', 'gmm cannot.*model infogan has no encoder.*sampler=prior'),
     ('ae', 'gmm', None), ('vae', 'prior', None), ('vae', 'twostage', None), ('gan', 'prior', None),
     ('aae', 'gmm', None), ('bigan', 'flow', None), ('vaegan', 'aggregate', None)])
-def test_sampler_that_does_not_fit_the_model_is_refused(model, sampler, said):
+def test_sampler_that_does_not_fit_the_model_is_refused(model, sampler, message):
     batch = Batch(jax.random.uniform(KEY, (16, 8, 8, 3)), jnp.arange(16) % 2)
     hyper = dict(encoder='scratch') if model == 'classifier' else {}
     built = importlib.import_module(f'gen_jax.models.{model}').make(batch, **hyper)
     args = sampler, model, built, jax.eval_shape(built.init, KEY, batch), batch
-    if said is None:
+    if message is None:
         samplers.require(*args)
     else:
-        with pytest.raises(BadInput, match=said):
+        with pytest.raises(BadInput, match=message):
             samplers.require(*args)
 
 
@@ -239,12 +240,12 @@ def test_autoencoder_generates_by_a_mixture_and_nothing_else_changes(run_main, t
     assert grey[len(grey) // 4:-len(grey) // 4].std() > 5
 
 
-@pytest.mark.parametrize('sampler, said', [
+@pytest.mark.parametrize('sampler, message', [
     ('prior', ['model ae has no prior', 'gmm']), ('gnm', ["'gnm'", "did you mean 'gmm'?"])])
-def test_sampler_that_cannot_be_is_refused_in_one_line(run_main, trained, sampler, said):
+def test_sampler_that_cannot_be_is_refused_in_one_line(run_main, trained, sampler, message):
     workdir, flags = trained
     before = snapshot(workdir)
     result = run_main(*flags, '--mode=sample', f'--config.sampler={sampler}')
     assert result.code == 1 and result.err.startswith('gen_jax: ')
-    assert len(result.err.splitlines()) == 1 and all(word in result.err for word in said), result
+    assert len(result.err.splitlines()) == 1 and all(word in result.err for word in message), result
     assert snapshot(workdir) == before

@@ -23,7 +23,7 @@ def draw(n, d, seed=0):
 
 
 def white(n, d, seed=0):
-    """Features whose mean is 0 and whose unbiased covariance is the identity, exactly."""
+    """Features with mean 0 and exactly the identity as unbiased covariance."""
     x = draw(n, d, seed)
     return np.linalg.qr(x - x.mean(0))[0] * (n - 1) ** .5
 
@@ -37,7 +37,7 @@ def test_distance_of_shifted_copies_is_the_shift_squared():
 
 
 def test_distance_of_scaled_isotropic_gaussians():
-    """d (a - b)^2 of standard deviations a and b."""
+    """d (a - b)^2 for the standard deviations a and b."""
     assert frechet_distance(3 * white(30, 5), .5 * white(40, 5, 1)) == pytest.approx(
         5 * 2.5**2, rel=1e-12)
 
@@ -63,7 +63,7 @@ def test_distance_of_full_covariances_is_that_by_the_matrix_root(d):
 
 
 def test_distance_of_fewer_examples_than_dimensions():
-    """Orthogonal subspaces share no root; the same one does, and rounding adds nothing to it."""
+    """Orthogonal subspaces have a root of 0; for the same subspace rounding adds nothing."""
     x, y = np.zeros((2, 5, 40))
     x[:, :2], y[:, 2:4] = 3 * white(5, 2), white(5, 2, 1)
     assert frechet_distance(x, y) == pytest.approx(2 * 9 + 2 * 1, rel=1e-12)
@@ -78,11 +78,11 @@ def test_distance_of_fewer_examples_than_dimensions():
 @given(seeds, st.integers(2, 9), st.integers(2, 9), st.integers(1, 6))
 def test_distance_is_symmetric_and_blind_to_rotations_and_shifts(seed, n, m, d):
     x, y = draw(n, d, seed), 2 * draw(m, d, seed + 1) + 1
-    turn, shift = np.linalg.qr(draw(d, d, seed + 2))[0], draw(1, d, seed + 3)
+    rotation, shift = np.linalg.qr(draw(d, d, seed + 2))[0], draw(1, d, seed + 3)
     result = frechet_distance(x, y)
     assert result == pytest.approx(frechet_distance(y, x), rel=1e-9, abs=1e-9) and result >= 0
-    assert result == pytest.approx(frechet_distance(x @ turn + shift, y @ turn + shift), rel=1e-9,
-                                   abs=1e-9)
+    assert result == pytest.approx(frechet_distance(x @ rotation + shift, y @ rotation + shift),
+                                   rel=1e-9, abs=1e-9)
     assert 4 * result == pytest.approx(frechet_distance(2 * x, 2 * y), rel=1e-9, abs=1e-9)
     assert frechet_distance(x, x) == pytest.approx(0, abs=1e-12 * d * (1 + x.var()))
 
@@ -91,7 +91,7 @@ def test_distance_is_symmetric_and_blind_to_rotations_and_shifts(seed, n, m, d):
 
 
 def by_pairs(x, y):
-    """The unbiased discrepancy, one pair after the other."""
+    """The unbiased discrepancy, summed pair by pair."""
     k = lambda a, b: (sum(a * b) / len(a) + 1) ** 3
     mean = lambda pairs: np.mean([k(a, b) for a, b in pairs])
     others = lambda x: [(a, b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j]
@@ -99,8 +99,9 @@ def by_pairs(x, y):
 
 
 def of_shift(s, d):
-    """The discrepancy of N(0, I) and N(m, I) where |m|^2 = s, from the moments of x'y:
-    of two at m, s, d + 2s + s^2 and s^3 + 6s^2 + 3s (d + 2)."""
+    """The discrepancy of N(0, I) and N(m, I) where |m|^2 = s, from the moments of x'y: for two at m
+    they are s, d + 2s + s^2 and s^3 + 6s^2 + 3s (d + 2).
+    """
     both = 3 * s / d + 3 * (d + 2 * s + s ** 2) / d ** 2
     both += (s ** 3 + 6 * s ** 2 + 3 * s * (d + 2)) / d ** 3
     return both + 3 / d - 2 * 3 * (d + s) / d ** 2
@@ -154,7 +155,7 @@ def test_subsets_hold_each_example_once_and_half_at_most(monkeypatch):
 
 @pytest.mark.parametrize('shift, m, most', [(1., 60, 1.15), (1., 600, 2.5), (0., 60, 2.5)])
 def test_error_is_how_far_other_examples_differ(shift, m, most):
-    """Or more, where there are more of the ones than of the others, or no difference."""
+    """Or more, where one set has more examples, or 0 without a difference."""
     result = [
         kernel_distance(draw(60, 3, 2 * i),
                         draw(m, 3, 2 * i + 1) + shift, seed=i, subsets=40, size=10)
@@ -175,7 +176,9 @@ def test_seed_decides_the_subsets():
 
 
 def by_distances(real, fake, k):
-    """The four scores from the table of all distances; a hair beyond a radius is within it."""
+    """The four scores from the table of all distances; a tiny excess over a radius counts as within
+    it.
+    """
     radius = lambda x: np.sort(cdist(x, x), axis=1)[:, k] * (1 + 1e-9) + 1e-9  # 0 is itself
     d = cdist(real, fake)
     in_real, in_fake = d <= radius(real)[:, None], d <= radius(fake)[None]
@@ -183,9 +186,9 @@ def by_distances(real, fake, k):
     return dict(zip(SCORES, (*result[:3], result[3].mean())))
 
 
-def line(*places):
+def line(*positions):
     """Points of three features on a line."""
-    return np.array(places, float)[:, None] * [0, 1, 0] + [5, 0, 2]
+    return np.array(positions, float)[:, None] * [0, 1, 0] + [5, 0, 2]
 
 
 @pytest.mark.parametrize('real, fake, k, expected', [
@@ -193,22 +196,24 @@ def line(*places):
     (line(0, 1, 2, 3, 13), line(.4, .6, .7), 1, (1, 0, 2, 2 / 5)),
     # radii of real 2, 1, 1, 2, of fake 35.5, 30.5 and 35.5: only the ball of 3 holds a fake, 4.5
     (line(0, 1, 2, 3), line(4.5, 9.5, 40), 2, (1 / 3, 1, 1 / 6, 1 / 4)),
-    # a generator that is the data: every ball has its centre in it, and a neighbour on its border
+    # a generator that equals the data: a ball contains its centre, and a neighbour on its border
     (line(0, 1, 3), line(0, 1, 3), 1, (1, 1, 2, 1)),
-    # one that only says one thing, and that right
+    # one that generates only one point, and that correctly
     (line(0, 1, 3), line(1, 1, 1), 1, (1, 1 / 3, 3, 1)),
-    # one that says it wrong
+    # one that generates a wrong point
     (line(0, 1, 3), line(9, 9, 9), 1, (0, 0, 0, 0)),
-    # one that says more than there is: all real ones within a fake's ball, not conversely
+    # one that generates more than the data: all reals are in a fake's ball, not conversely
     (line(0, .1, .2), line(-8, 0.05, 8), 1, (1 / 3, 1, 2 / 3, 2 / 3))])
 def test_neighbours_by_hand(real, fake, k, expected):
     assert precision_recall(real, fake, k) == pytest.approx(dict(zip(SCORES, expected)), abs=1e-12)
 
 
 def test_cluster_of_the_data_is_precise_but_recalls_little():
-    """Fakes from one of two clusters: all in real balls, half of the reals in fake ones or less."""
-    chance = np.random.default_rng(0)
-    one, two, fake = chance.normal(size=(3, 200, 4))
+    """Fakes from one of two clusters: all are in real balls, and at most half of the reals are in
+    fake balls.
+    """
+    rng = np.random.default_rng(0)
+    one, two, fake = rng.normal(size=(3, 200, 4))
     result = precision_recall(np.concatenate([one, two + 50]), .5 * fake)
     assert result['precision'] == 1 and result['density'] > 1.2
     assert 0 < result['recall'] < .5 and 0 < result['coverage'] < .5
@@ -220,20 +225,20 @@ def test_cluster_of_the_data_is_precise_but_recalls_little():
 @given(seeds, st.integers(1, 3), st.integers(4, 20), st.integers(4, 20), st.integers(1, 5),
        st.booleans())
 def test_neighbours_are_those_by_all_distances(seed, k, n, m, d, complete):
-    """Also of whole numbers, where many distances are the same and some are nought."""
+    """Also for integers, where many distances are equal and some are 0."""
     real, fake = draw(n, d, seed), 1.5 * draw(m, d, seed + 1) + .5
     if complete:
         real, fake = real.round(), fake.round()
     result = precision_recall(real, fake, k)
     assert result == pytest.approx(by_distances(real, fake, k), abs=1e-12)
     assert all(type(v) is float for v in result.values())
-    turn, shift = np.linalg.qr(draw(d, d, seed + 2))[0], 1000 * draw(1, d, seed + 3)
-    moved = precision_recall(3 * real @ turn + shift, 3 * fake @ turn + shift, k)
+    rotation, shift = np.linalg.qr(draw(d, d, seed + 2))[0], 1000 * draw(1, d, seed + 3)
+    moved = precision_recall(3 * real @ rotation + shift, 3 * fake @ rotation + shift, k)
     assert complete or result == pytest.approx(moved, abs=1e-12)
 
 
 def test_density_of_the_data_themselves_is_one():
-    """Of fakes drawn as the real ones are, of which a ball of k others holds k in the mean."""
+    """For fakes from the distribution of the reals: a ball of k others contains k on average."""
     result = [precision_recall(draw(100, 2, 2 * i), draw(100, 2, 2 * i + 1), 3) for i in range(40)]
     assert np.mean([f['density'] for f in result]) == pytest.approx(1, abs=.03)
     assert np.mean([f['coverage'] for f in result]) == pytest.approx(1 - .5 ** 3, abs=.03)
@@ -251,7 +256,7 @@ def test_far_example_or_origin_does_not_blur_the_others(origin):
 
 @pytest.mark.parametrize('block', [1, 40, 100, 333, 1000])
 def test_blocks_do_not_matter(monkeypatch, block):
-    """Of 37 or 41 columns: rows one by one, or by two, with and without a ragged last block."""
+    """Of 37 or 41 columns: rows one by one, or by two, with and without a smaller last block."""
     x, y = draw(37, 3), draw(41, 3, 1) + .4
     scores = lambda: (precision_recall(x, y, 3), precision_recall(y, x, 3),
                       {'mmd': discrepancy(x, y)})
@@ -301,7 +306,8 @@ def test_modes_of_all_one_and_none():
 
 def test_modes_of_the_mixture_itself():
     """In two dimensions exp(-9 / 2) of a Gaussian is beyond 3 standard deviations, in three more;
-    of points spread as they should be, kl is (m - 1) / 2n in the mean."""
+    for points in the right shares, kl is (m - 1) / 2n on average.
+    """
     x = np.repeat(SQUARE, 5000, 0) + .1 * draw(20_000, 2)
     result = modes(x, SQUARE, .1)
     assert result['modes'] == 4 and result['kl'] < 1e-5
@@ -341,10 +347,10 @@ def test_classes_of_known_distributions():
 @examples
 @given(seeds, st.integers(1, 12), st.integers(1, 50))
 def test_classes_are_those_of_scipy(seed, number, n):
-    chance = np.random.default_rng(seed)
-    label, reference = chance.integers(0, number, n), chance.uniform(.1, 1, number)
+    rng = np.random.default_rng(seed)
+    label, reference = rng.integers(0, number, n), rng.uniform(.1, 1, number)
     p = np.array([(label == i).mean() for i in range(number)])
-    result = classes(label.astype(chance.choice(['u1', 'i4', 'u8'])), reference)
+    result = classes(label.astype(rng.choice(['u1', 'i4', 'u8'])), reference)
     truth = special.rel_entr(p, reference / reference.sum()).sum()
     assert result['kl'] == pytest.approx(truth, abs=1e-12)
     assert result['modes'] == len(set(label.tolist())) and result['kl'] >= -1e-12
@@ -367,19 +373,19 @@ A = np.arange(16.).reshape(8, 2)
 @pytest.mark.parametrize('measure', [
     frechet_distance, discrepancy, kernel_distance, precision_recall, lambda x, y: modes(x, y, 1.)
 ])
-@pytest.mark.parametrize('x, y, said', [
+@pytest.mark.parametrize('x, y, message', [
     (A, A[:, :1], r'same width d, not of shapes \(8, 2\) and \(8, 1\)'),
     (A[:, 0], A, 'same width'), (A, A[0], 'same width'), (A[None], A[None], 'same width'),
     (A[:, :0], A[:, :0], 'same width'), (A[:0], A, 'at least . of each, not 0 and 8'),
     (A, A[:0], 'at least . of each, not 8 and 0'), (A + np.nan, A, 'finite'),
     (A, np.where(A > 9, np.inf, A), 'finite')])
-def test_features_that_do_not_fit_are_refused(measure, x, y, said):
-    with pytest.raises(BadInput, match=said) as refusal:
+def test_features_that_do_not_fit_are_refused(measure, x, y, message):
+    with pytest.raises(BadInput, match=message) as refusal:
         measure(x, y)
     assert '\n' not in str(refusal.value)
 
 
-@pytest.mark.parametrize('measure, said', [
+@pytest.mark.parametrize('measure, message', [
     (lambda: frechet_distance(A[:1], A), 'at least 2 of each, not 1 and 8'),
     (lambda: discrepancy(A, A[:1]), 'at least 2 of each'),
     (lambda: kernel_distance(A[:3], A), 'at least 4 of each, not 3 and 8'),
@@ -396,7 +402,7 @@ def test_features_that_do_not_fit_are_refused(measure, x, y, said):
     (lambda: classes([0.], [1] * 4), 'integers .*not float64'),
     (lambda: classes([[0]], [1] * 4), r'of shape \(1, 1\)'),
     (lambda: classes(np.zeros(0, int), [1] * 4), 'one or more')])
-def test_what_cannot_be_scored_is_refused(measure, said):
-    with pytest.raises(BadInput, match=said) as refusal:
+def test_what_cannot_be_scored_is_refused(measure, message):
+    with pytest.raises(BadInput, match=message) as refusal:
         measure()
     assert '\n' not in str(refusal.value)

@@ -1,4 +1,4 @@
-"""Is training as fast as it was?  Epochs against plain programs, alternately in one process."""
+"""Compares the time of training epochs with plain programs, alternately in one process."""
 import time
 
 import jax
@@ -22,16 +22,16 @@ def prepare(batch, key):
     return Batch(batch.x / np.float32(255))
 
 
-def ours(model):
-    """(epoch, state) of the project's own."""
+def library(model):
+    """(epoch, state) of gen_jax."""
     example = prepare(Batch(jnp.asarray(X[:BATCH])), KEY)
     run = jax.jit(loop.training(model(example), prepare, SIZE, BATCH, SIZE // BATCH))
     data = Batch(jnp.asarray(X))
     return lambda state: run(state, data, KEY)[0], jax.jit(model(example).init)(KEY, example)
 
 
-def plain(loss, params):
-    """(epoch, state) of a scan over steps as a tutorial has it."""
+def tutorial(loss, params):
+    """(epoch, state) of a scan over steps, as a tutorial writes it."""
     adam = optax.adam(1e-3)
 
     @jax.jit
@@ -49,7 +49,7 @@ def plain(loss, params):
 
 
 def ratio(one, other, rounds=7):
-    """The best epoch of one over the best of the other, measured in turn."""
+    """The shortest epoch of one over the shortest of the other, measured alternately."""
     best = [float('inf')] * 2
     states = [one[1], other[1]]
     for _ in range(rounds):
@@ -77,7 +77,7 @@ def test_a_dense_vae_is_as_fast_as_a_plain_one():
         nll = optax.sigmoid_binary_cross_entropy(y, x).sum(1)
         return (nll + (jnp.exp(logvar) + mean ** 2 - 1 - logvar).sum(1) / 2).mean()
 
-    result = ratio(ours(lambda x: vae.make(x)), plain(loss, params))
+    result = ratio(library(lambda x: vae.make(x)), tutorial(loss, params))
     assert result < 1.15, f'an epoch takes {result:.2f} times that of a plain program'
 
 
@@ -105,6 +105,6 @@ def test_a_convolutional_autoencoder_is_much_faster_than_a_plain_one_on_a_cpu():
         y = double(nn.relu(convolve(double(nn.relu(convolve(z, c))), d)))
         return ((nn.sigmoid(convolve(y, e)) - x) ** 2).mean()
 
-    result = ratio(ours(lambda x: ae.make(x)), plain(loss, params),
+    result = ratio(library(lambda x: ae.make(x)), tutorial(loss, params),
                    rounds=3)
     assert result < .5, f'an epoch takes {result:.2f} times that of a plain program'

@@ -1,4 +1,4 @@
-"""The sprites: their outlines, the grid of their factors, and that they are drawn, not stored."""
+"""The sprites: their outlines, the grid of factors, and that they are generated, not stored."""
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,19 +10,20 @@ from gen_jax.types import BadInput, Batch
 
 KEY = jax.random.key(0)
 SQUARE, ELLIPSE, HEART = range(3)
-A = 1 / (2 ** .5 + (np.pi + 4 / 3) / (2 ** .5 * (np.pi + 4)))  # half a side of the heart's square
+A = 1 / (2**.5 + (np.pi + 4 / 3) / (2**.5 *
+                                    (np.pi + 4)))  # half the side of the square of the heart
 AREA = np.array([2, np.pi / 2, (np.pi + 4) * A ** 2]) * sprites.RADIUS ** 2
 
 
 def pictures(size=64, **factors):
-    """(n, size, size) of factors between those of the grid; a sprite in the middle by default."""
+    """(n, size, size) of factors off the grid; by default a sprite in the centre."""
     default = dict(shape=0, scale=1., orientation=0., x=.5, y=.5)
     factors = np.broadcast_arrays(*(np.atleast_1d(v) for v in (default | factors).values()))
     return np.asarray(sprites.picture(*factors, size=size))[..., 0]
 
 
 def samples(*values):
-    """(n, 64, 64) of rows of the grid's values."""
+    """(n, 64, 64) of rows of values of the grid."""
     return np.asarray(sprites.draw(sprites.index(values)))[..., 0]
 
 
@@ -33,7 +34,7 @@ def dataset():
 
 @pytest.fixture(scope='module')
 def some():
-    """(values (3000, 5), pictures) at random places in the grid."""
+    """(values (3000, 5), pictures) at random points of the grid."""
     values = np.random.default_rng(0).integers(0, sprites.SIZES, (3000, 5))
     return values, samples(*values)
 
@@ -46,7 +47,7 @@ def test_pictures_are_binary(some):
 
 
 def test_areas_are_those_of_the_outlines(some):
-    """All of one shape and scale have one area, but for the pixels that an outline cuts."""
+    """All sprites of one shape and scale have one area, up to the pixels that an outline cuts."""
     (shape, scale, *_), x = some[0].T, some[1]
     for s in range(3):
         for k, factor in enumerate(np.linspace(.5, 1, 6)):
@@ -65,11 +66,11 @@ def test_areas_of_fine_pictures_are_exact(shape):
 
 def test_centre_of_mass_is_the_position(some):
     values, x = some
-    middles = np.arange(64) + .5
-    for axis, place in (1, values[:, 3]), (2, values[:, 4]):
-        result = (x.sum(axis) * middles).sum(1) / x.sum((1, 2))
-        assert abs(result - (16.5 + place)).max() < .5
-        assert abs((result - (16.5 + place)).mean()) < .01
+    pixel_centres = np.arange(64) + .5
+    for axis, position in (1, values[:, 3]), (2, values[:, 4]):
+        result = (x.sum(axis) * pixel_centres).sum(1) / x.sum((1, 2))
+        assert abs(result - (16.5 + position)).max() < .5
+        assert abs((result - (16.5 + position)).mean()) < .01
 
 
 def test_a_step_of_position_moves_the_picture_by_a_pixel():
@@ -82,7 +83,7 @@ def test_a_step_of_position_moves_the_picture_by_a_pixel():
 
 @pytest.mark.parametrize('shape', range(3))
 @pytest.mark.parametrize('scale', range(6))
-def test_a_whole_turn_changes_nothing(shape, scale):
+def test_a_full_turn_changes_nothing(shape, scale):
     np.testing.assert_array_equal(*samples((shape, scale, 0, 9, 21), (shape, scale, 39, 9, 21)))
 
 
@@ -103,7 +104,7 @@ def test_symmetries_under_turns(shape, angle, same):
     assert (abs(one - other).sum() <= 2) == same
 
 
-def test_upright_heart_is_its_own_mirror_image_and_stands_on_its_tip():
+def test_upright_heart_is_symmetric_and_stands_on_its_tip():
     heart = pictures(shape=HEART)[0]
     np.testing.assert_array_equal(heart, heart[:, ::-1])
     assert abs(heart - heart[::-1]).sum() > 50 and abs(heart - heart[::-1, ::-1]).sum() > 50
@@ -146,10 +147,10 @@ def test_grid_is_that_of_the_original(dataset):
 
 
 def test_the_last_factor_changes_fastest():
-    place = sprites.index([(0, 0, 0, 0, 1), (0, 0, 0, 1, 0), (0, 0, 1, 0, 0), (0, 1, 0, 0, 0),
+    index = sprites.index([(0, 0, 0, 0, 1), (0, 0, 0, 1, 0), (0, 0, 1, 0, 0), (0, 1, 0, 0, 0),
                            (1, 0, 0, 0, 0), (2, 5, 39, 31, 31)])
-    np.testing.assert_array_equal(place, [1, 32, 1024, 40_960, 245_760, 737_279])
-    assert place.dtype == np.int32
+    np.testing.assert_array_equal(index, [1, 32, 1024, 40_960, 245_760, 737_279])
+    assert index.dtype == np.int32
 
 
 def test_index_and_values_are_inverse_and_refuse_what_is_not_there(some):
@@ -162,7 +163,7 @@ def test_pictures_of_the_grid_have_its_factors(some):
     values, x = some[0][:200], some[1][:200]
     shape, *factors = (np.asarray(g)[v] for g, v in zip(sprites.GRID.values(), values.T))
     exact = sprites.picture(shape, *np.float32(factors))[..., 0]
-    assert abs(np.asarray(exact) - x).sum() <= 5  # pixels that lie on an outline
+    assert abs(np.asarray(exact) - x).sum() <= 5  # pixels on an outline
 
 
 # The data set
@@ -207,7 +208,7 @@ def test_identities_and_limit_choose_shapes():
     assert result.factors == sprites.FACTORS
 
 
-@pytest.mark.parametrize('name, options, said', [
+@pytest.mark.parametrize('name, options, message', [
     ('rows:sprites', {}, 'rows: needs images.*sprites.*drawn'),
     ('sprites', dict(binarize='static'), 'data.binarize=static.*sprites.*binary'),
     ('sprites', dict(binarize='dynamic'), 'data.binarize=dynamic.*sprites.*binary'),
@@ -215,8 +216,8 @@ def test_identities_and_limit_choose_shapes():
     ('sprites', dict(size=129), 'sprites.*between 8 and 128.*129'),
     ('sprites', dict(limit=727_281), 'data.limit.*727280'),
     ('sprites', dict(identities=(3,)), 'no label 3; there are 0, 1, 2')])
-def test_what_does_not_fit_is_refused_in_one_line(name, options, said):
-    with pytest.raises(BadInput, match=said) as refusal:
+def test_what_does_not_fit_is_refused_in_one_line(name, options, message):
+    with pytest.raises(BadInput, match=message) as refusal:
         data.load(name, **options)
     assert '\n' not in str(refusal.value)
 

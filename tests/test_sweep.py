@@ -1,4 +1,4 @@
-"""Sweeps: many points in one program are the same trainings one by one."""
+"""Sweeps: many points in one program train as they would separately."""
 import csv
 import json
 import os
@@ -30,18 +30,18 @@ def config(model='vae', dataset='digits', **changed):
     return built
 
 
-def trained(built, points, folder, how='map', limit=GB):
-    """name of a point -> its rows and last state."""
+def trained(built, points, folder, mode='map', limit=GB):
+    """name of a point -> its group, rows of metrics and final state."""
     result = {}
     for g in sweep.plan(built, points):
-        for program, part in sweep.fitting(g, how, limit):
+        for program, part in sweep.fitting(g, mode, limit):
             ends = sweep.follow(g, program, part, folder / sweep.label(part), say=lambda _: None)
             result |= {sweep.name(p): (g, *end) for p, end in zip(part, ends)}
     return result
 
 
 def single(built, point):
-    """The metrics of each epoch of a point's own training, and its last state."""
+    """The metrics of each epoch of a separate training of a point, and its final state."""
     run = train.prepare(sweep.changed(built, point))
     trainer, evaluate, state, rows = train.Trainer(run), train.evaluator(run), run.state, []
     for _ in range(built.epochs):
@@ -52,11 +52,11 @@ def single(built, point):
 
 def same(rows, others, **tolerance):
     assert len(rows) == len(others)
-    for ours, theirs in zip(rows, others):
-        shared = ours.keys() & theirs.keys() - {'point', 'epoch'}
+    for row, other in zip(rows, others):
+        shared = row.keys() & other.keys() - {'point', 'epoch'}
         assert len(shared) > 4
         for k in shared:
-            np.testing.assert_allclose(ours[k], theirs[k], err_msg=k, **tolerance)
+            np.testing.assert_allclose(row[k], other[k], err_msg=k, **tolerance)
 
 
 GRID = sweep.grid({'model.beta': [.5, 4.], 'model.latent': [2, 5], 'seed': [0, 3]})
@@ -68,34 +68,36 @@ def swept(tmp_path_factory):
 
 
 @pytest.mark.parametrize('point', thorough(GRID[::3], GRID[3]), ids=sweep.name)
-def test_a_point_is_its_own_training(swept, point):
-    """A latent size inside the largest among them, from the parameters it would have alone."""
+def test_a_point_equals_a_separate_training(swept, point):
+    """Its latent size is below the largest; its parameters start from the values of a separate
+    training.
+    """
     rows, state = single(config(), point)
-    g, ours, ours_end = swept[sweep.name(point)]
+    g, swept_rows, swept_state = swept[sweep.name(point)]
     assert set(g.traced) == {'model.beta', 'model.latent', 'seed'} and len(g.points) == len(GRID)
-    same(ours, rows, rtol=1e-5, atol=1e-6)
-    assert [r['epoch'] for r in ours] == [1, 2]
+    same(swept_rows, rows, rtol=1e-5, atol=1e-6)
+    assert [r['epoch'] for r in swept_rows] == [1, 2]
     inside = sweep.embedded(state, g.extents, point['model.latent'], 5)
-    for a, b in zip(jax.tree.leaves(inside.params), jax.tree.leaves(ours_end.params)):
+    for a, b in zip(jax.tree.leaves(inside.params), jax.tree.leaves(swept_state.params)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_what_lies_beyond_the_latent_size_is_held_at_zero(swept):
+def test_weights_beyond_the_latent_size_stay_zero(swept):
     g, _, state = swept['beta=0.5,latent=2,seed=0']
     first, = (a for a in jax.tree.leaves(state.params['vae']['decoder']) if len(a) == 5)
     assert (first[:2] != 0).all() and (first[2:] == 0).all()
 
 
 @pytest.mark.full
-@pytest.mark.parametrize('how, devices', [('vmap', 1), ('shard', 8)])
-def test_every_way_gives_one_result(swept, how, devices, tmp_path, environment):
-    """Eight devices take a point each, by a process of their own."""
+@pytest.mark.parametrize('mode, devices', [('vmap', 1), ('shard', 8)])
+def test_every_way_gives_one_result(swept, mode, devices, tmp_path, environment):
+    """Eight devices train a point each, in a separate process."""
     if devices == 1:
-        result = {k: rows for k, (_, rows, _) in trained(config(), GRID, tmp_path, how).items()}
+        result = {k: rows for k, (_, rows, _) in trained(config(), GRID, tmp_path, mode).items()}
     else:
         code = ('import json, sys; from pathlib import Path; import test_sweep as t; '
-                'found = t.trained(t.config(**{"batch_size": 64}), t.GRID[:6], Path(sys.argv[1]), '
-                '"shard"); print(json.dumps({k: r for k, (_, r, _) in found.items()}))')
+                'result = t.trained(t.config(**{"batch_size": 64}), t.GRID[:6], Path(sys.argv[1]), '
+                '"shard"); print(json.dumps({k: r for k, (_, r, _) in result.items()}))')
         env = environment | virtual_devices(8)
         env['PYTHONPATH'] += os.pathsep + str(ROOT / 'tests')
         out = subprocess.run([sys.executable, '-c', code, str(tmp_path / 'child')], env=env,
@@ -108,7 +110,7 @@ def test_every_way_gives_one_result(swept, how, devices, tmp_path, environment):
 
 
 @pytest.mark.full
-def test_points_that_differ_in_shapes_have_programs_of_their_own(tmp_path):
+def test_points_that_differ_in_shapes_have_different_programs(tmp_path):
     built = config()
     groups = sweep.plan(built, sweep.grid({'batch_size': [64, 128], 'seed': [0, 1]}))
     assert [(g.run.config.batch_size, len(g.points)) for g in groups] == [(64, 2), (128, 2)]
@@ -116,7 +118,7 @@ def test_points_that_differ_in_shapes_have_programs_of_their_own(tmp_path):
     groups = sweep.plan(flow, sweep.grid({'model.latent': [2, 4], 'model.beta': [1., 2.]}))
     assert [g.run.config.model.latent for g in groups] == [2, 4]
     assert all(g.extents is None and len(g.points) == 2 for g in groups)
-    # bits that are free count for dimensions beyond the size too: only with 0 is it the same
+    # free bits also count for dimensions beyond the size: only with 0 are the results equal
     points = sweep.grid({'model.latent': [2, 4], 'latents.free_bits': [0., .5]})
     groups = sweep.plan(config(), points)
     assert [g.traced for g in groups] == [('latents.free_bits',)] * 2
@@ -128,14 +130,14 @@ def test_default_batch_of_each_point_is_what_its_data_give():
     assert [(g.run.config.batch_size, g.run.per_epoch) for g in groups] == [(40, 1), (128, 7)]
 
 
-def test_points_have_names_of_their_own():
+def test_points_have_different_names():
     points = sweep.grid({'seed': [10 ** 6, 10 ** 6 + 1], 'optimiser.learning_rate': [.1, .1000001]})
     assert len(set(map(sweep.name, points))) == 4
     assert sweep.numbers(config(), 'seed', '0,1,0') == [0, 1]
 
 
-def test_numbers_that_cannot_be_traced_together_are_not():
-    """noise_steps alone can be, where there is no noise."""
+def test_numbers_that_cannot_be_traced_jointly_are_not():
+    """instance_noise_steps can be traced only where there is no noise."""
     built = config('gan', **{'net.norm': 'none', 'discriminator_net.norm': 'none'})
     groups = sweep.plan(built, sweep.grid({'discriminator.instance_noise': [.1, .2],
                                           'discriminator.instance_noise_steps': [9, 10]}))
@@ -149,7 +151,7 @@ DATASETS = dict(colorize='photos', deepfake='faces', text='text')
 @pytest.mark.parametrize('name', thorough(
     [n for n in NAMES if n not in DATASETS and n != 'classifier'], 'vae'))
 def test_a_traced_number_trains_as_a_written_one(name):
-    """All numbers of a model that can be traced at once."""
+    """All traceable numbers of a model at once."""
     built = config(name)
     built.model.latent = built.model.latent or 5
     run = train.prepare(built)
@@ -162,13 +164,13 @@ def test_a_traced_number_trains_as_a_written_one(name):
     assert 'optimiser.learning_rate' in numbers
     example = jax.tree.map(lambda a: a[:16], example)
 
-    def once(values):
+    def first_step(values):
         model = make(**values)
         state, result = model.step(model.init(run.key, example), example, run.key)
         return state.params, result
 
-    written = quick(lambda: once(numbers))()
-    traced = quick(once)({k: jnp.asarray(v) for k, v in numbers.items()})
+    written = quick(lambda: first_step(numbers))()
+    traced = quick(first_step)({k: jnp.asarray(v) for k, v in numbers.items()})
     for a, b in zip(jax.tree.leaves(written), jax.tree.leaves(traced), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5)
 
@@ -179,14 +181,14 @@ def test_the_numbers_of_a_penalty_share_a_program(tmp_path):
     points = sweep.grid({'discriminator.penalty_weight': [.1, 1.], 'model.latent': [4, 8]})
     result = trained(built, points, tmp_path)
     rows, _ = single(built, points[2])
-    g, ours, _ = result[sweep.name(points[2])]
+    g, swept_rows, _ = result[sweep.name(points[2])]
     assert set(g.traced) == {'discriminator.penalty_weight', 'model.latent'}
-    same(ours, [{k: v for k, v in r.items() if 'grad_norm_' not in k} for r in rows], rtol=1e-4,
-         atol=1e-5)
+    same(swept_rows, [{k: v for k, v in r.items() if 'grad_norm_' not in k} for r in rows],
+         rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.full
-def test_a_loss_that_is_not_finite_stops_its_point_alone(tmp_path):
+def test_a_loss_that_is_not_finite_stops_only_its_point(tmp_path):
     built, points = config(), sweep.grid({'optimiser.learning_rate': [1e-3, 1e30]})
     result = trained(built, points, tmp_path)
     (_, good, state), (_, bad, none) = result.values()
@@ -211,7 +213,7 @@ def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, swept)
 
 @pytest.mark.full
 def test_a_sweep_that_was_asked_to_stop_goes_on_too(tmp_path, swept, monkeypatch):
-    """Within the first epoch, after which nothing is due."""
+    """During the first epoch, after which no evaluation is due."""
     built = config()
     built.eval.every = 2
     g, = sweep.plan(built, GRID)
@@ -245,7 +247,7 @@ def test_a_grid_too_large_is_trained_in_parts(tmp_path, swept):
         sweep.fitting(g, 'map', 1.)
 
 
-@pytest.mark.parametrize('key, words, said', [
+@pytest.mark.parametrize('key, words, message', [
     ('model.bata', '1', "unknown key 'model.bata'.*'model.beta'"),
     ('net.name', '1', "net.name cannot be swept: it is no number but 'mlp'"),
     ('net.width', '1', 'net.width cannot be swept'),
@@ -254,8 +256,8 @@ def test_a_grid_too_large_is_trained_in_parts(tmp_path, swept):
     ('model.beta', '1,x', "'1,x' are not values of model.beta, which is a number"),
     ('model.latent', '1.5', 'model.latent, which is an integer'),
     ('seed', '0,2147483648', 'seed must be below 2,147,483,648, not 2147483648')])
-def test_what_cannot_be_swept_is_refused(key, words, said):
-    with pytest.raises(BadInput, match=said):
+def test_what_cannot_be_swept_is_refused(key, words, message):
+    with pytest.raises(BadInput, match=message):
         sweep.numbers(config(), key, words)
 
 
@@ -293,15 +295,15 @@ def test_points_are_measured_by_programs_of_the_first():
 
 @pytest.mark.full
 def test_what_cannot_be_measured_of_a_point_is_left_out_of_it(capsys):
-    """The others are measured as without it."""
+    """The metrics of the others do not change."""
     g, = sweep.plan(config('vae'), GRID[:2])
-    for asked in [], ['active_units', 'nll']:
-        evaluator = sweep.Evaluator(g, asked)
+    for names in [], ['active_units', 'nll']:
+        evaluator = sweep.Evaluator(g, names)
         complete = evaluator(GRID[0], evaluator.start)
-        lost = evaluator.start._replace(
+        nan_state = evaluator.start._replace(
             params=jax.tree.map(lambda a: a * jnp.nan, evaluator.start.params))
         assert capsys.readouterr().out == ''
-        assert evaluator(GRID[1], lost).keys() == complete.keys() - {'test/active_units'}
+        assert evaluator(GRID[1], nan_state).keys() == complete.keys() - {'test/active_units'}
         assert capsys.readouterr().out == (
             f'{sweep.name(GRID[1])}: left out active_units: the codes are not finite\n')
         assert evaluator(GRID[0], evaluator.start) == complete
@@ -323,8 +325,8 @@ def test_a_sweep_says_a_tenth_of_its_epochs(tmp_path, capsys):
 
 @pytest.fixture(scope='module')
 def ablate(python):
-    def run(*args, **how):
-        return python(ROOT / 'experiments' / 'ablate.py', *args, **how)
+    def run(*args, **options):
+        return python(ROOT / 'experiments' / 'ablate.py', *args, **options)
     return run
 
 
@@ -388,7 +390,7 @@ def test_dry_prints_the_plan_and_trains_nothing(ablate, tmp_path):
     assert 'measured by nll, active_units' in done.out and not (tmp_path / 'none').exists()
 
 
-@pytest.mark.parametrize('flags, said', [
+@pytest.mark.parametrize('flags, message', [
     (['--sweep.model.bata=1'], "ablate: unknown key 'model.bata' to sweep, did you mean"),
     (['--sweep.net.name=1'], 'ablate: net.name cannot be swept'),
     (['--sweep.model.beta='], 'ablate: give values to sweep model.beta over'),
@@ -401,9 +403,9 @@ def test_dry_prints_the_plan_and_trains_nothing(ablate, tmp_path):
     (['--sweep.seed=0,1', '--objective=test/nlll'],
      "ablate: objective 'test/nlll' is not measured, did you mean 'test/nll'?"),
     (['--sweep.seed=0', '--config.model.bata=1'], "ablate: unknown config key 'model.bata'")])
-def test_bad_input_is_one_line(ablate, flags, said, tmp_path):
+def test_bad_input_is_one_line(ablate, flags, message, tmp_path):
     done = ablate(*COMMAND, *flags, f'--workdir={tmp_path / "w"}')
-    assert done.code == 1 and done.err.startswith(said), done.err
+    assert done.code == 1 and done.err.startswith(message), done.err
     assert done.err.count('\n') == 1
 
 

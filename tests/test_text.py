@@ -1,4 +1,4 @@
-"""Text as integers, the set of prose, and the autoencoder whose examples are characters."""
+"""Text as integers, the data set of prose, and the autoencoder of characters."""
 import functools
 
 from hypothesis import given, strategies as st
@@ -51,13 +51,13 @@ def test_text_ends_at_the_first_padding():
     assert data.text(np.zeros(3, np.int32)) == ''
 
 
-@pytest.mark.parametrize('text, said', [
+@pytest.mark.parametrize('text, message', [
     ('', 'empty'), ('x' * (T + 1), f'has {T + 1} characters, but the window is only {T}'),
     ('naïve', r"'\xef'"), ('a\nb', r"'\n'"), ('a\0', r"'\x00'")])
-def test_ids_refuse_what_they_cannot_hold(text, said):
+def test_ids_refuse_what_they_cannot_hold(text, message):
     with pytest.raises(BadInput) as error:
         data.ids(text, T)
-    assert said in one_line(error)
+    assert message in one_line(error)
 
 
 # The set of prose
@@ -145,7 +145,7 @@ TEXTS = 'abc', 'hello, world', 'x', 'two words', 'Is it?'
 
 @functools.cache
 def built():
-    """A small model, its functions compiled, its first state with all biases moved, and data."""
+    """A small compiled model, its initial state with all biases changed, and data."""
     batch = Batch(jnp.asarray(rows(*TEXTS)))
     m = model.make(batch, **SMALL, word_dropout=1 - 1e-6)
     m = m._replace(**{f: quick(getattr(m, f)) for f in ('step', 'evaluate', 'encode', 'decode')})
@@ -161,9 +161,9 @@ def speller():
     return model_built._replace(logits=quick(model_built.logits))
 
 
-def logits(m, state, x, given):
-    """As the model's decoder gives them for z = encode(x) and the characters given."""
-    return speller().logits(state.params['ae']['decoder'], m.encode(state, x), given)
+def logits(m, state, x, characters):
+    """The logits of the model's decoder for z = encode(x) and the given characters."""
+    return speller().logits(state.params['ae']['decoder'], m.encode(state, x), characters)
 
 
 def surprise(y, x, text):
@@ -186,12 +186,12 @@ def test_evaluation_is_plain_numpy_of_the_logits():
 
 def test_a_step_reports_what_evaluation_does_where_nothing_is_dropped():
     m, state, batch = built()
-    there = m.evaluate(state, batch, jax.random.key(1))
+    evaluated = m.evaluate(state, batch, jax.random.key(1))
     step = quick(model.make(batch, **SMALL, word_dropout=0.).step)
     after, metrics = step(state, batch, jax.random.key(1))
     assert set(metrics) == {'loss', 'nats_per_character', 'teacher_forced_accuracy'}
     for name, value in metrics.items():
-        np.testing.assert_allclose(value, there[name].mean(), rtol=1e-5)
+        np.testing.assert_allclose(value, evaluated[name].mean(), rtol=1e-5)
     assert int(after.step) == 1
 
 
@@ -224,7 +224,7 @@ def test_every_character_of_the_text_changes_the_code():
         assert moved[lengths >= t].all() and not moved[lengths < t].any()
 
 
-def test_decoding_is_a_loop_of_argmax_on_its_own_output():
+def test_decoding_is_an_autoregressive_argmax():
     few = 5  # symbols, so that some texts end early
     m = model.make(Batch(jnp.ones((1, T), jnp.int32)), vocab_size=few, **SMALL)
     state = quick(m.init)(jax.random.key(0), Batch(jnp.ones((1, T), jnp.int32)))
@@ -241,7 +241,7 @@ def test_decoding_is_a_loop_of_argmax_on_its_own_output():
     assert len(np.unique(x)) == few and 0 < (x == 0).any(1).mean() < 1
 
 
-def test_no_character_is_seen_before_it_is_to_be_said():
+def test_decoder_is_causal():
     m, state, batch = built()
     params, z = state.params['ae']['decoder'], m.encode(state, batch.x)
     y = speller().logits(params, z, batch.x)
@@ -269,7 +269,7 @@ def learned():
     return m, state, metrics['loss'][0], texts
 
 
-def test_eight_sentences_are_learned_by_heart():
+def test_eight_sentences_are_memorised():
     m, state, before, texts = learned()
     batch = Batch(jnp.asarray(rows(*texts)))
     result = m.evaluate(state, batch, jax.random.key(2))
@@ -280,7 +280,7 @@ def test_eight_sentences_are_learned_by_heart():
 
 def test_accuracy_is_the_share_of_characters_right_when_decoding_freely():
     m, state, _, texts = learned()
-    others = [text[::-1].replace('e', 'Z') for text in texts]  # unlike those learned
+    others = [text[::-1].replace('e', 'Z') for text in texts]  # other than the learned ones
     batch = Batch(jnp.asarray(rows(*others)))
     decoded = np.asarray(m.decode(state, m.encode(state, batch.x)))
     shares = [np.mean([decoded[i, t] == batch.x[i, t] for t in range(len(text))])
@@ -290,7 +290,7 @@ def test_accuracy_is_the_share_of_characters_right_when_decoding_freely():
     assert len(set(shares)) > 3
 
 
-@pytest.mark.parametrize('x, hyper, said', [
+@pytest.mark.parametrize('x, hyper, message', [
     (np.zeros((2, 4), np.float32), {}, '--config=configs/text.py'),
     (np.zeros((2, 4, 4, 1), np.int32), {}, '--config=configs/text.py'),
     (np.full((2, 4), 96, np.int32), {}, 'from 0 to 95'),
@@ -300,7 +300,7 @@ def test_accuracy_is_the_share_of_characters_right_when_decoding_freely():
     (np.ones((2, 4), np.int32), dict(width=0), 'width must be at least 1'),
     (np.ones((2, 4), np.int32), dict(embed_dim=0), 'embed_dim must be at least 1'),
     (np.ones((2, 4), np.int32), dict(word_dropout=1.), 'word_dropout must be')])
-def test_what_does_not_fit_is_refused(x, hyper, said):
+def test_what_does_not_fit_is_refused(x, hyper, message):
     with pytest.raises(BadInput) as error:
         model.make(Batch(jnp.asarray(x)), **hyper)
-    assert said in one_line(error)
+    assert message in one_line(error)

@@ -1,6 +1,6 @@
-"""The VAEs of two layers, of parts of the KL, of MMD and of discrete codes, against known answers.
+"""The VAEs with two layers, with KL terms, with MMD and with discrete codes, against known answers.
 
-The truths come from SciPy and NumPy, from enumeration, or from Gaussians with a closed form.
+The references come from SciPy and NumPy, from enumeration, or from Gaussians with a closed form.
 """
 import functools
 import itertools
@@ -30,8 +30,8 @@ def started(model, batch, seed=0):
     return quick(model.init)(jax.random.key(seed), batch)
 
 
-def wilder(state, player, scale=3.):
-    """The state with larger parameters, so that nothing is nearly constant."""
+def with_larger_params(state, player, scale=3.):
+    """The state with larger parameters, so that no output is nearly constant."""
     return state._replace(params=state.params | {
         player: jax.tree.map(lambda a: scale * a, state.params[player])})
 
@@ -41,7 +41,7 @@ def equal(a, b):
 
 
 def dense(params, z, act=np.tanh):
-    """A net of dense layers in NumPy, read off its parameters."""
+    """The output of dense layers in NumPy, computed from their parameters."""
     blocks = [params[k] for k in sorted(params) if 'bias' in params[k]]
     for i, block in enumerate(blocks):
         kernel, = (np.asarray(v['kernel'], float) for k, v in block.items() if k != 'bias')
@@ -51,7 +51,7 @@ def dense(params, z, act=np.tanh):
 
 
 def gaussian(code):
-    """Mean and standard deviation of a code; log-variances lie within 15."""
+    """Mean and standard deviation of a code; log-variances are bounded by 15."""
     mean, logvar = np.split(code, 2, -1)
     return mean, np.exp(15 * np.tanh(logvar / 15) / 2)
 
@@ -63,7 +63,7 @@ def gaussian(code):
 def two_layers(k=5, **hyper):
     model = model_of('ladder', data(), latent=2, bottom_latent=3, width=(4, 3), top=(4, 3), k=k,
                      **hyper)
-    return model, wilder(started(model, data()), 'vae', 2.)
+    return model, with_larger_params(started(model, data()), 'vae', 2.)
 
 
 def test_ladder_densities_are_those_of_numpy():
@@ -79,25 +79,25 @@ def test_ladder_densities_are_those_of_numpy():
     p1 = gaussian(dense(params['prior'], z2))
     truth = stats.norm.logpdf(z1, *p1).sum(1) + stats.norm.logpdf(z2).sum(1)
     np.testing.assert_allclose(log_p, truth, rtol=1e-4, atol=1e-4)
-    chance = 1 / (1 + np.exp(-dense(params['decoder'], z1)))
-    truth = (x * np.log(chance) + (1 - x) * np.log1p(-chance)).sum(1)
+    probability = 1 / (1 + np.exp(-dense(params['decoder'], z1)))
+    truth = (x * np.log(probability) + (1 - x) * np.log1p(-probability)).sum(1)
     np.testing.assert_allclose(log_x, truth, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(model.decode(state, z), chance, rtol=1e-4)
+    np.testing.assert_allclose(model.decode(state, z), probability, rtol=1e-4)
     centre = model.encode(state, data().x)
     np.testing.assert_allclose(centre['z1'], q1[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(centre['z2'], gaussian(dense(params['posterior'], q1[0]))[0],
                                rtol=1e-4, atol=1e-5)
 
 
-def test_ladder_draws_what_its_densities_say():
-    """Standardised by NumPy's moments, every layer of q and p is a standard normal."""
+def test_ladder_samples_follow_its_densities():
+    """Standardised by the moments from NumPy, every layer of q and p is a standard normal."""
     model, state = two_layers()
     params, many = state.params['vae'], Batch(jnp.repeat(data().x, 500, 0))
     z = jax.device_get(model.density.posterior(state, many, keys(1)[0])[0])
     built = jax.device_get(model.prior(state, keys(1)[0], 3000))
-    for samples, net, given in ((z['z1'], 'encoder', many.x), (z['z2'], 'posterior', z['z1']),
-                                (built['z1'], 'prior', built['z2'])):
-        mean, sd = gaussian(dense(params[net], np.asarray(given, float)))
+    for samples, net, condition in ((z['z1'], 'encoder', many.x), (z['z2'], 'posterior', z['z1']),
+                                    (built['z1'], 'prior', built['z2'])):
+        mean, sd = gaussian(dense(params[net], np.asarray(condition, float)))
         assert stats.kstest(((samples - mean) / sd).ravel(), 'norm').pvalue > 1e-3, net
     assert stats.kstest(built['z2'].ravel(), 'norm').pvalue > 1e-3
 
@@ -118,7 +118,7 @@ def test_ladder_of_one_code_is_the_elbo_by_hand():
 
 
 def test_ladder_trains_on_the_bound_that_it_reports():
-    """Of codes whose densities are those of the interface."""
+    """The codes and their densities are those of `model.density`."""
     k, key = 4, keys(1)[0]
     model, state = two_layers(k=k)
     many = Batch(jnp.tile(data().x, (k, 1)))
@@ -130,7 +130,7 @@ def test_ladder_trains_on_the_bound_that_it_reports():
 
 @pytest.mark.full
 def test_ladder_bound_rises_with_k_to_the_evidence():
-    """A decoder blind to its code has p(x | z) = p(x), known; every bound lies below."""
+    """With a decoder that ignores its code, p(x | z) = p(x) is known; every bound is below it."""
     model, state = two_layers(k=1)
     params = state.params['vae']
     blind = jax.tree.map(lambda a: a if a.ndim == 1 else jnp.zeros_like(a), params['decoder'])
@@ -161,14 +161,14 @@ def test_ladder_refuses_what_is_not_positive(bad):
 def normals(n, d, seed=0):
     """Codes, means and log-variances (n, d), and the density of each code under each Gaussian by
     SciPy, (n, n, d)."""
-    chance = np.random.default_rng(seed)
-    mean, logvar = chance.normal(size=(n, d)), chance.normal(size=(n, d))
-    z = mean + np.exp(logvar / 2) * chance.normal(size=(n, d))
+    rng = np.random.default_rng(seed)
+    mean, logvar = rng.normal(size=(n, d)), rng.normal(size=(n, d))
+    z = mean + np.exp(logvar / 2) * rng.normal(size=(n, d))
     each = stats.norm.pdf(z[:, None], mean, np.exp(logvar / 2))
     return jnp.float32(z), jnp.float32(mean), jnp.float32(logvar), each
 
 
-def test_aggregate_of_the_whole_is_the_plain_average():
+def test_aggregate_of_all_examples_is_the_plain_mean():
     z, mean, logvar, each = normals(7, 3)
     log_q, log_each = tcvae.aggregate(z, mean, logvar, 7)
     np.testing.assert_allclose(log_q, np.log(each.prod(-1).mean(1)), rtol=1e-4)
@@ -176,7 +176,9 @@ def test_aggregate_of_the_whole_is_the_plain_average():
 
 
 def test_aggregate_of_batches_is_without_bias():
-    """Over all batches with a code's own example, q(z), and likewise of every dimension alone."""
+    """On average over all batches that contain a code's example, it is q(z), and likewise in every
+    dimension.
+    """
     z, mean, logvar, each = normals(7, 2)
     joint, single = [], []
     for rest in itertools.combinations(range(1, 7), 2):
@@ -190,8 +192,9 @@ def test_aggregate_of_batches_is_without_bias():
 
 
 def test_aggregate_is_chen_and_others_mean_over_the_orders_of_the_batch():
-    """Their weights for a batch of m + 1 of `size`, its own example first: 1 / size, then 1 / m,
-    and (size - m) / (size m) for the last."""
+    """Chen et al.'s weights for a batch of m + 1 out of `size`, with the example of the code first:
+    1 / size, then 1 / m, and (size - m) / (size m) for the last.
+    """
     z, mean, logvar, each = normals(4, 2)
     m, size = 3, 11
     weights = np.array([1 / size, *[1 / m] * (m - 1), (size - m) / (size * m)])
@@ -209,11 +212,11 @@ def test_aggregate_by_weighted_sampling_is_the_plain_mean_over_the_size():
 
 
 def test_aggregate_finds_the_total_correlation_of_a_gaussian():
-    """Means of correlation .8, so that q(z) is a Gaussian, and q of each dimension as well."""
-    chance, sd, n = np.random.default_rng(0), .4, 1200
+    """The means have correlation .8, so that q(z) is a Gaussian, and so is q of each dimension."""
+    rng, sd, n = np.random.default_rng(0), .4, 1200
     spread = np.array([[1, .8], [.8, 1]])
-    mean = chance.multivariate_normal([0, 0], spread, n)
-    z = mean + sd * chance.normal(size=(n, 2))
+    mean = rng.multivariate_normal([0, 0], spread, n)
+    z = mean + sd * rng.normal(size=(n, 2))
     log_q, log_each = quick(tcvae.aggregate, static_argnums=3)(
         jnp.float32(z), jnp.float32(mean), jnp.full((n, 2), 2 * np.log(sd)), n)
     total = spread + sd ** 2 * np.eye(2)
@@ -226,7 +229,7 @@ def test_aggregate_finds_the_total_correlation_of_a_gaussian():
 @functools.cache
 def parts(**hyper):
     model = model_of('tcvae', data(), Context(size=50), latent=3, width=(4,), **hyper)
-    return model, wilder(started(model, data()), 'vae')
+    return model, with_larger_params(started(model, data()), 'vae')
 
 
 def test_tcvae_by_weighted_sampling_has_the_same_kl_in_other_parts():
@@ -239,7 +242,7 @@ def test_tcvae_by_weighted_sampling_has_the_same_kl_in_other_parts():
 
 
 @pytest.mark.parametrize('weights', [(1., 1., 1.), (.5, 4., 2.)])
-def test_tcvae_parts_add_up_to_the_kl_of_the_codes_drawn(weights):
+def test_tcvae_parts_add_up_to_the_kl_of_the_sampled_codes(weights):
     model, state = parts(**dict(zip(('alpha', 'beta', 'gamma'), weights)))
     result = jax.device_get(quick(model.evaluate)(state, data(), keys(1)[0]))
     z, log_q = model.density.posterior(state, data(), keys(1)[0])
@@ -267,14 +270,14 @@ def test_tcvae_size_is_that_of_the_examples_where_none_is_given():
 
 
 def pairs(key, n, rho=.8):
-    """n draws of two standard normals of correlation rho."""
+    """n samples of two standard normals with correlation rho."""
     a, b = jax.random.normal(key, (2, n))
     return jnp.stack([a, rho * a + (1 - rho ** 2) ** .5 * b], -1)
 
 
 @pytest.mark.full
 def test_factor_discriminator_finds_the_log_ratio_and_the_total_correlation():
-    """The encoder is the identity with hardly a noise, and stays where it is."""
+    """The encoder is the identity with very little noise, and is not trained."""
     batch = Batch(pairs(jax.random.key(3), 512))
     model = model_of('factor', batch, latent=2, kind='linear', likelihood='gaussian',
                      learning_rate=0., discriminator_width=(64, 64),
@@ -313,7 +316,7 @@ def test_permuted_keeps_the_marginals_and_breaks_the_ties():
     assert all(abs(np.corrcoef(result[:, d], z[:, d])[0, 1]) < .07 for d in (0, 1))
 
 
-def test_factor_players_move_themselves_alone():
+def test_factor_players_update_only_their_parameters():
     def moved(**hyper):
         model = model_of('factor', data(), latent=2, width=(4,), discriminator_width=(5,), **hyper)
         start = started(model, data())
@@ -342,8 +345,10 @@ def test_factor_loss_is_the_vaes_and_gamma_times_the_logit():
 
 
 def mean_kernel(kernel, d, square, variance):
-    """E k of two independent Gaussians in d dimensions, their means a squared distance apart and of
-    so much variance together: closed for rbf, else an integral over the noncentral chi square."""
+    """E k of two independent Gaussians in d dimensions: `square` is the squared distance of their
+    means, `variance` the sum of their variances. Closed form for rbf, otherwise an integral over
+    the noncentral chi square.
+    """
     c = 2 * d
     if kernel == 'rbf':
         return (c / (c + 2 * variance)) ** (d / 2) * np.exp(-square / (c + 2 * variance))
@@ -357,11 +362,11 @@ def mean_kernel(kernel, d, square, variance):
 def test_mmd_is_that_of_two_gaussians(kernel, shift, sd):
     d, n, draws = 3, 60, 300
 
-    def once(key):
+    def estimate(key):
         z, other = jax.random.normal(key, (2, n, d))
         return mmd.discrepancy(kernel, sd * z + shift, other).mean()
 
-    result = np.asarray(jax.jit(jax.vmap(once))(keys(draws)), float)
+    result = np.asarray(jax.jit(jax.vmap(estimate))(keys(draws)), float)
     truth = (mean_kernel(kernel, d, 0., 2 * sd ** 2) + mean_kernel(kernel, d, 0., 2.)
              - 2 * mean_kernel(kernel, d, d * shift ** 2, 1 + sd ** 2))
     assert abs(result.mean() - truth) < 4 * result.std() / draws ** .5
@@ -388,7 +393,7 @@ def test_mmd_is_the_mean_over_all_pairs_of_others(kernel):
 @pytest.mark.parametrize('alpha, weight', [(1., 10.), (0., 1.), (.3, 20.)])
 def test_mmd_loss_is_zhao_and_others(alpha, weight):
     model = model_of('mmd', data(), latent=2, width=(4,), alpha=alpha, mmd_weight=weight)
-    state = wilder(started(model, data()), 'vae')
+    state = with_larger_params(started(model, data()), 'vae')
     m = quick(model.evaluate)(state, data(), keys(1)[0])
     truth = m['recon'] + (1 - alpha) * m['kl'] + (alpha + weight - 1) * m['mmd']
     np.testing.assert_allclose(m['loss'], truth, rtol=1e-4)
@@ -399,7 +404,7 @@ def test_mmd_loss_is_zhao_and_others(alpha, weight):
 def test_the_wasserstein_autoencoder_has_no_noise():
     model = model_of('mmd', data(), latent=2, width=(4,), deterministic=True, mmd_weight=10.,
                      likelihood='gaussian')
-    state = wilder(started(model, data()), 'vae')
+    state = with_larger_params(started(model, data()), 'vae')
     one, other = (quick(model.evaluate)(state, data(), key) for key in keys(2))
     assert set(one) == {'loss', 'recon', 'mmd'} and model.density is None
     assert equal(one['recon'], other['recon']) and not equal(one['mmd'], other['mmd'])
@@ -419,18 +424,18 @@ def test_mmd_refuses_an_unknown_kernel():
 
 @functools.cache
 def tiny(**hyper):
-    """Three places of three codes, and a prior far from uniform."""
+    """Three positions with three codes each, and a prior far from uniform."""
     model = model_of(
         'vq', data(),
         **dict(
             dict(latent=2, codebook_size=3, num_positions=3, kind='mlp', width=(4, ),
                  prior_width=5), **hyper))
-    return model, wilder(started(model, data()), 'prior', 4.)
+    return model, with_larger_params(started(model, data()), 'prior', 4.)
 
 
 def test_vq_takes_the_nearest_code():
-    chance = np.random.default_rng(0)
-    z, book = chance.normal(size=(4, 7, 3)), chance.normal(size=(11, 3))
+    rng = np.random.default_rng(0)
+    z, book = rng.normal(size=(4, 7, 3)), rng.normal(size=(11, 3))
     truth = ((z[..., None, :] - book) ** 2).sum(-1).argmin(-1)
     result = vq.nearest(jnp.float32(z), jnp.float32(book))
     np.testing.assert_array_equal(result, truth)
@@ -449,14 +454,14 @@ def test_vq_gradient_goes_straight_through():
 
 def test_vq_takes_the_nearest_code_of_far_vectors():
     """Thousands away from zero and a tenth from each other, where squares cancel."""
-    chance = np.random.default_rng(0)
-    book = np.float32(3000 + .1 * chance.normal(size=(16, 4)))
-    z = book[np.arange(200) % 16] + np.float32(.01 * chance.normal(size=(200, 4)))
-    far = ((np.float64(z)[:, None] - np.float64(book)) ** 2).sum(-1)
-    np.testing.assert_array_equal(vq.nearest(jnp.asarray(z), jnp.asarray(book)), far.argmin(1))
+    rng = np.random.default_rng(0)
+    book = np.float32(3000 + .1 * rng.normal(size=(16, 4)))
+    z = book[np.arange(200) % 16] + np.float32(.01 * rng.normal(size=(200, 4)))
+    squared = ((np.float64(z)[:, None] - np.float64(book)) ** 2).sum(-1)
+    np.testing.assert_array_equal(vq.nearest(jnp.asarray(z), jnp.asarray(book)), squared.argmin(1))
 
 
-def test_vq_encoder_learns_by_the_reconstruction_alone():
+def test_vq_encoder_learns_by_the_reconstruction_only():
     model, state = tiny(commitment_cost=0.)
     after = quick(model.step)(state, data(), keys(1)[0])[0]
     for part in 'encoder', 'project', 'decoder':
@@ -466,17 +471,18 @@ def test_vq_encoder_learns_by_the_reconstruction_alone():
 def test_vq_commitment_draws_the_encoder_towards_its_codes():
     model, state = tiny(commitment_cost=1e3)
 
-    def far(params):
+    def commitment(params):
         result = quick(model.evaluate)(state._replace(params=params), data(), None)
         return float((result['loss'] - result['recon']).sum())
 
-    free, samples = (quick(m.step)(state, data(), keys(1)[0])[0].params
-                     for m in (tiny(commitment_cost=0.)[0], model))
-    assert far(samples) < far(free) and far(samples) < far(state.params)
+    uncommitted, committed = (quick(m.step)(state, data(), keys(1)[0])[0].params
+                              for m in (tiny(commitment_cost=0.)[0], model))
+    assert commitment(committed) < commitment(uncommitted) and commitment(committed) < commitment(
+        state.params)
 
 
 def test_vq_reconstructs_with_the_codes_it_names():
-    """The vectors are read off the encoder in NumPy, the codebook off the buffers."""
+    """NumPy computes the vectors from the encoder, and the codebook from the buffers."""
     model, state = tiny(codebook_size=5, commitment_cost=.7)
     params, buffers, x = state.params['vq'], state.buffers['vq'], np.asarray(data().x, float)
     relu = lambda a: np.maximum(a, 0)
@@ -489,9 +495,9 @@ def test_vq_reconstructs_with_the_codes_it_names():
                                rtol=1e-4)
     result = quick(model.evaluate)(state, data(), None)
     recon = (np.log1p(np.exp(logits)) - x * logits).sum(1)
-    far = ((z - book[index]) ** 2).sum((1, 2))
+    commitment = ((z - book[index]) ** 2).sum((1, 2))
     np.testing.assert_allclose(result['recon'], recon, rtol=1e-4)
-    np.testing.assert_allclose(result['loss'], recon + .7 * far, rtol=1e-4)
+    np.testing.assert_allclose(result['loss'], recon + .7 * commitment, rtol=1e-4)
     log_x, log_p = model.density.joint(state, data(), jnp.asarray(index))
     np.testing.assert_allclose(log_x, -recon, rtol=1e-4)
     np.testing.assert_allclose(result['prior_nll'], -log_p, rtol=1e-4)
@@ -510,15 +516,15 @@ def test_vq_codes_move_to_the_mean_of_the_vectors_they_replace():
     buffers = dict(share=jnp.array([.5, .5]), total=jnp.array([[0.], [2.]]))
     assert equal(vq.codebook(buffers), jnp.array([[0.], [4.]]))
     z, index = jnp.array([[[1.]], [[2.]], [[6.]], [[3.]]]), jnp.array([[0], [0], [1], [0]])
-    once = vq.renewed(buffers, z, index, .9, 0.)
-    np.testing.assert_allclose(once['share'], [.525, .475], rtol=1e-6)
-    np.testing.assert_allclose(once['total'], [[.15], [1.95]], rtol=1e-6)
+    updated = vq.renewed(buffers, z, index, .9, 0.)
+    np.testing.assert_allclose(updated['share'], [.525, .475], rtol=1e-6)
+    np.testing.assert_allclose(updated['total'], [[.15], [1.95]], rtol=1e-6)
     for _ in range(100):
         buffers = vq.renewed(buffers, z, index, .9, .1)
     np.testing.assert_allclose(vq.codebook(buffers), [[2.], [6.]], rtol=1e-3)
 
 
-def test_vq_code_that_nothing_is_near_begins_anew():
+def test_vq_code_without_near_vectors_is_reinitialised():
     buffers = dict(share=jnp.array([.9, .06, .04]), total=jnp.full((3, 1), 9.))
     z, index = jnp.array([[[1.], [2.], [3.], [4.]]]), jnp.zeros((1, 4), jnp.int32)
     result = vq.renewed(buffers, z, index, .9, .15)
@@ -532,7 +538,7 @@ def sequences():
     return jnp.int32(list(itertools.product(range(3), repeat=3)))
 
 
-def chances(model, state):
+def prior_probabilities(model, state):
     """The prior's probability of each of the 27 sequences."""
     many = Batch(jnp.zeros((27, 5)))
     return np.exp(np.asarray(model.density.joint(state, many, sequences())[1], float))
@@ -540,7 +546,7 @@ def chances(model, state):
 
 def test_vq_prior_is_normalised_and_is_what_is_sampled():
     model, state = tiny()
-    p, n = chances(model, state), 20000
+    p, n = prior_probabilities(model, state), 20000
     np.testing.assert_allclose(p.sum(), 1, rtol=1e-4)
     assert p.max() > 2 * np.median(p), 'a prior of little to find out'
     built = np.asarray(quick(model.prior, static_argnums=2)(state, keys(1)[0], n))
@@ -552,20 +558,20 @@ def test_vq_prior_is_normalised_and_is_what_is_sampled():
 
 
 @pytest.mark.full
-def test_vq_samples_are_of_the_kinds_it_has_seen():
-    """Four patterns: after training, the prior knows which codes go together."""
+def test_vq_samples_are_of_the_training_patterns():
+    """Four patterns: after training, the prior knows which codes occur together."""
     x = jnp.float32(np.kron(np.eye(4), np.ones(4)))
     batch = Batch(jnp.tile(x, (9, 1)))
     model = model_of('vq', batch, latent=2, codebook_size=8, num_positions=2, kind='mlp',
                      width=(32, ), prior_width=16, learning_rate=3e-3,
                      prior_optimiser=dict(learning_rate=1e-2),
-                     dead_code_threshold=0.)  # codes that come anew would move about
+                     dead_code_threshold=0.)  # reinitialised codes would move
     state, metrics = jax.jit(lambda s, k: jax.lax.scan(lambda s, k: model.step(s, batch, k), s, k))(
         started(model, batch), keys(600))
-    far = ((np.asarray(model.decode(state, model.prior(state, keys(1)[0], 400)))[:, None] - x) ** 2
-           ).mean(-1)
-    assert far.min(1).mean() < .02
-    assert np.bincount(far.argmin(1), minlength=4).min() > 400 * .15
+    squared = ((np.asarray(model.decode(state, model.prior(state, keys(1)[0], 400)))[:, None]
+                - x) ** 2).mean(-1)
+    assert squared.min(1).mean() < .02
+    assert np.bincount(squared.argmin(1), minlength=4).min() > 400 * .15
     assert abs(metrics['prior_nll'][-1] - np.log(4)) < .1, 'the entropy of four equal patterns'
 
 
@@ -579,11 +585,11 @@ def test_vq_of_images_has_a_grid_of_codes():
     assert quick(model.decode)(state, index).shape == batch.x.shape
 
 
-@pytest.mark.parametrize('bad, said',
+@pytest.mark.parametrize('bad, message',
                          [(dict(codebook_size=0), 'codebook_size must be at least 1'),
                           (dict(num_positions=0), 'num_positions must be at least 1'),
                           (dict(likelihood='categorical'), 'use bernoulli or gaussian'),
                           (dict(prior_width=0), 'width must be at least 1')])
-def test_vq_refuses_what_does_not_fit(bad, said):
-    with pytest.raises(BadInput, match=said):
+def test_vq_refuses_what_does_not_fit(bad, message):
+    with pytest.raises(BadInput, match=message):
         model_of('vq', data(), **dict(dict(kind='mlp'), **bad))

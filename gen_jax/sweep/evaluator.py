@@ -61,7 +61,8 @@ class Evaluator:
             if at not in self.compiled:
                 least = min(filter(None, (most, self.most)), default=None)
                 examples = jax.tree.map(lambda a: a[:least], getattr(run.data, split))
-                self.compiled[at] = train.over(run, evaluate, examples, loop.collection)
+                self.compiled[at] = train.compile_evaluation(run, evaluate, examples,
+                                                             loop.collection)
             program, placed = self.compiled[at]
             return jax.device_get(program(state, placed, key))
 

@@ -110,7 +110,7 @@ def follow(g: Group, compiled: Programs, points: list[dict[str, Any]], folder: P
     progress = record.Progress(config.epochs, done, of=f' of {len(points)} points')
     since = time.perf_counter()
     with (checkpoint.manager(folder / 'checkpoints', keep=2) as saves,
-          train.asked_to_stop() as asked):
+          train.stop_signals() as asked):
         for epoch in range(done + 1, config.epochs + 1):
             states, metrics, bad = compiled.train(states, keys)
             metrics, bad = jax.device_get((metrics, bad))

@@ -1,4 +1,4 @@
-"""The host's side of a run: restore, epoch, evaluate, record, save."""
+"""The training loop on the host: restores a run, trains epochs, evaluates, records and saves."""
 import contextlib
 import math
 from pathlib import Path
@@ -10,53 +10,58 @@ from ml_collections import ConfigDict
 from gen_jax import checkpoint, loop, parallel, record
 from gen_jax.data import points
 from gen_jax.train.pictures import can_reconstruct, save_pictures, samples, reconstruction_rows
-from gen_jax.train.faults import Stopped, exclusive, asked_to_stop
+from gen_jax.train.faults import Stopped, exclusive, stop_signals
 from gen_jax.train.model_info import save, example_batch, test_examples
 from gen_jax.train.run import (
-    PRECISIONS, Run, announce, batched, collector, described, evaluator, load, maker, over, prepare)
+    PRECISIONS, Run, announce, batched, collector, compile_evaluation, described, evaluator, load,
+    maker, prepare)
 from gen_jax.train.config import (BATCH, HERE, choose, lock_workdir, defaults, find_model, leaves,
                                   check_same_config, stored_config, update)
 from gen_jax.train.streamed import feed
 from gen_jax.types import BadInput, State, closest_match
 
 POINTS = points.NAMES
-ROLLBACKS = 10
+MAX_ROLLBACKS = 10
 
 
 class Trainer:
-    """Compiled epochs of a run; `compile_seconds` and `seconds` of training add up as it works.
+    """Calls the compiled epochs of a run.
 
-    sums: the metrics of an epoch that is not over, weighed by its steps; again: how often training
-    was taken up again after a rollback, with other random numbers each time; start: the loss of the
-    first step, of a model with one.
+    `seconds` and `compile_seconds` add up the time of training and of compilation. `sums` are the
+    metrics of the current epoch so far, weighted by the number of steps. `rollbacks` counts how
+    often training went back to a checkpoint; each time it continues with other random numbers.
+    `start` is the loss of the first step, or nan for a model without one.
     """
 
     def __init__(self, run: Run):
-        self.run, self.compiled, self.sums, self.again = run, {}, {}, 0
+        self.run, self.compiled, self.sums, self.rollbacks = run, {}, {}, 0
         self.feed = feed(run)
         self.data = None if self.feed else run.layout.place(run.data.train)
         self.seconds, self.compile_seconds, self.start = 0., 0., float('nan')
 
     def call(self, state: State, steps: int):
-        """The compiled call of so many steps."""
+        """Makes one call of `steps` training steps; compiles for each number of steps once."""
         run = self.run
         data = self.feed(int(state.step), steps) if self.feed else self.data
         if steps not in self.compiled:
             start = time.perf_counter()
-            what = run.model, run.data.prepare
-            more = dict(share=run.layout.share, skip=run.config.on_nan == 'skip')
-            chunk = loop.streaming(*what, **more) if self.feed else loop.training(
-                *what, len(run.data.train.x), run.config.batch_size, steps, **more)
+            args = run.model, run.data.prepare
+            kwargs = dict(share=run.layout.share, skip=run.config.on_nan == 'skip')
+            chunk = loop.streaming(*args, **kwargs) if self.feed else loop.training(
+                *args, len(run.data.train.x), run.config.batch_size, steps, **kwargs)
             with jax.default_matmul_precision(run.config.precision):
                 lowered = run.layout.compile(chunk, (0,)).lower(state, data, run.key)
             self.compiled[steps] = lowered.compile()
             self.compile_seconds += time.perf_counter() - start
-        key = loop.stream(run.key, loop.AGAIN, self.again) if self.again else run.key
+        key = loop.stream(run.key, loop.AGAIN, self.rollbacks) if self.rollbacks else run.key
         return self.compiled[steps](state, data, key)
 
     def advance(self, state: State) -> tuple[State, dict[str, float] | None]:
-        """One call more, and the metrics of an epoch that ends with it.  Raises FloatingPointError
-        that says what is wrong, and at which step."""
+        """Makes one more call; returns the state, and the metrics of the epoch if the call ends it,
+        else None.
+        Raises: FloatingPointError that names the metric that is not finite or impossible, and the
+        step.
+        """
         per_epoch = self.run.per_epoch
         at_once = self.feed.at_once if self.feed else self.run.config.steps_per_call or per_epoch
         done = int(state.step) % per_epoch
@@ -80,24 +85,26 @@ class Trainer:
         return state, named
 
     def trouble(self, named: dict[str, float]) -> str:
-        """What is not finite, or impossible, among flat metrics."""
+        """The first flat metric that is not finite or impossible, in words; '' if there is none."""
         return loop.trouble({name.split('/')[1]: v for name, v in named.items()},
                             self.run.model.bounds)
 
     def resume(self, saved: dict[str, float], step: int) -> None:
-        """Takes up what was saved with the state of a step."""
-        self.again = max(self.again, int(saved.get('again', 0)))
+        """Takes the values that were saved with the state of a step."""
+        self.rollbacks = max(self.rollbacks, int(saved.get('again', 0)))
         self.start = saved.get('start', self.start)
         self.sums = {k: v for k, v in saved.items()
                      if k.startswith('train/') and step % self.run.per_epoch}
 
     def so_far(self) -> dict[str, float]:
-        """What is to be saved with the state."""
+        """The values to save with the state."""
         start = {} if math.isnan(self.start) else {'start': self.start}
-        return self.sums | start | ({'again': self.again} if self.again else {})
+        return self.sums | start | ({'again': self.rollbacks} if self.rollbacks else {})
 
     def epoch(self, state: State) -> tuple[State, dict[str, float]]:
-        """What is left of an epoch, and the metrics of all of it.  Raises as `advance`."""
+        """Trains to the end of the epoch; returns the state and the metrics of the epoch. Raises as
+        `advance`.
+        """
         named = None
         while named is None:
             state, named = self.advance(state)
@@ -105,18 +112,18 @@ class Trainer:
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
-    """Trains until config.epochs, from the newest checkpoint in workdir where there is one.
+    """Trains for config.epochs epochs, from the newest checkpoint in workdir if there is one.
 
-    Raises BadInput for what does not fit together, for a workdir that cannot be written or is in
-    use and for metrics that are not finite or impossible; Stopped after SIGINT or SIGTERM, when all
-    is saved.
+    Raises: BadInput for a config that is inconsistent, for a workdir that cannot be written or is
+    in use, and for metrics that are not finite or impossible; Stopped after SIGINT or SIGTERM, once
+    everything is saved.
     """
     announce(config, workdir)
     run = parallel.collectively(prepare, config)
     print(described(run), flush=True)
     trainer, evaluate = Trainer(run), evaluator(run)
     config = run.config
-    with lock_workdir(workdir, config), asked_to_stop() as asked:
+    with lock_workdir(workdir, config), stop_signals() as received:
         if jax.process_index() == 0:
             save(workdir, run.known)
         finished = False
@@ -124,14 +131,15 @@ def train(config: ConfigDict, workdir: Path) -> None:
             state = checkpoint.restore(workdir / 'checkpoints', run.state)
             with (checkpoint.manager(workdir / 'checkpoints', best=config.eval.best) as saves,
                   contextlib.ExitStack() as cleanup):
-                finished = follow(run, trainer, evaluate, state, saves, workdir, asked, cleanup)
-            trainer.again += not finished
+                finished = follow(run, trainer, evaluate, state, saves, workdir, received, cleanup)
+            trainer.rollbacks += not finished
 
 
 def follow(run: Run, trainer: Trainer, evaluate, state: State | None, saves, workdir: Path,
-           asked: list[str], cleanup: contextlib.ExitStack) -> bool:
-    """Trains from a restored state on, or from the first; whether to the end, or to a rollback.
-    held: what is ended with it, whatever ends it."""
+           received: list[str], cleanup: contextlib.ExitStack) -> bool:
+    """Trains from a restored state, or from the initial one if `state` is None. Returns True at the
+    end of training and False for a rollback. `cleanup` closes the progress line however this ends.
+    """
     config = run.config
     first = 0 if state is None else int(state.step)
     epoch = first // run.per_epoch
@@ -144,13 +152,14 @@ def follow(run: Run, trainer: Trainer, evaluate, state: State | None, saves, wor
     else:
         print(f'going on after epoch {epoch}')
         trainer.resume(checkpoint.saved_metrics(workdir / 'checkpoints', first), first)
-    spent = summary(workdir).get('seconds', 0.) if first else 0.
+    previous_seconds = summary(workdir).get('seconds', 0.) if first else 0.
     log, progress = record.Record(workdir, first), record.Progress(config.epochs, epoch)
     cleanup.callback(progress.end)
-    began, measured = trainer.seconds, {}
+    start_seconds, measured = trainer.seconds, {}
 
     def summarise():
-        seconds, examples = spent + trainer.seconds - began, int(state.step) * config.batch_size
+        seconds, examples = (previous_seconds + trainer.seconds - start_seconds,
+                             int(state.step) * config.batch_size)
         metrics = named_at_end(log.last) | (measured or evaluate(state))
         record.write_json(workdir / 'summary.json', dict(
             model=config.model.name, dataset=config.data.name, epochs=epoch, steps=int(state.step),
@@ -171,12 +180,14 @@ def follow(run: Run, trainer: Trainer, evaluate, state: State | None, saves, wor
             progress.end()
             log.close()
             checkpoint.finish(saves)
-            kept = saves.latest_step()
-            if config.on_nan == 'rollback' and kept is not None and trainer.again < ROLLBACKS:
-                print(f'{e}; back to step {kept}, from there with other random numbers')
+            last_saved = saves.latest_step()
+            if (config.on_nan == 'rollback' and last_saved is not None
+                    and trainer.rollbacks < MAX_ROLLBACKS):
+                print(f'{e}; back to step {last_saved}, from there with other random numbers')
                 return False
-            kept = 'nothing was saved' if kept is None else f'the checkpoint of step {kept} is kept'
-            raise BadInput(f'{e}; {kept}; try a lower --config.optimiser.learning_rate, or '
+            last_saved = ('nothing was saved' if last_saved is None else
+                          f'the checkpoint of step {last_saved} is kept')
+            raise BadInput(f'{e}; {last_saved}; try a lower --config.optimiser.learning_rate, or '
                            '--config.precision=float32 where that is not so already') from None
         if named:
             epoch += 1
@@ -184,18 +195,18 @@ def follow(run: Run, trainer: Trainer, evaluate, state: State | None, saves, wor
                 named |= measured
                 checkpoint.save(saves, state, measured | trainer.so_far())
             log.metrics(int(state.step), epoch, named)
-            if due and epoch < config.epochs:  # so that a run that is killed knows its time
+            if due and epoch < config.epochs:  # keeps the time if the run is killed
                 summarise()
             examples = (int(state.step) - first) * config.batch_size
-            progress(epoch, named, examples / (trainer.seconds - began), trainer.start, due)
-        if epoch < config.epochs and parallel.any_process(bool(asked)):
+            progress(epoch, named, examples / (trainer.seconds - start_seconds), trainer.start, due)
+        if epoch < config.epochs and parallel.any_process(bool(received)):
             if not due:
                 checkpoint.save(saves, state, trainer.so_far())
             checkpoint.finish(saves)
             log.close()
             progress.end()
-            by = asked[0] if asked else 'another process'
-            raise Stopped(f'stopped by {by} after step {int(state.step)}, which is saved; '
+            sender = received[0] if received else 'another process'
+            raise Stopped(f'stopped by {sender} after step {int(state.step)}, which is saved; '
                           'the same command goes on from there')
     checkpoint.finish(saves)
     summarise()
@@ -211,5 +222,5 @@ def named_at_end(lines: list[dict]) -> dict[str, float]:
 
 
 def summary(workdir: Path) -> dict:
-    """What summary.json says; {} where there is none, or none that can be read."""
+    """The contents of summary.json; {} if it is missing or cannot be read."""
     return record.read_json(workdir / 'summary.json', 'it is written again when training ends')

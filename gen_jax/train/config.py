@@ -1,4 +1,4 @@
-"""What a config may say: its keys and defaults, and the config.json of a workdir."""
+"""The keys and defaults of a config, and the config.json of a workdir."""
 import contextlib
 import inspect
 import json
@@ -16,17 +16,17 @@ from gen_jax.train.faults import exclusive, report_full_disk
 from gen_jax.types import BadInput, closest_match
 
 HERE = ('data.dir', 'data.memory_limit', 'data.workers', 'data.cache', 'data.cache_dir',
-        'data.cache_limit')  # nothing of the data itself
+        'data.cache_limit')  # do not change the data themselves
 BATCH = 128
-FREE = 'epochs', 'eval', 'sampler', *HERE  # may differ between two commands on one workdir
+FREE = 'epochs', 'eval', 'sampler', *HERE  # may differ between commands on the same workdir
 
 
 def defaults(model: str, dataset: str, **changed) -> ConfigDict:
     """The config of a run of models/`model`: every key, with its default.
 
-    `changed` are the model's hyper-parameters that differ from those of its `make`; of its parts,
-    which become groups of the config beside `model`, dicts of the keys that differ, with another
-    net by its `name`.
+    `changed` holds the hyper-parameters of the model that differ from the defaults of its `make`. A
+    part of the model becomes a group of the config next to `model`; its value in `changed` is a
+    dict of the keys that differ, where `name` selects another net.
 
     Args:
         seed: of initialisation, order and noise.
@@ -75,7 +75,7 @@ def defaults(model: str, dataset: str, **changed) -> ConfigDict:
             groups[name] = parts.replace(p.default, **changed.pop(name, {})).spec.keys
             continue
         hyper[name] = changed.pop(name, p.default)
-        if hyper[name] is None:  # a typed hole, so that the command line can fill it
+        if hyper[name] is None:  # has a type, so that the command line can set it
             hyper[name] = config_dict.placeholder(typing.get_args(p.annotation)[0])
     assert not changed, f'make of {model} has no {", ".join(changed)}'
     return ConfigDict(dict(
@@ -90,7 +90,7 @@ def defaults(model: str, dataset: str, **changed) -> ConfigDict:
 
 
 def defaults_like(config: dict) -> ConfigDict:
-    """The defaults of the model, data set and nets that a config names."""
+    """The default config for the model, the data set and the nets that a config names."""
     groups = parts.find_parts(find_model(config['model']['name']).make)
     named = {group: dict(name=config[group]['name']) for group in groups
              if 'name' in config.get(group, {})}
@@ -98,8 +98,9 @@ def defaults_like(config: dict) -> ConfigDict:
 
 
 def choose(config: ConfigDict, group: str, name: str) -> None:
-    """Makes `name` the part of a group, with that one's own keys and defaults.  Raises BadInput
-    where there is none."""
+    """Makes `name` the part of a group, with the keys and defaults of that part.
+    Raises: BadInput if there is no such part.
+    """
     part = parts.replace(parts.find_parts(find_model(config.model.name).make)[group], name=name)
     if name != config[group].name:
         with config.unlocked():
@@ -108,8 +109,10 @@ def choose(config: ConfigDict, group: str, name: str) -> None:
 
 
 def update(config: ConfigDict, values: dict[str, Any]) -> None:
-    """Sets dotted keys, names of parts first, as these decide which other keys there are.  Raises
-    BadInput for a key that there is not."""
+    """Sets dotted keys. Sets the names of parts first, because they determine which other keys
+    exist.
+    Raises: BadInput for an unknown key.
+    """
     for key, value in values.items():
         group, _, name = key.rpartition('.')
         if name == 'name' and group not in ('model', 'data'):
@@ -121,15 +124,19 @@ def update(config: ConfigDict, values: dict[str, Any]) -> None:
 
 
 def find_model(name: str) -> types.ModuleType:
-    """The module of models/`name`, or of a name with dots.  Raises BadInput where there is none."""
+    """The module models/`name`, or the module of a dotted name.
+    Raises: BadInput if there is none.
+    """
     return parts.find_module(models, 'model', name)
 
 
 @contextlib.contextmanager
 def lock_workdir(workdir: Path, config: ConfigDict):
-    """Makes workdir this config's, and this program's alone; the first of several processes before
-    the others look.  Raises BadInput where it is another's, cannot be written, or is not the same
-    place for all."""
+    """Creates workdir for this config and locks it against other programs. Of several processes the
+    first does this, before the others check it.
+    Raises: BadInput if the workdir belongs to another config, is in use, cannot be written, or is
+    not the same directory for all processes.
+    """
     with contextlib.ExitStack() as locks:
         parallel.collectively(lambda: jax.process_index() or create_workdir(workdir, config, locks))
         parallel.collectively(lambda: jax.process_index() and check_workdir(workdir, config))
@@ -138,18 +145,18 @@ def lock_workdir(workdir: Path, config: ConfigDict):
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
-    theirs = stored_config(workdir)
-    if theirs is None:
+    stored = stored_config(workdir)
+    if stored is None:
         raise BadInput(f'workdir {workdir} is not seen by every process; give one on a disk that '
                        'they share, by --workdir')
-    check_same_config(workdir, theirs, json.loads(config.to_json()))
+    check_same_config(workdir, stored, json.loads(config.to_json()))
 
 
 def create_workdir(workdir: Path, config: ConfigDict, locks: contextlib.ExitStack) -> None:
-    file, ours = workdir / 'config.json', json.loads(config.to_json())
-    theirs = stored_config(workdir)
-    if theirs is not None:
-        check_same_config(workdir, theirs, ours)
+    file, current = workdir / 'config.json', json.loads(config.to_json())
+    stored = stored_config(workdir)
+    if stored is not None:
+        check_same_config(workdir, stored, current)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not os.access(workdir, os.W_OK):
@@ -160,12 +167,14 @@ def create_workdir(workdir: Path, config: ConfigDict, locks: contextlib.ExitStac
                        'give another by --workdir') from e
     locks.enter_context(exclusive(workdir))
     with report_full_disk(workdir):
-        record.write_json(file, ours)
+        record.write_json(file, current)
 
 
 def stored_config(workdir: Path) -> dict | None:
-    """The config.json of a workdir, None where there is none; keys that did not exist when it was
-    written have their defaults."""
+    """The config.json of a workdir, or None if there is none. A key that did not exist when the
+    file was written has its default.
+    Raises: BadInput if the file cannot be read or has an unknown key.
+    """
     file = workdir / 'config.json'
     try:
         if not file.exists():
@@ -182,13 +191,13 @@ def stored_config(workdir: Path) -> dict | None:
 
 
 def fill_defaults(tree: dict, default: dict) -> dict:
-    """A nested dict with what it lacks of a default."""
+    """A nested dict, with missing keys taken from `default`."""
     return default | {k: fill_defaults(v, default[k]) if isinstance(v, dict) and k in default else v
                       for k, v in tree.items()}
 
 
 def leaves(tree: Any, path: str = '', but=()) -> dict[str, Any]:
-    """The values of a nested dict by their dotted keys, without the keys `but` and those below."""
+    """The values of a nested dict by dotted key, without the keys in `but` and those below them."""
     if path in but:
         return {}
     if isinstance(tree, dict):
@@ -197,12 +206,12 @@ def leaves(tree: Any, path: str = '', but=()) -> dict[str, Any]:
     return {path: tree}
 
 
-def check_same_config(workdir: Path, theirs: dict, ours: dict,
+def check_same_config(workdir: Path, stored: dict, current: dict,
                       remedy='give another --workdir') -> None:
-    """Raises BadInput with the keys in which two configs differ, but for the FREE ones."""
-    theirs, ours = (leaves(tree, but=FREE) for tree in (theirs, ours))
-    differ = [f'{k} (there {theirs.get(k)!r}, here {ours.get(k)!r})'
-              for k in sorted(theirs.keys() | ours.keys()) if theirs.get(k) != ours.get(k)]
+    """Raises BadInput that lists the keys in which two configs differ; the FREE keys may differ."""
+    stored, current = (leaves(tree, but=FREE) for tree in (stored, current))
+    differ = [f'{k} (there {stored.get(k)!r}, here {current.get(k)!r})'
+              for k in sorted(stored.keys() | current.keys()) if stored.get(k) != current.get(k)]
     if differ:
         raise BadInput(f'workdir {workdir} holds a run of another config: it differs in '
                        f'{", ".join(differ)}; {remedy}')

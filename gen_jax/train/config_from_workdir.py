@@ -1,4 +1,4 @@
-"""The config of a run by its workdir alone: --config=THIS_FILE:WORKDIR, like a file of configs/."""
+"""The config of a run from its workdir: --config=THIS_FILE:WORKDIR acts as a file of configs/."""
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -8,8 +8,9 @@ from gen_jax.types import BadInput
 
 
 def get_config(workdir: str | Path) -> ConfigDict:
-    """What config.json says, every value of its key's own type.  Raises BadInput where there is no
-    run, or its config does not fit its model."""
+    """The config in config.json; each value has the type of its key.
+    Raises: BadInput if there is no run, or if its config does not fit its model.
+    """
     stored = stored_config(Path(workdir))
     if stored is None:
         raise BadInput(f'there is no run in {workdir}, which holds no config.json; train one '
@@ -19,5 +20,5 @@ def get_config(workdir: str | Path) -> ConfigDict:
         config.update(stored)
     except TypeError as e:
         raise BadInput(f'{workdir}/config.json cannot be read ({e}); give another --workdir') from e
-    config.data.cache_dir = None  # that may have been of another machine
+    config.data.cache_dir = None  # may be a directory of another machine
     return config

@@ -1,4 +1,4 @@
-"""So that no work is lost: one program for a workdir, and a request to stop that is heeded."""
+"""Protects a run: one program per workdir, an orderly stop on a signal, errors of a full disk."""
 import contextlib
 import fcntl
 import gc
@@ -12,14 +12,15 @@ from gen_jax.types import BadInput
 
 
 class Stopped(KeyboardInterrupt):
-    """Training was asked to stop, and has saved where it stands."""
+    """Training received a signal to stop, and has saved its state."""
 
 
 @contextlib.contextmanager
 def exclusive(workdir: Path):
-    """Keeps other programs out of workdir.  Raises BadInput where one is in it.
+    """Locks workdir against other programs.
+    Raises: BadInput if another program holds the lock.
 
-    The system lets go of the lock of a program that is dead, so that none stays behind.
+    The operating system releases the lock of a program that has died, so no stale lock remains.
     """
     path = workdir / 'lock'
     while True:
@@ -35,7 +36,7 @@ def exclusive(workdir: Path):
                 raise BadInput(f'workdir {workdir} is in use by {owner or "another program"}; '
                                'wait for it, stop it, or give another --workdir')
             if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                continue  # of a program that has just ended
+                continue  # the file of a program that has just ended
             if owner:
                 print(f'{owner}, which had this workdir, is gone')
             file.truncate(0)
@@ -48,14 +49,15 @@ def exclusive(workdir: Path):
             return
 
 
-collecting = []  # whether Python is at it, before and after all other callbacks
+collecting = []  # not empty during garbage collection; set before and cleared after other callbacks
 gc.callbacks.insert(0, lambda phase, _: phase == 'start' and collecting.append(phase))
 gc.callbacks.append(lambda phase, _: phase == 'stop' and collecting.clear())
 
 
 def interrupted(number, _):
-    """Raises KeyboardInterrupt, as a handler of SIGINT; a little later while garbage is collected,
-    where Python would print and ignore it."""
+    """Handles SIGINT: raises KeyboardInterrupt. During garbage collection Python would print and
+    ignore the exception; the signal is then sent again after 0.1 s.
+    """
     if collecting:
         threading.Timer(.1, os.kill, (os.getpid(), number)).start()
     else:
@@ -63,35 +65,38 @@ def interrupted(number, _):
 
 
 @contextlib.contextmanager
-def asked_to_stop():
-    """A list that SIGINT and SIGTERM add their names to; a second SIGINT interrupts at once."""
-    asked = []
+def stop_signals():
+    """Yields a list to which SIGINT and SIGTERM add their names. A second SIGINT interrupts at
+    once.
+    """
+    received = []
 
-    def note(number, frame):
-        if asked and number == signal.SIGINT:
+    def on_signal(number, frame):
+        if received and number == signal.SIGINT:
             interrupted(number, frame)
             return
-        asked.append(signal.Signals(number).name)
-        # not by print, which may just be at work
+        received.append(signal.Signals(number).name)
+        # not by print, which the signal may have interrupted
         os.write(1, b'\nfinishing what is under way and saving; once more stops at once\n')
 
-    if threading.current_thread() is not threading.main_thread():  # which alone hears signals
-        yield asked
+    if threading.current_thread() is not threading.main_thread():  # only it gets signals
+        yield received
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, on_signal)
+                for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield received
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def report_full_disk(workdir: Path):
-    """Turns what writing raises, as on a full disk, into BadInput."""
+    """Converts an OSError of writing, such as a full disk, to BadInput."""
     try:
         yield
-    except TimeoutError:  # is one too, but of other processes
+    except TimeoutError:  # a subclass of OSError; it concerns other processes
         raise
     except OSError as e:
         raise BadInput(f'{workdir} cannot be written ({e.strerror or e}); what was saved is kept: '

@@ -1,4 +1,4 @@
-"""What a run keeps of its data, so that its model can be made again without them."""
+"""What a run stores about its data, so that its model can be built without them."""
 import json
 import os
 from pathlib import Path
@@ -12,13 +12,17 @@ from gen_jax import data
 from gen_jax.types import Array, Batch
 
 FILE = 'example.npz'
-SEEN = 1024
+NUM_EXAMPLES = 1024
 
 
 class ModelInfo(NamedTuple):
-    """What a model is made for: example, SEEN training examples as models see them, and one more of
-    every label that is not among them; test: one of the test split; train_size, test_size: how many
-    there are; names: what the labels are called; text: whether examples are characters."""
+    """What a model is built for.
+
+    `example` holds up to NUM_EXAMPLES training examples as the model takes them, and one more of
+    every label that they lack. `test` is one test example. `train_size` and `test_size` count the
+    examples of each split, `names` are the names of the labels, and `text` says whether examples
+    are characters.
+    """
     example: Batch
     test: Batch
     train_size: int
@@ -28,7 +32,7 @@ class ModelInfo(NamedTuple):
 
 
 class LazyDataset:
-    """A Dataset that is read when more is asked of it than what is known."""
+    """A Dataset that is loaded at the first access to anything that ModelInfo does not hold."""
 
     def __init__(self, model_info: ModelInfo, load: Callable[[], data.Dataset]):
         self.names, self._load, self._dataset_read = model_info.names, load, None
@@ -44,8 +48,8 @@ class LazyDataset:
 
 
 def example_batch(dataset: data.Dataset, key: Array) -> Batch:
-    """The example of Known."""
-    rows = np.arange(min(SEEN, len(dataset.train.x)))
+    """The `example` of ModelInfo."""
+    rows = np.arange(min(NUM_EXAMPLES, len(dataset.train.x)))
     if dataset.train.label is not None:
         first = np.unique(dataset.train.label, return_index=True)[1]
         rows = np.concatenate([rows, np.setdiff1d(first, rows)])
@@ -54,33 +58,33 @@ def example_batch(dataset: data.Dataset, key: Array) -> Batch:
 
 
 def test_examples(dataset: data.Dataset, n: int, key: Array) -> Batch:
-    """The first n test examples, prepared."""
+    """The first n test examples, prepared for the model."""
     batch = jax.tree.map(lambda a: jnp.asarray(a[:n]), dataset.test)
     return dataset.prepare(batch, key)
 
 
 def model_info(dataset: data.Dataset, key: Array) -> ModelInfo:
     return ModelInfo(example_batch(dataset, key), test_examples(dataset, 1, key),
-                     len(dataset.train.x), len(dataset.test.x), dataset.names, dataset.read
-                     is not None)
+                     len(dataset.train.x), len(dataset.test.x), dataset.names,
+                     dataset.read is not None)
 
 
 def save(workdir: Path, info: ModelInfo) -> None:
-    """Writes it, as a whole or not at all; nothing where it is kept already."""
+    """Writes the file atomically; does nothing if it exists."""
     if (workdir / FILE).exists():
         return
     arrays = {f'{split}_{name}': small(np.asarray(a)) for split in ('example', 'test')
               for name, a in getattr(info, split)._asdict().items() if a is not None}
-    about = dict(train_size=info.train_size, test_size=info.test_size, names=info.names,
-                 text=info.text)
-    part = workdir / f'{FILE}.part'
-    with part.open('wb') as out:
-        np.savez_compressed(out, about=json.dumps(about), **arrays)
-    os.replace(part, workdir / FILE)
+    metadata = dict(train_size=info.train_size, test_size=info.test_size, names=info.names,
+                    text=info.text)
+    temporary = workdir / f'{FILE}.part'
+    with temporary.open('wb') as out:
+        np.savez_compressed(out, about=json.dumps(metadata), **arrays)
+    os.replace(temporary, workdir / FILE)
 
 
 def small(x: np.ndarray) -> np.ndarray:
-    """Grey values from 0 to 1 as uint8, where these say the same to the last bit."""
+    """Converts grey values in [0, 1] to uint8 if this is exact to the last bit; else returns x."""
     if x.dtype != np.float32 or x.size == 0 or x.min() < 0 or x.max() > 1:
         return x
     grey = np.round(x * 255).astype(np.uint8)
@@ -92,16 +96,18 @@ def large(x: np.ndarray) -> np.ndarray:
 
 
 def load(workdir: Path) -> ModelInfo | None:
-    """What is kept there; None where nothing is, or where it is damaged, which is said."""
+    """The stored ModelInfo; None if there is none, or if it is damaged. Prints a message if
+    damaged.
+    """
     if not (workdir / FILE).exists():
         return None
     try:
         with np.load(workdir / FILE, allow_pickle=False) as file:
-            about = json.loads(str(file['about']))
+            metadata = json.loads(str(file['about']))
             batches = {split: Batch(**{name: jnp.asarray(large(file[f'{split}_{name}']))
                                        for name in Batch._fields if f'{split}_{name}' in file})
                        for split in ('example', 'test')}
-        return ModelInfo(**batches, **about | dict(names=tuple(about['names'])))
-    except Exception as e:  # zipfile, zlib, numpy and json have errors of their own
+        return ModelInfo(**batches, **metadata | dict(names=tuple(metadata['names'])))
+    except Exception as e:  # zipfile, zlib, numpy and json raise errors of their own types
         print(f'{workdir / FILE} cannot be read ({type(e).__name__}), so the data are')
         return None

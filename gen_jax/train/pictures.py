@@ -1,4 +1,4 @@
-"""Samples and reconstructions of a state, as pictures or text."""
+"""Samples and reconstructions of a trained state, as pictures or text."""
 import functools
 from pathlib import Path
 
@@ -11,7 +11,9 @@ from gen_jax.types import Array, Batch, Model, State
 
 
 def save_pictures(run: Run, state: State, workdir: Path, only: str | None = None) -> list[Path]:
-    """Samples and reconstructions as pictures or text, as far as the model has them."""
+    """Writes samples and reconstructions, whichever the model has, as pictures or text; returns the
+    files. `only`: `sample` or `reconstruct`.
+    """
     n, files = run.config.eval.samples, []
     columns = max(1, round(n ** .5))
     sampler = run.config.sampler if only == 'sample' else 'prior'
@@ -20,18 +22,19 @@ def save_pictures(run: Run, state: State, workdir: Path, only: str | None = None
         parts = {title: samples(run, state, sampler, n)}
         if parts[title].ndim < 3 and not run.data.read:
             parts = {'test data': test_examples(run.data, n, run.key).x, **parts}
-        files.append(filed(run, workdir, title, parts, columns))
+        files.append(save_examples(run, workdir, title, parts, columns))
     if can_reconstruct(run.model) and only != 'sample':
         batch = test_examples(run.data, n, run.key)
         if run.config.eval.text:
             batch = Batch(jax.numpy.asarray(run.data.write(run.config.eval.text))[None])
-        files.append(
-            filed(run, workdir, 'reconstructions', reconstruction_rows(run, state, batch), columns))
+        files.append(save_examples(run, workdir, 'reconstructions',
+                                   reconstruction_rows(run, state, batch), columns))
     return files
 
 
-def filed(run: Run, workdir: Path, name: str, parts: dict[str, Array], columns: int) -> Path:
-    """The file in which examples are kept: text, or a picture."""
+def save_examples(run: Run, workdir: Path, name: str, parts: dict[str, Array],
+                  columns: int) -> Path:
+    """Writes examples to a text file or a picture, and returns its path."""
     if run.data.read:
         lines = {title: [run.data.read(x) for x in part] for title, part in parts.items()}
         return record.texts(workdir / f'{name}.txt', lines)
@@ -39,7 +42,9 @@ def filed(run: Run, workdir: Path, name: str, parts: dict[str, Array], columns: 
 
 
 def samples(run: Run, state: State, sampler: str, n: int) -> Array:
-    """n decoded codes of the model's prior, or of a density fitted to its codes."""
+    """n decoded samples of the model's prior, or of a density fitted to the codes of the training
+    data.
+    """
     key = jax.random.fold_in(run.key, 1)
     if sampler == 'prior':
         z = jax.jit(run.model.prior, static_argnums=2)(state, key, n)
@@ -50,7 +55,9 @@ def samples(run: Run, state: State, sampler: str, n: int) -> Array:
 
 
 def reconstruction_rows(run: Run, state: State, batch: Batch) -> dict[str, Array]:
-    """What the model does to a batch, compiled, titles in the model's own order."""
+    """The rows of Model.show, or of `reconstructions` without it, by title in the order of the
+    model. Compiled.
+    """
     show, titles = run.model.show or functools.partial(reconstructions, run.model), []
 
     def values(*args):
@@ -59,11 +66,11 @@ def reconstruction_rows(run: Run, state: State, batch: Batch) -> dict[str, Array
         return list(parts.values())
 
     parts = jax.jit(values)(state, batch, run.key)
-    return {called(title, run.data.names): part for title, part in zip(titles, parts)}
+    return {title_with_name(title, run.data.names): part for title, part in zip(titles, parts)}
 
 
-def called(title: str, names: tuple[str, ...]) -> str:
-    """A title of Model.show, `as 3`, with what label 3 is called."""
+def title_with_name(title: str, names: tuple[str, ...]) -> str:
+    """A title of Model.show, `as 3` or `true 3`, with the name of label 3 if labels have names."""
     word, _, label = title.partition(' ')
     return f'{word} {names[int(label)]}' if names and word in ('as', 'true') else title
 

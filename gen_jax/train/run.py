@@ -1,4 +1,6 @@
-"""What a config means: data, model, layout and state; and what is computed over all examples."""
+"""Builds a run from a config: data, model, layout and state; and evaluates functions over all
+examples.
+"""
 import inspect
 import json
 from pathlib import Path
@@ -20,8 +22,9 @@ PRECISIONS = 'default', 'float32', 'tensorfloat32', 'bfloat16'
 
 
 class Run(NamedTuple):
-    """What a config means: its data, model, key and layout, and a state to start from; known: what
-    the model is made for."""
+    """What a config defines: its data, model, key and layout, and an initial state. `known` is what
+    the model is built for, `per_epoch` the number of steps of an epoch.
+    """
     config: ConfigDict
     data: data.Dataset
     model: Model
@@ -33,12 +36,13 @@ class Run(NamedTuple):
 
 
 def prepare(config: ConfigDict) -> Run:
-    """Reads the data, makes the model and its first state.  Raises BadInput for what does not fit
-    together."""
+    """Loads the data and builds the model and its initial state.
+    Raises: BadInput for a config that is inconsistent.
+    """
     check(config)
     dataset = read(config)
     key = jax.random.key(config.seed)
-    run, make = assembled(batched(config, len(dataset.train.x)), dataset,
+    run, make = assemble(batched(config, len(dataset.train.x)), dataset,
                           model_info.model_info(dataset, key), key)
     streamed.check(run.config, dataset)
     example = run.known.example
@@ -51,8 +55,10 @@ def prepare(config: ConfigDict) -> Run:
     return run
 
 
-def assembled(config: ConfigDict, dataset: data.Dataset, known: ModelInfo, key: Array):
-    """The Run whose state is but shapes, and what makes its model, see maker."""
+def assemble(config: ConfigDict, dataset: data.Dataset, known: ModelInfo, key: Array):
+    """(Run, make): a Run whose state has only shapes, and the function that builds its model, see
+    `maker`.
+    """
     layout = parallel.layout(config.parallel, config.batch_size)
     make = maker(config, known, layout)
     model = make()
@@ -69,9 +75,11 @@ def assembled(config: ConfigDict, dataset: data.Dataset, known: ModelInfo, key: 
 
 
 def read(config: ConfigDict) -> data.Dataset:
-    """The data of a config.  Raises BadInput where they are not at hand, or not for it."""
+    """The data set of a config.
+    Raises: BadInput if it is not available, or does not fit the config.
+    """
     if config.data.workers > 0 and not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # grain's processes insist, though a notebook has no flags
+        flags.FLAGS.mark_as_parsed()  # grain's processes require it, and a notebook has no flags
     dataset = data.load(**config.data)
     if config.eval.text and dataset.write is None:
         raise BadInput(f'eval.text is for a data set of text, but {config.data.name} is none')
@@ -81,7 +89,7 @@ def read(config: ConfigDict) -> data.Dataset:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises BadInput for values that no run can have."""
+    """Raises BadInput for values that are invalid in every run."""
     for name, value in leaves(config.to_dict()).items():
         if isinstance(value, tuple) and not all(type(v) is int for v in value):
             raise BadInput(f'{name} must be whole numbers, as (256,), not {value!r}')
@@ -93,10 +101,8 @@ def check(config: ConfigDict) -> None:
         if value is not None and value < 1:
             raise BadInput(f'{name} must be at least 1, not {value}')
     if config.steps_per_call < 0:
-        raise BadInput(
-            'steps_per_call must be 0 (an epoch a call) or a number of steps, not '
-            f'{config.steps_per_call}'
-        )
+        raise BadInput('steps_per_call must be 0 (an epoch a call) or a number of steps, not '
+                       f'{config.steps_per_call}')
     if config.precision not in PRECISIONS:
         raise BadInput(
             f'unknown precision {config.precision!r}'
@@ -113,9 +119,11 @@ def check(config: ConfigDict) -> None:
 
 
 def batched(config: ConfigDict, size: int) -> ConfigDict:
-    """The config with the batch to train by, of `size` examples: the one asked for, else BATCH, or
-    where there are fewer all of them, in equal shares for the devices.  Raises BadInput where the
-    one asked for is larger, or there are not enough for a share each."""
+    """The config with its batch size set, for `size` training examples. If none is given it is
+    BATCH, or all examples if there are fewer, rounded down to a multiple of the number of devices.
+    Raises: BadInput if the given batch size is larger than the data, or if there are fewer examples
+    than devices.
+    """
     name, devices = config.data.name, jax.device_count()
     if config.batch_size is None:
         config = config.copy_and_resolve_references()
@@ -135,23 +143,24 @@ def batched(config: ConfigDict, size: int) -> ConfigDict:
 
 
 def announce(config: ConfigDict, workdir: Path) -> None:
-    """Says what is at work before data are read and anything is compiled, which takes seconds."""
+    """Prints model, data set and workdir, before loading and compilation, which take seconds."""
     print(f'{config.model.name} on {config.data.name}, in {workdir}', flush=True)
 
 
 def described(run: Run) -> str:
-    """How large the model and the data are, and on what devices, in a line."""
+    """One line with the number of parameters, the size of the data and the devices."""
     size = sum(a.size for a in jax.tree.leaves(run.state.params))
     train, test = run.known.train_size, run.known.test_size
     shape = 'x'.join(map(str, run.known.test.x.shape[1:]))
-    several = f'{jax.device_count()} x ' if jax.device_count() > 1 else ''
+    count = f'{jax.device_count()} x ' if jax.device_count() > 1 else ''
     return f'{size:,} parameters, {train:,} training and {test:,} test examples of {shape}, on ' \
-           f'{several}{jax.devices()[0].device_kind}'
+           f'{count}{jax.devices()[0].device_kind}'
 
 
 def maker(config: ConfigDict, known: ModelInfo, layout: parallel.Layout) -> Callable[..., Model]:
-    """make(**changed) -> the config's model, but for dotted keys that are changed.  Raises BadInput
-    for what does not fit together."""
+    """make(**changed): builds the config's model, with the dotted keys in `changed` replaced.
+    Raises: BadInput for a config that is inconsistent.
+    """
     module = find_model(config.model.name)
     groups = ['model', *parts.find_parts(module.make)]
     keys = {k: v for k, v in leaves(config.to_dict()).items()
@@ -176,13 +185,15 @@ def maker(config: ConfigDict, known: ModelInfo, layout: parallel.Layout) -> Call
 
 
 def source(config: ConfigDict, known: ModelInfo) -> tuple[Model, State]:
-    """The trained model to start from.  Raises BadInput unless it encodes such examples."""
+    """The trained (Model, State) of config.init_from.
+    Raises: BadInput if it has no encoder, or takes examples of another shape.
+    """
     run, state = load(Path(config.init_from), data_dir=config.data.dir)
-    theirs, ours = (a.example.x.shape[1:] for a in (run.known, known))
-    if theirs != ours:
+    source_shape, shape = (a.example.x.shape[1:] for a in (run.known, known))
+    if source_shape != shape:
         raise BadInput(
-            f'the run in {config.init_from} was trained on examples of shape {theirs}, but '
-            f'those of {config.data.name} have shape {ours}; give another --config.init_from')
+            f'the run in {config.init_from} was trained on examples of shape {source_shape}, but '
+            f'those of {config.data.name} have shape {shape}; give another --config.init_from')
     if not run.model.encode:
         raise BadInput(
             f'the run in {config.init_from} has no encoder; give another --config.init_from')
@@ -190,11 +201,12 @@ def source(config: ConfigDict, known: ModelInfo) -> tuple[Model, State]:
 
 
 def load(workdir: str | Path, config: ConfigDict | None = None, data_dir: str | None = None):
-    """(Run, State) of a trained run: the newest state, or the best where eval.checkpoint says so.
+    """(Run, State) of a trained run. The state is the newest, or the best if eval.checkpoint is
+    `best`.
 
-    Its own config is used where none is given, and its own data.dir where neither says one.  Its
-    data are read when they are first used.  The maps of its model check what they are given, see
-    takes.  Raises BadInput where there is no such run.
+    Without `config` the stored config is used, and the stored data.dir if no other is given. The
+    data are loaded at their first use. The model checks its arguments, see argument_checks.
+    Raises: BadInput if there is no such run.
     """
     workdir, stored_config = Path(workdir), config_from_workdir.get_config(workdir)
     config = stored_config if config is None else config.copy_and_resolve_references()
@@ -211,7 +223,7 @@ def load(workdir: str | Path, config: ConfigDict | None = None, data_dir: str | 
     else:
         dataset = read(config)
         known = model_info.model_info(dataset, key)
-    run, _ = assembled(batched(config, known.train_size), dataset, known, key)
+    run, _ = assemble(batched(config, known.train_size), dataset, known, key)
     check_same_config(workdir, stored, json.loads(run.config.to_json()), remedy)
     state = checkpoint.restore(workdir / 'checkpoints', run.state,
                                best=config.eval.best if config.eval.checkpoint == 'best' else None)
@@ -224,32 +236,35 @@ def load(workdir: str | Path, config: ConfigDict | None = None, data_dir: str | 
 
 
 def evaluator(run: Run):
-    """A function state -> test metrics, named floats; compiled at its first call."""
-    compiled, test = over(run, run.model.evaluate, run.data.test, loop.evaluation)
+    """A function state -> test metrics, as floats by name. Compiles at its first call."""
+    compiled, test = compile_evaluation(run, run.model.evaluate, run.data.test, loop.evaluation)
     return lambda state: record.flat(compiled(state, test, run.key), 'test')
 
 
-def over(run: Run, evaluate, examples: Batch, how) -> tuple[Callable, Batch]:
-    """(state, data, key) -> what loop.evaluation or loop.collection gives of all examples, on all
-    devices; and the data as it lies there."""
+def compile_evaluation(run: Run, evaluate, examples: Batch, make_loop) -> tuple[Callable, Batch]:
+    """(f, data): f(state, data, key) gives what loop.evaluation or loop.collection computes over
+    all examples, on all devices; `data` are the examples, placed on the devices unless they are
+    streamed.
+    """
     batch = min(run.config.eval.batch_size, len(examples.x))
-    layout = parallel.layout('jit')  # XLA pads unequal shares, so that noise is one device's
+    layout = parallel.layout('jit')  # XLA pads unequal shares, so the noise is that of one device
 
     def compiled(size):
-        return layout.compile(how(evaluate, run.data.prepare, size, batch, layout.share), ())
+        return layout.compile(make_loop(evaluate, run.data.prepare, size, batch, layout.share), ())
 
     if not streaming.streamed(examples):
         return compiled(len(examples.x)), layout.place(examples)
-    join = streamed.mean if how is loop.evaluation else streamed.joined
+    join = streamed.mean if make_loop is loop.evaluation else streamed.joined
     return streamed.evaluate_stream(run.config, compiled, layout.place, batch, join), examples
 
 
 def collector(run: Run, state: State) -> Callable:
-    """(f, split, most) -> the arrays of f(state, batch, key) over the first `most` examples of the
-    `train` or `test` split, or over all."""
+    """A function (f, split, most) -> the arrays of f(state, batch, key) over the first `most`
+    examples of the `train` or `test` split, or over all if it is None.
+    """
     def collect(evaluate, split, most):
         examples = jax.tree.map(lambda a: a[:most], getattr(run.data, split))
-        compiled, placed = over(run, evaluate, examples, loop.collection)
+        compiled, placed = compile_evaluation(run, evaluate, examples, loop.collection)
         return jax.device_get(compiled(state, placed, run.key))
 
     return collect

@@ -1,4 +1,4 @@
-"""A run whose data are streamed: which rows a step sees, and evaluations piece by piece."""
+"""Runs with streamed data: the rows of each step, and evaluation in pieces."""
 import functools
 import threading
 from typing import Callable, NamedTuple
@@ -13,11 +13,11 @@ from gen_jax.data import streaming
 from gen_jax.types import BadInput, Batch
 
 FOREVER = 2 ** 40  # steps
-ONE = threading.Lock()  # or each reader would make the order of a new epoch
+ORDER_LOCK = threading.Lock()  # else every reader would compute the order of a new epoch
 
 
 class Order(NamedTuple):
-    """step -> the rows of its batch that are this process's, in the order of loop.training."""
+    """step -> the rows of its batch that belong to this process, in the order of loop.training."""
     key: tuple[int, ...]
     size: int
     batch: int
@@ -25,7 +25,7 @@ class Order(NamedTuple):
 
     def __call__(self, step: int) -> np.ndarray:
         epoch, i = divmod(step, self.size // self.batch)
-        with ONE:
+        with ORDER_LOCK:
             return ordered(self.key, epoch, self.size, self.batch)[i, self.local_rows]
 
 
@@ -35,7 +35,7 @@ def ordered(key: tuple[int, ...], epoch: int, size: int, batch: int) -> np.ndarr
 
 
 def feed(run) -> streaming.Feed | None:
-    """(step, steps) -> what loop.streaming trains a Run on; None where its data are in memory."""
+    """A function (step, steps) -> the batches for loop.streaming; None for data in memory."""
     config, train = run.config, run.data.train
     if not streaming.streamed(train):
         return None
@@ -50,12 +50,12 @@ def feed(run) -> streaming.Feed | None:
 
 
 def chunk(config: ConfigDict, examples: Batch, batch: int) -> int:
-    """How many batches are streamed together."""
+    """The number of batches that are streamed together."""
     return streaming.chunk(examples.x, batch, config.data.memory_limit)
 
 
 def check(config: ConfigDict, dataset: data.Dataset) -> None:
-    """Raises BadInput where what is streamed cannot be trained on so."""
+    """Raises BadInput if a streamed data set does not fit the config."""
     for part in filter(streaming.streamed, (dataset.train, dataset.test)):
         chunk(config, part, max(config.batch_size, min(config.eval.batch_size, len(part.x))))
         if config.parallel in ('shard_map', 'pmap'):  # which take the whole set to each device
@@ -64,19 +64,20 @@ def check(config: ConfigDict, dataset: data.Dataset) -> None:
 
 
 def evaluate_stream(config: ConfigDict, compiled: Callable, place: Callable, batch: int,
-           join: Callable) -> Callable:
-    """(state, examples, key) -> what compiled(size) gives of so many, of examples that are streamed
-    in pieces; join: (values of each piece, their sizes) -> those of all."""
+                    join: Callable) -> Callable:
+    """A function (state, examples, key) that evaluates streamed examples in pieces. compiled(size)
+    evaluates a piece of `size` examples; join(values, sizes) combines the results of the pieces.
+    """
     compiled = functools.cache(compiled)
 
     def run(state, examples, key):
         size, at_once = len(examples.x), chunk(config, examples, batch)
-        most, parts, sizes = at_once * batch, [], []
+        piece_size, parts, sizes = at_once * batch, [], []
 
         def rows(i):
-            return np.arange(i * most, min((i + 1) * most, size))
+            return np.arange(i * piece_size, min((i + 1) * piece_size, size))
 
-        source = streaming.Batches(examples, rows, -(-size // most))
+        source = streaming.Batches(examples, rows, -(-size // piece_size))
         for i, piece in enumerate(streaming.ahead(source, workers=examples.x.workers, most=1)):
             sizes.append(len(piece.x))
             parts.append(jax.device_get(
