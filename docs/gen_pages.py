@@ -3,6 +3,7 @@
 The source is parsed, not imported, so that the site needs neither JAX nor a device.
 """
 import ast
+import json
 from pathlib import Path
 import posixpath
 import re
@@ -86,6 +87,13 @@ def losses() -> dict[str, str]:
     return dict(zip(found[1::2], found[2::2]))
 
 
+def picture(name: str) -> str:
+    """The picture of a model that experiments/gallery.py has drawn, and the command of its run."""
+    commands = ROOT / 'docs' / 'pictures' / 'commands.json'
+    command = json.loads(commands.read_text()).get(name) if commands.exists() else None
+    return command and f'![{name}](../pictures/{name}.png)\n\n*`{command}`*'
+
+
 def model_page(file: Path, formulas: dict[str, str]) -> str:
     """Writes the page of a model; its first sentence."""
     name, make = file.stem, make_of(file)
@@ -101,7 +109,7 @@ def model_page(file: Path, formulas: dict[str, str]) -> str:
                         plain(meaning.get(key, ''))))
     about = docstring(file)
     config = ROOT / 'configs' / f'{name}.py'
-    write(f'models/{name}.md', f'# {name}', prose(about),
+    write(f'models/{name}.md', f'# {name}', prose(about), picture(name),
           *(['## Loss', formulas[name]] if name in formulas else []),
           '## How it works', prose(how),
           *(['## Keys', table('key | type | default | meaning', own)] if own else []),

@@ -87,6 +87,7 @@ def test_under_jit_shapes_and_types_are_checked(loaded):
     np.testing.assert_allclose(encode(state, x), run.model.encode(state, x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.full
 def test_a_missing_map_says_so_and_is_false(loaded):
     run, state = loaded('gan')
     batch = train.test_examples(run.data, 2, run.key)
@@ -99,6 +100,7 @@ def test_a_missing_map_says_so_and_is_false(loaded):
     assert train.samples(run, state, 'prior', 4).shape == (4, 8, 8, 1)
 
 
+@pytest.mark.full
 def test_prior_and_samplers_say_what_they_take(loaded):
     run, state = loaded('vae')
     for key, n, problem in [(0, 4, 'a key, as jax.random.key(0), not int'),

@@ -409,7 +409,7 @@ def found_in(image, crops):
     return columns
 
 
-@pytest.mark.parametrize('which', [0, 1])
+@pytest.mark.parametrize('which', thorough([0, 1], 0))
 def test_photos_for_testing_come_from_columns_of_their_own(photos, which):
     from sklearn.datasets import load_sample_images
     image = load_sample_images().images[which]
@@ -667,6 +667,7 @@ def test_mnist_is_not_decoded_again(mnist, mnist_dir, capsys):
     np.testing.assert_array_equal(again.test.x[:100], mnist.test.x[:100])
 
 
+@pytest.mark.full
 def test_mnist_is_found_by_the_environment(mnist, mnist_dir, monkeypatch):
     monkeypatch.setenv('TFDS_DATA_DIR', str(mnist_dir))
     assert len(data.load('mnist').train.x) == 60000

@@ -237,6 +237,7 @@ def three_steps(model, batch):
                     jax.random.split(KEY, 3))
 
 
+@pytest.mark.full
 def test_a_traced_hyper_parameter_can_be_mapped_over():
     """`make` inside vmap: a sweep over beta trains as the same runs one by one."""
     batch, betas = digits(8), jnp.array([.5, 1., 4.])
@@ -260,6 +261,7 @@ def gan(**hyper):
     return model, batch, states, metrics
 
 
+@pytest.mark.full
 def test_the_discriminators_move_leaves_the_generator_untouched():
     """every=2 makes the second step a move of the discriminator alone."""
     *_, (start, first, second), _ = gan(discriminator_steps=2)
@@ -298,6 +300,7 @@ def test_the_discriminator_is_moved_on_the_old_generator():
         np.testing.assert_allclose(said[name], tested[name].mean(), rtol=1e-5)
 
 
+@pytest.mark.full
 def test_gan_discriminator_rate_is_the_rate_where_none_is_given():
     states = [
         gan(**rates)[2][1] for rates in (dict(learning_rate=.01),

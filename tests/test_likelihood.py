@@ -215,7 +215,7 @@ FITS = {('vae', 'digits'): {'nll', 'mutual_information'} | CODES | SAMPLES,
 
 
 @pytest.mark.parametrize('name, dataset', thorough(
-    FITS, ('vae', 'digits'), ('ae', 'digits'), ('mmd', 'sprites'), ('gan', 'grid')))
+    FITS, ('ae', 'digits'), ('mmd', 'sprites')))
 def test_what_a_model_can_be_measured_by(name, dataset):
     fits = FITS[name, dataset]
     flat = dict(kind='mlp') if dataset in ('ring', 'grid', 'spiral', 'breast_cancer') else {}
@@ -256,6 +256,7 @@ def few(name, dataset='digits', n=3, **changed):
     return run._replace(data=run.data._replace(test=test))
 
 
+@pytest.mark.full
 def test_what_cannot_be_computed_is_left_out_unless_it_is_asked_for(tmp_path, capsys):
     run = few('gan', kind='mlp')
     evaluation.evaluate(run, run.state, tmp_path)
@@ -302,7 +303,7 @@ def test_codes_that_are_not_finite_are_not_measured(tmp_path, capsys):
         evaluation.evaluate(run, nan_state, tmp_path)
 
 
-@pytest.mark.parametrize('latent', thorough([2, 10, 11, 600], 10, 600))
+@pytest.mark.parametrize('latent', thorough([2, 10, 11, 600], 600))
 def test_numbers_of_each_dimension_are_summed_up_where_they_are_many(tmp_path, capsys, latent):
     run = few('vae', n=20, latent=latent)
     run.config.eval.metrics = 'active_units'

@@ -459,6 +459,7 @@ def test_random_probes_estimate_the_jacobian_norm_without_bias():
     np.testing.assert_allclose(single.std(0), error * np.sqrt(probes), rtol=.15)
 
 
+@pytest.mark.full
 def test_gradient_of_the_jacobian_norm_agrees_with_finite_differences(conv_encoder):
     """Second derivatives through gen_jax's convolutions and pooling, as in a training step."""
     f, params, x = conv_encoder

@@ -39,7 +39,7 @@ PICTURES = dict(ae={'curves', 'reconstructions'}, vae={'curves', 'reconstruction
                 gan={'curves', 'samples'}, denoising={'curves', 'reconstructions'},
                 classifier={'curves'})
 MODEL_NAMES = sorted(m.name for m in pkgutil.iter_modules([str(ROOT / 'gen_jax' / 'models')]))
-MODELS = thorough(sorted(SMALL), 'ae', 'vae')
+MODELS = thorough(sorted(SMALL), 'vae')
 
 
 def config(name, *flags):
@@ -289,10 +289,11 @@ def test_classifier_holds_its_sources_encoder(runs):
 @pytest.mark.parametrize(
     'flags, start, message',
     [(['--config=configs/classifier.py'], 'nowhere', ['no run in', 'nowhere', '--mode=train']),
-     (['--config=configs/classifier.py'
-       ], 'gan', ['gan', 'has no encoder', 'another --config.init_from']),
+     pytest.param(['--config=configs/classifier.py'], 'gan',
+                  ['gan', 'has no encoder', 'another --config.init_from'], marks=pytest.mark.full),
      (['--config=configs/classifier.py:breast_cancer'], 'vae', ['(8, 8, 1)', '(30,)', 'vae']),
-     (['--config=configs/vae.py'], 'ae', ['model vae cannot start', 'init']),
+     pytest.param(['--config=configs/vae.py'], 'ae', ['model vae cannot start', 'init'],
+                  marks=pytest.mark.full),
      (['--config=configs/classifier.py', '--config.model.encoder=finetuned'
        ], '', ['finetuned encoder', '--config.init_from=DIR', 'scratch'])],
     ids=['nowhere', 'no encoder', 'other shape', 'model', 'none'])
@@ -306,6 +307,7 @@ def test_start_that_cannot_be_is_refused(run_main, runs, tmp_path, flags, start,
         assert snapshot(source) == before
 
 
+@pytest.mark.full
 def test_run_that_lacks_a_newer_key_goes_on_with_its_default(run_main, copied, tmp_path):
     """A config.json from before a key of the config existed: the run resumes, and another run can
     start from it.
@@ -503,6 +505,7 @@ def test_levels_that_the_data_lacks_are_refused(run_main, tmp_path):
     assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.full
 def test_evaluate_can_use_the_best_checkpoint(run_main, copied):
     workdir = copied('ae')
     lines = lines_of(workdir)
@@ -591,6 +594,7 @@ def test_finished_run_says_so_and_changes_no_file(run_main, copied):
     assert snapshot(workdir) == before
 
 
+@pytest.mark.full
 def test_more_epochs_go_on_where_the_run_ended(run_main, copied):
     workdir = copied('vae')
     before = lines_of(workdir)
@@ -858,6 +862,7 @@ def test_set_that_is_not_prepared_names_the_remedy_at_once(run_main, tmp_path):
     assert not workdir.exists()
 
 
+@pytest.mark.full
 def test_default_batch_falls_to_what_the_data_give(tmp_path, capsys):
     built = train.defaults('vae', 'digits', net=dict(width=(8,)), latent=2)
     built.data.limit, built.epochs, built.eval.samples = 50, 1, 4
@@ -1036,6 +1041,7 @@ def test_damaged_newest_checkpoint_is_named_and_the_one_before_used(run_main, co
     assert 'finished' in again.out and 'cannot be read' not in again.out, again
 
 
+@pytest.mark.full
 def test_half_written_checkpoint_is_passed_over(run_main, copied):
     workdir = copied('vae')
     resumed_output(run_main, workdir, mark_unfinished)

@@ -323,6 +323,7 @@ def test_vae_gaussian_likelihood_is_the_density_of_its_output(sigma):
     np.testing.assert_allclose(result, truth, rtol=1e-5)
 
 
+@pytest.mark.full
 def test_vae_learns_its_sigma():
     """The maximum-likelihood sigma of a constant output is the data's standard deviation."""
     x = .5 + .1 * jax.random.normal(jax.random.key(3), (64, 13))
@@ -432,6 +433,7 @@ def test_the_loss_falls_far(name):
     assert loss[-20:].mean() < .2 * loss[0]
 
 
+@pytest.mark.full
 def test_samples_of_the_vae_are_patterns():
     model, start, end, _ = train_on_patterns('vae')
     z = model.prior(end, jax.random.key(7), 200)
@@ -443,13 +445,13 @@ PLAIN = dict(aae='discriminator', factor='discriminator',
              infogan='recognition')  # players whose net has no norm
 # a net stores the statistics of its norm; a model only passes them on
 WITH_NORMS = [kind for kind in nets.NAMES if 'norm' in nets.make(kind).spec.keys]
-NORMED = [*itertools.product(['ae'], WITH_NORMS, nets.NORMS),
-          *itertools.product(['gan'], ['conv'], nets.NORMS), ('gan', 'mlp', 'spectral'),
+NORMED = [*itertools.product(['ae'], WITH_NORMS, ['batch', 'spectral']),
+          *itertools.product(['ae'], ['mlp', 'conv'], nets.NORMS),
+          *itertools.product(['gan'], ['conv', 'mlp'], ['batch', 'spectral']),
           *itertools.product(NAMES, ['mlp'], ['batch'])]
 
 
-EVERY_DAY = [('ae', 'mlp', 'batch'), ('gan', 'mlp', 'spectral'), ('ae', 'conv', 'instance'),
-             ('ae', 'mlp', 'layer')]
+EVERY_DAY = [('ae', 'mlp', 'batch'), ('gan', 'mlp', 'spectral')]
 
 
 @pytest.mark.parametrize('name, kind, norm', thorough([
@@ -475,6 +477,7 @@ def test_buffers_are_there_where_the_norm_has_statistics(name, kind, norm):
         assert equal(buffers, after.buffers[player]) != expected, player
 
 
+@pytest.mark.full
 def test_gan_norms_of_the_two_nets_differ_where_asked():
     _, _, state = built('gan', *IMAGES, norm='none', discriminator_norm='spectral')
     assert jax.tree.leaves(state.buffers['discriminator'])
@@ -629,6 +632,7 @@ def test_output_is_a_sigmoid_only_for_data_in_0_1():
 # Nets
 
 
+@pytest.mark.full
 def test_residual_block_adds_to_its_input():
     net, x = layers.net(residual.Residual(3)), jax.random.normal(jax.random.key(0), (2, 4, 5, 3))
     params, buffers = net.init(jax.random.key(1), x)
@@ -644,6 +648,7 @@ def test_residual_block_adds_to_its_input():
                                atol=1e-5)
 
 
+@pytest.mark.full
 def test_recurrent_nets_read_images_row_by_row():
     x = data((4, 3, 2)).x
     net = nets.make('recurrent', width=(6,)).encoder((4, 3, 2), 5)
@@ -876,6 +881,7 @@ def test_contractive_penalty_is_the_norm_of_the_encoders_jacobian():
     np.testing.assert_allclose(result['loss'], error + .7 * norm, rtol=1e-4)
 
 
+@pytest.mark.full
 def test_contractive_penalty_makes_the_jacobian_smaller():
     norms = []
     for penalty in 0., 1.:
@@ -922,6 +928,7 @@ def test_sparse_kl_is_that_of_the_batchs_mean_activations():
     np.testing.assert_allclose(result['active_fraction'], (z > .5).mean(1), rtol=1e-5)
 
 
+@pytest.mark.full
 def test_sparse_penalty_makes_the_code_sparse():
     ends = []
     for sparsity, penalty in ('l1', 0.), ('l1', .3), ('kl', 1.):
@@ -1021,6 +1028,7 @@ def test_deepfake_disguise_scales_and_shifts_channels():
         assert deepfake.disguise(keys(1)[0], vectors, .3).shape == vectors.shape
 
 
+@pytest.mark.full
 def test_deepfake_spread_is_that_of_the_labels_moments():
     z, label = np.random.default_rng(0).normal(size=(40, 2, 3)), np.arange(40) % 7 % 3
     z[label == 1] += 1
@@ -1051,6 +1059,7 @@ def test_deepfake_loss_adds_the_spread_of_the_codes():
                                rtol=1e-5)
 
 
+@pytest.mark.full
 def test_deepfake_shows_every_example_as_every_label():
     model, batch, state = built('deepfake', *VECTORS)
     truth = jnp.float32(np.random.default_rng(3).uniform(size=(N, LABELS, 13)))
@@ -1139,6 +1148,7 @@ def test_classifier_is_measured_by_log_likelihood_and_the_largest_logit():
     assert 0 < result['accuracy'].mean() < 1 or len(set(logits.argmax(1))) == 1
 
 
+@pytest.mark.full
 def test_classifier_keeps_a_sources_batch_statistics():
     source, batch, state = built('ae', *VECTORS, norm='batch')
     for key in keys(3):

@@ -58,7 +58,7 @@ def test_codes_have_their_size_and_examples_their_shape(name, shape):
         assert built == x.shape and features[0] == 6
 
 
-@pytest.mark.parametrize('name', thorough(nets.NAMES, 'mlp', 'conv', 'vit'))
+@pytest.mark.parametrize('name', thorough(nets.NAMES, 'conv'))
 def test_every_key_makes_a_difference_and_no_other_is_taken(name):
     """A key changes the shapes of the parameters, or the output for the same parameters."""
     x = pictures((8, 8, 1))
@@ -105,7 +105,8 @@ def test_every_net_learns_four_patterns(name):
     assert before > .2 and after < .01
 
 
-@pytest.mark.parametrize('name', thorough(nets.NAMES, 'vit'))
+@pytest.mark.full
+@pytest.mark.parametrize('name', nets.NAMES)
 def test_every_net_is_a_vaes_and_a_gans(name):
     batch = Batch(pictures((8, 8, 1)), jnp.arange(6) % 2)
     discriminator = small(name)

@@ -103,6 +103,7 @@ def summary(workdir):
     return json.loads((workdir / 'summary.json').read_text())
 
 
+@pytest.mark.full
 def test_three_files_train_resume_evaluate_and_sample(run_main, outside, tmp_path, monkeypatch):
     flags, run = ('--config=mine.py', f'--workdir={tmp_path}/run'), tmp_path / 'run'
     good(run_main(*flags, cwd=outside))

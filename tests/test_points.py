@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from conftest import defaults
+from conftest import defaults, thorough
 from gen_jax import data, train
 from gen_jax.types import BadInput, Batch
 
@@ -108,8 +108,9 @@ def test_points_are_no_images(name, options, message):
     assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('name, shape', [('ring', (2,)), ('grid', (2,)), ('spiral', (2,)),
-                                         ('stacked:digits', (8, 8, 3))])
+@pytest.mark.parametrize('name, shape', thorough(
+    [('ring', (2,)), ('grid', (2,)), ('spiral', (2,)), ('stacked:digits', (8, 8, 3))],
+    ('ring', (2,)), ('stacked:digits', (8, 8, 3))))
 def test_training_is_prepared_on_them(name, shape):
     """The example batch of training: points with labels, stacked images without."""
     config = defaults('gan', name, kind='mlp', width=(4,), norm='none', latent=2)

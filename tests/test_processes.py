@@ -243,6 +243,7 @@ def refused(results, *words):
         assert result.err.startswith('gen_jax: ') and all(word in result.err for word in words)
 
 
+@pytest.mark.full
 def test_processes_that_do_not_come_are_waited_for_no_longer(start, tmp_path):
     """Neither by the first process, which the others connect to, nor by another."""
     flags = '--config=configs/vae.py', f'--workdir={tmp_path}/run'

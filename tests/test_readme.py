@@ -76,6 +76,7 @@ def test_the_site_is_built_without_a_warning(tmp_path):
         assert not re.search(r'<(?:script|link|img)[^>]+(?:src|href)="https?://', text), page
 
 
+@pytest.mark.full
 def test_the_variant_in_the_documentation_learns():
     blocks = re.findall(r'```python\n# (gen_jax/models|configs)/(\w+)\.py.*?\n(.*?)```',
                         (ROOT / 'docs' / 'extending.md').read_text(), re.S)

@@ -29,13 +29,7 @@ CASES = dict(
     gan_options=dict(name='gan', width=(4, 6), latent=5, norm='none', loss='relativistic',
                      penalty='r1', packing=2, update_order='simultaneous', augment='colour,cutout',
                      instance_noise=.1, instance_noise_steps=20),
-    infogan=dict(name='infogan', width=(16,), latent=3, kind='mlp'),
-    vaegan=dict(name='vaegan', width=(16,), latent=4, kind='mlp'),
     aae=dict(name='aae', width=(16,), latent=4, discriminator_width=(8,), conditional=True),
-    bigan=dict(name='bigan', width=(16,), latent=4, kind='mlp'),
-    denoising=dict(name='denoising', width=(4, 3), latent=5),
-    contractive=dict(name='contractive', width=(16,), latent=4, probes=2),
-    rae=dict(name='rae', width=(16,), latent=4, regulariser='spectral'),
     deepfake=dict(name='deepfake', width=(4, 3), latent=5, norm='batch', identities=(3, 5)),
     factor=dict(name='factor', width=(16,), latent=4, discriminator_width=(8,)),
     vq=dict(name='vq', width=(4,), latent=3, codebook_size=8, prior_width=8),
@@ -53,7 +47,7 @@ def config_of(case, complete=None, **overrides):
     config.data.binarize, config.epochs, config.eval.samples = binarize, EPOCHS, 4
     config.data.identities, config.init_from = identities, str(complete(init)) if init else ''
     config.batch_size = 64 if identities else 128
-    best = dict.fromkeys(('gan', 'infogan', 'vaegan', 'bigan'), '') | dict(deepfake='test/recon')
+    best = dict(gan='', deepfake='test/recon')
     config.eval.best = best.get(name, 'test/loss')
     config.update(overrides)
     return config

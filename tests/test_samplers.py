@@ -47,8 +47,9 @@ def flow():
 # Fitted densities
 
 
-@pytest.mark.parametrize('name, off, between', [
-    ('gmm', .04, .005), ('aggregate', .04, .005), ('flow', .15, .06), ('twostage', .2, .06)])
+@pytest.mark.parametrize('name, off, between', thorough([
+    ('gmm', .04, .005), ('aggregate', .04, .005), ('flow', .15, .06), ('twostage', .2, .06)],
+    ('gmm', .04, .005), ('twostage', .2, .06)))
 def test_two_gaussians_come_back(name, off, between, steps):
     """Mean and covariance to `off`, in standard deviations of the data; the weights of the modes,
     and the mean and correlation of each; at most `between` of the samples between them.

@@ -287,6 +287,7 @@ def test_streamed_training_is_that_in_memory(tiny):
     assert named == pytest.approx(same, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.full
 def test_each_epoch_shows_each_example_at_most_once(tiny, monkeypatch):
     monkeypatch.setattr(streaming, 'READERS', 1)  # several readers read ahead into the next epoch
     run = run_of(tiny)
@@ -304,6 +305,7 @@ def test_each_epoch_shows_each_example_at_most_once(tiny, monkeypatch):
     assert len(set(first)) == 330 and max(first) < TRAIN
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('stop', thorough([2, 6, 33, 40], 6))
 def test_run_that_is_stopped_at_any_step_resumes_bit_by_bit(tiny, tmp_path, stop):
     """From a checkpoint, with a new stream that reads no earlier batches."""
@@ -387,6 +389,7 @@ def test_evaluation_counts_each_example_once(tiny):
     assert result == pytest.approx(train.evaluator(memory_run)(streamed_run.state), rel=1e-5)
 
 
+@pytest.mark.full
 def test_collected_are_the_rows_of_all(tiny):
     def inspect(state, batch, key):
         return batch.x.sum((1, 2, 3)), jax.random.uniform(key, (len(batch.x),))
@@ -572,6 +575,7 @@ def child(environment, *words):
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.full
 def test_two_processes_at_once_make_one_cache(tmp_path, environment):
     store(tmp_path)
     both = [child(environment, 'decode', tmp_path) for _ in range(2)]
@@ -582,6 +586,7 @@ def test_two_processes_at_once_make_one_cache(tmp_path, environment):
     assert not list(tmp_path.rglob('*.part'))
 
 
+@pytest.mark.full
 def test_memory_is_bounded_by_the_limit(tmp_path, environment):
     """A set four times the limit, in four epochs."""
     flat = [png(np.full((64, 64, 3), i, np.uint8)) for i in range(16)]

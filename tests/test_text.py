@@ -269,6 +269,7 @@ def learned():
     return m, state, metrics['loss'][0], texts
 
 
+@pytest.mark.full
 def test_eight_sentences_are_memorised():
     m, state, before, texts = learned()
     batch = Batch(jnp.asarray(rows(*texts)))

@@ -117,6 +117,7 @@ def test_ladder_of_one_code_is_the_elbo_by_hand():
     np.testing.assert_allclose(trained['iwae'], truth.mean(), rtol=1e-4)
 
 
+@pytest.mark.full
 def test_ladder_trains_on_the_bound_that_it_reports():
     """The codes and their densities are those of `model.density`."""
     k, key = 4, keys(1)[0]
@@ -481,6 +482,7 @@ def test_vq_commitment_draws_the_encoder_towards_its_codes():
         state.params)
 
 
+@pytest.mark.full
 def test_vq_reconstructs_with_the_codes_it_names():
     """NumPy computes the vectors from the encoder, and the codebook from the buffers."""
     model, state = tiny(codebook_size=5, commitment_cost=.7)
@@ -575,6 +577,7 @@ def test_vq_samples_are_of_the_training_patterns():
     assert abs(metrics['prior_nll'][-1] - np.log(4)) < .1, 'the entropy of four equal patterns'
 
 
+@pytest.mark.full
 def test_vq_of_images_has_a_grid_of_codes():
     batch = Batch(data(N, 7 * 9 * 3).x.reshape(N, 7, 9, 3))
     model = model_of('vq', batch, latent=2, codebook_size=4, kind='conv', width=(3, 4),
