@@ -36,6 +36,8 @@ def prose(doc: str) -> str:
 
 
 def block(text: str) -> str:
+    if text.lstrip().startswith('>>>'):
+        return f'```python\n{inspect.cleandoc(text)}\n```'
     if all(line.startswith('    ') for line in text.splitlines()):
         lines = (re.sub(r' {5,}', ' \\\\\n    ', line)  # continued in the source
                  for line in inspect.cleandoc(text).splitlines())

@@ -124,7 +124,11 @@ def _conv(stride):
 
 
 def conv(x, kernel, stride=1):
-    """'SAME' convolution: x (n, h, w, c), kernel (k, l, c, o) -> (n, ceil(h/s), ceil(w/s), o)."""
+    """'SAME' convolution: x (n, h, w, c), kernel (k, l, c, o) -> (n, ceil(h/s), ceil(w/s), o).
+
+    >>> conv(jnp.zeros((1, 8, 8, 3)), jnp.zeros((3, 3, 3, 16)), stride=2).shape
+    (1, 4, 4, 16)
+    """
     return _conv(stride)(x, kernel)
 
 

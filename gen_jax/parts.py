@@ -36,6 +36,11 @@ def replace(value: Any, **keys) -> Any:
     """The part with some keys changed; where `name` is, with the defaults of what has that name.
 
     Raises BadInput for a key that it does not have, or a value that it refuses.
+
+    >>> from gen_jax import nets
+    >>> net = replace(nets.make('mlp'), width=(32,))
+    >>> net.spec.keys['width']
+    (32,)
     """
     make, current = value.spec
     if keys.get('name', current.get('name')) != current.get('name'):

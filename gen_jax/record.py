@@ -22,7 +22,11 @@ def once(write):
 
 
 def flat(metrics, prefix: str) -> dict[str, float]:
-    """Metrics as named floats: `prefix/name`, a vector as `prefix/name/00`, `prefix/name/01` ..."""
+    """Metrics as named floats: `prefix/name`, a vector as `prefix/name/00`, `prefix/name/01` ...
+
+    >>> flat(dict(loss=1., kl=[2., 3.]), 'test')
+    {'test/kl/00': 2.0, 'test/kl/01': 3.0, 'test/loss': 1.0}
+    """
     named = {}
     for name, value in sorted(metrics.items()):
         value = np.asarray(value)

@@ -14,7 +14,11 @@ class BadInput(ValueError):
 
 
 def closest_match(word: str, known) -> str:
-    """', did you mean ..?' with the most similar of the known words; '' where none is similar."""
+    """', did you mean ..?' with the most similar of the known words; '' where none is similar.
+
+    >>> closest_match('bata', ['beta', 'latent'])
+    ", did you mean 'beta'?"
+    """
     match = difflib.get_close_matches(word, list(known), 1, cutoff=.4)
     return f', did you mean {match[0]!r}?' if match else ''
 

@@ -1,5 +1,8 @@
-"""The variant that README adds as an example works as it stands."""
+"""What the documentation shows works: its commands, its examples, and the variant it adds."""
+import doctest
+import importlib
 import importlib.util
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
+import gen_jax
 from gen_jax import optimisers
 from gen_jax.types import Batch
 
@@ -25,6 +29,15 @@ def commands(page: str) -> list[str]:
     lines = '\n'.join(re.findall(r'```\n(.*?)```', text, re.S)).split('\n')
     return [line for line in lines if line.startswith('python ') and not re.search(
         r'NAME|PYTHON|=DIR', line)]
+
+
+def test_examples_in_docstrings_give_what_they_show():
+    attempted = 0
+    for module in pkgutil.walk_packages(gen_jax.__path__, 'gen_jax.'):
+        result = doctest.testmod(importlib.import_module(module.name))
+        assert not result.failed, module.name
+        attempted += result.attempted
+    assert attempted > 20
 
 
 @pytest.mark.full

@@ -10,7 +10,11 @@ BLOCK = 2 ** 20  # differences held at once, 4 MB
 
 
 def normal_log_prob(z: Array, mean: Array | float = 0., logvar: Array | float = 0.) -> Array:
-    """log N(z; mean, exp(logvar)), summed over the last axis."""
+    """log N(z; mean, exp(logvar)), summed over the last axis.
+
+    >>> print(f'{normal_log_prob(jnp.zeros((1, 2)))[0]:.4f}')  # -log 2 pi
+    -1.8379
+    """
     return -.5 * ((z - mean) ** 2 * jnp.exp(-logvar) + logvar + losses.LOG_2PI).sum(-1)
 
 

@@ -78,7 +78,12 @@ def information(codes: np.ndarray, factors: np.ndarray, bins: int) -> np.ndarray
 
 def mig(codes, factors, bins: int = 20) -> float:
     """Mutual information gap: the mean over factors of (I(z_j; v) - I(z_i; v)) / H(v), where z_j
-    tells most of v and z_i second most (Chen et al. 2018)."""
+    tells most of v and z_i second most (Chen et al. 2018).
+
+    >>> factors = np.random.default_rng(0).integers(4, size=(2000, 2))
+    >>> print(f'{mig(factors.astype(float), factors):.2f}')  # a dimension for each factor
+    1.00
+    """
     codes, factors = checked(codes, factors)
     return unit(gap(information(codes, factors, bins)) / [entropy(v) for v in factors.T])
 

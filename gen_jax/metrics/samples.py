@@ -43,6 +43,10 @@ def frechet_distance(x, y) -> float:
     In the features' unit squared, and biased upwards by about 1/n.  With S = R'R, the trace of the
     root is the sum of the singular values of R_x R_y', so that fewer examples than dimensions,
     whose S has no full rank, give neither complex numbers nor the square roots of rounding.
+
+    >>> x = np.random.default_rng(0).normal(size=(1000, 3))
+    >>> print(f'{frechet_distance(x, x + 2):.4f}')  # the squared distance of the means
+    12.0000
     """
     x, y = features(x, y)
     root_x, root_y = (np.linalg.qr((a - a.mean(0)) / (len(a) - 1) ** .5, mode='r') for a in (x, y))
@@ -157,6 +161,9 @@ def modes(x, centres, sigma: float) -> dict[str, float]:
     number of centres that are nearest to at least one such sample, as VEEGAN (Srivastava et al.
     2017) and PacGAN (Lin et al. 2018) count.  kl is KL(samples || uniform) in nats over the nearest
     centres of those of high quality; where there is none it is its greatest value, log m.
+
+    >>> modes(np.array([[0., 0.], [5., 0.], [9., 9.]]), [[0., 0.], [5., 0.]], sigma=.1)['modes']
+    2
     """
     x, centres = features(x, centres, least=1)
     if not 0 < sigma < np.inf:

@@ -13,7 +13,11 @@ LATENT, SEED = 'model.latent', 'seed'
 
 
 def grid(values: dict[str, list]) -> list[dict[str, Any]]:
-    """Every combination, as dotted key -> value; the last key changes fastest."""
+    """Every combination, as dotted key -> value; the last key changes fastest.
+
+    >>> grid({'model.beta': [1., 4.], 'seed': [0]})
+    [{'model.beta': 1.0, 'seed': 0}, {'model.beta': 4.0, 'seed': 0}]
+    """
     return [dict(zip(values, chosen)) for chosen in itertools.product(*values.values())]
 
 
@@ -48,6 +52,11 @@ def changed(config: ConfigDict, values: dict[str, Any]) -> ConfigDict:
 
 
 def name(point: dict[str, Any]) -> str:
+    """What a point is called in tables and files.
+
+    >>> name({'model.beta': 4., 'seed': 0})
+    'beta=4.0,seed=0'
+    """
     return ','.join(f'{k.removeprefix("model.")}={v}' for k, v in point.items())
 
 

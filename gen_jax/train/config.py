@@ -65,6 +65,10 @@ def defaults(model: str, dataset: str, **changed) -> ConfigDict:
         eval.k: importance samples of each example for the nll.
         eval.features: to compare samples in: pixels, classifier or inception.
         eval.weights: file of Inception's weights.
+
+    >>> config = defaults('vae', 'digits', latent=2)
+    >>> config.model.latent, config.net.name
+    (2, 'mlp')
     """
     make = find_model(model).make
     hyper, groups = {}, {}
