@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 from pathlib import Path
+import re
 import select
 import subprocess
 import sys
@@ -195,7 +196,8 @@ def group(nodeid: str) -> str:
     name, _, case = nodeid.partition('.py::')
     if not name.endswith(APART):
         return name
-    return f'{name} {case if name.endswith("test_mnist") else case.partition("[")[2].split("-")[0]}'
+    parameter = re.match('[^]-]*', case.partition('[')[2])[0]
+    return f'{name} {case if name.endswith("test_mnist") else parameter}'
 
 
 def pytest_xdist_make_scheduler(config, log):
@@ -282,7 +284,7 @@ def compiled_few():
     Linux gives a process 65,530, beyond which it crashes."""
     yield
     maps = Path('/proc/self/maps')
-    if next(TESTS) % 20 == 0 and maps.exists() and maps.read_bytes().count(b'\n') > 30_000:
+    if next(TESTS) % 10 == 0 and maps.exists() and maps.read_bytes().count(b'\n') > 45_000:
         jax.clear_caches()
         gc.collect()
 

@@ -299,6 +299,7 @@ def test_a_run_that_skips_goes_on(tmp_path, monkeypatch):
     assert all(np.isfinite(line['train/loss']) for line in lines)
 
 
+@pytest.mark.full
 def test_a_run_that_would_skip_all_of_an_epoch_stops(tmp_path, monkeypatch):
     falling(monkeypatch, None)
     with pytest.raises(BadInput, match='not finite at step 8; nothing was saved'):
@@ -466,6 +467,7 @@ def test_damaged_lines_of_metrics_are_named_and_the_others_kept(complete, tmp_pa
     assert file.read_text() == ''.join(lines[1:])
 
 
+@pytest.mark.full
 def test_a_damaged_summary_is_made_again(complete, tmp_path, capsys):
     train.train(config(), tmp_path)
     (tmp_path / 'summary.json').write_text('{"epochs": 4')

@@ -272,6 +272,7 @@ def test_the_discriminators_move_leaves_the_generator_untouched():
                                   for s in (first, second)))
 
 
+@pytest.mark.full
 def test_the_generators_move_leaves_the_discriminator_untouched():
     """Adam moves a parameter by about its rate: the discriminator's is next to nothing here."""
     *_, (start, first, _), _ = gan(learning_rate=.01, discriminator_learning_rate=1e-9)

@@ -286,6 +286,7 @@ def test_training_and_evaluation_measure_the_same(name):
                                    err_msg=metric)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('beta', [1., 2.5])
 def test_vae_metrics_add_up(beta):
     """The elbo does not depend on beta; the loss does."""
@@ -965,6 +966,7 @@ def test_rae_loss_is_error_and_size_and_roughness(regulariser):
 # Faces
 
 
+@pytest.mark.full
 def test_deepfake_has_a_decoder_for_each_label_and_one_encoder():
     _, batch, state = built('deepfake', *VECTORS)
     params = state.params['ae']
@@ -1162,6 +1164,7 @@ def test_classifier_keeps_a_sources_batch_statistics():
     assert not equal(after.params, first.params)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('name', [n for n in NAMES
                                   if n not in ('gan', 'infogan', 'classifier', 'cvae')])
 def test_classifier_takes_every_encoder(name):

@@ -157,6 +157,7 @@ def test_a_run_is_loaded_by_its_folder_only(complete, tmp_path):
     assert train.load(tmp_path / 'run', overriding)[0].config.data.dir == '/elsewhere'
 
 
+@pytest.mark.full
 def test_classifier_starts_from_the_best_state_where_the_run_says_so(complete, tmp_path):
     """By eval.checkpoint of the run that it starts from; its latest and best states differ."""
     config = config_of('classifier_tuned', complete)
@@ -268,6 +269,7 @@ def run_like(run) -> State:
         lambda a: a[:8].astype(np.float32), run.data.train))
 
 
+@pytest.mark.full
 def test_state_given_to_an_epoch_is_donated():
     run = train.prepare(config_of('vae'))
     state, _ = train.Trainer(run).epoch(run.state)

@@ -653,7 +653,7 @@ def bucket(tmp_path_factory, monkeypatch):
     httpd.server_close()
 
 
-@pytest.mark.parametrize('cache', [True, False])
+@pytest.mark.parametrize('cache', thorough([True, False], True))
 def test_set_in_a_bucket_is_read_and_cached_here(bucket, tmp_path, monkeypatch, cache):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     result = data.load('tiny', dir=bucket, memory_limit=.0001, cache=cache)

@@ -279,6 +279,7 @@ def test_eight_sentences_are_memorised():
     assert [data.text(row) for row in decoded] == list(texts)
 
 
+@pytest.mark.full
 def test_accuracy_is_the_share_of_characters_right_when_decoding_freely():
     m, state, _, texts = learned()
     others = [text[::-1].replace('e', 'Z') for text in texts]  # other than the learned ones

@@ -242,6 +242,7 @@ def test_tcvae_by_weighted_sampling_has_the_same_kl_in_other_parts():
         parts(estimator='mean')
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('weights', [(1., 1., 1.), (.5, 4., 2.)])
 def test_tcvae_parts_add_up_to_the_kl_of_the_sampled_codes(weights):
     model, state = parts(**dict(zip(('alpha', 'beta', 'gamma'), weights)))
@@ -546,6 +547,7 @@ def prior_probabilities(model, state):
     return np.exp(np.asarray(model.density.joint(state, many, sequences())[1], float))
 
 
+@pytest.mark.full
 def test_vq_prior_is_normalised_and_is_what_is_sampled():
     model, state = tiny()
     p, n = prior_probabilities(model, state), 20000
