@@ -89,9 +89,8 @@ def losses() -> dict[str, str]:
 
 def picture(name: str) -> str:
     """The picture of a model that experiments/gallery.py has drawn, and the command of its run."""
-    commands = ROOT / 'docs' / 'pictures' / 'commands.json'
-    command = json.loads(commands.read_text()).get(name) if commands.exists() else None
-    return command and f'![{name}](../pictures/{name}.png)\n\n*`{command}`*'
+    command = json.loads((ROOT / 'docs' / 'pictures' / 'commands.json').read_text()).get(name)
+    return f'![{name}](../pictures/{name}.png)\n\n`{command}`' if command else ''
 
 
 def model_page(file: Path, formulas: dict[str, str]) -> str:

@@ -33,6 +33,13 @@ def pairs(run, state) -> np.ndarray:
     return np.stack(rows, 1).reshape(-1, *shown[0].shape[1:])
 
 
+def shown(run, state) -> np.ndarray:
+    """A row for test examples, and one for each of the first things that the model makes of them."""
+    batch = train.test_examples(run.data, COLUMNS, run.key)
+    parts = list(train.reconstruction_rows(run, state, batch).values())
+    return np.concatenate(parts[:ROWS - 1])
+
+
 def samples(run, state) -> np.ndarray:
     return np.asarray(train.samples(run, state, 'prior', COLUMNS * ROWS))
 
@@ -54,10 +61,10 @@ def points(run, state) -> np.ndarray:
 
 FRONT = {'test digits and reconstructions (VAE)': ('vae-mnist', pairs),
          'samples (VAE)': ('vae-mnist', samples),
-         'samples (GAN)': ('gan-mnist', samples),
-         'faces and swapped faces (deepfake)': ('deepfake-faces', pairs),
+         'digits as other digits (conditional VAE)': ('cvae-mnist', shown),
+         'faces, each as four people (deepfake)': ('deepfake-faces', shown),
          'latent dimensions (beta-TCVAE)': ('tcvae-sprites', traversals),
-         'samples, eight modes (GAN)': ('gan-ring', points)}
+         'samples of eight modes (GAN)': ('gan-ring', points)}
 
 
 def front(folders: dict[str, Path], data_dir: str | None) -> None:
@@ -81,7 +88,8 @@ def page(folder: Path, data_dir: str | None) -> str:
     if train.can_reconstruct(run.model):
         batch = train.test_examples(run.data, COLUMNS, run.key)
         rows = [(title, np.asarray(x)[:COLUMNS])
-                for title, x in train.reconstruction_rows(run, state, batch).items()]
+                for title, x in train.reconstruction_rows(run, state, batch).items()
+                if x is not None]
     if run.model.prior:
         images = samples(run, state)
         rows += [('samples', images[:COLUMNS])]
@@ -102,7 +110,7 @@ def save(fig, name: str) -> None:
     """A PNG of 256 colours, which is small."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     file = PICTURES / f'{name}.png'
-    fig.savefig(file, dpi=130)
+    fig.savefig(file, dpi=110, bbox_inches='tight', pad_inches=.05)
     image = Image.open(file).convert('RGB')
     image.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
 

@@ -1,11 +1,11 @@
 """What docs/results.md shows: tables of results and pictures, from finished runs and experiments.
 
-    python experiments/readme.py [--data_dir=DIR] FOLDER ...
+    python experiments/readme.py FOLDER ...
 
 A FOLDER is a run's workdir or an experiment's.  For every run, experiments/results/FOLDER.json is
 written (command, commit, seed, hardware, summary), for every experiment FOLDER.json and FOLDER.csv,
 and its figure goes to docs/ where the page shows it; then the tables from all the files there.
-docs/mnist.png shows the VAE and the GAN on mnist, docs/MODEL.png the runs of PICTURED.
+docs/MODEL.png shows the runs of PICTURED; experiments/gallery.py draws the other pictures.
 """
 import json
 from pathlib import Path
@@ -115,38 +115,18 @@ def tables() -> str:
     return '\n'.join([*runs, '', *studies, '', note])
 
 
-def mnist(folders: dict[str, Path], data_dir: str | None) -> None:
-    n, parts = 50, {}
-    for name, folder in sorted(folders.items()):
-        run, state = train.load(folder, data_dir=data_dir)
-        if run.model.encode:
-            x = train.test_examples(run.data, n, run.key).x
-            parts['test digits'] = x
-            parts[f'{name}: reconstructions'] = run.model.decode(state, run.model.encode(state, x))
-        if run.model.prior:
-            parts[f'{name}: samples'] = run.model.decode(state, run.model.prior(state, run.key, n))
-    record.pictures(ROOT / 'docs' / 'mnist.png', parts, columns=10)
-
-
 def main():
     p = parser('readme', __doc__)
     p.add_argument('folders', nargs='*', type=Path, metavar='FOLDER')
-    p.add_argument('--data_dir', help='TFDS directory')
     a = p.parse_args()
-    families = {}
     for folder in a.folders:
         keep(folder)
-        model, _, dataset = folder.name.partition('-')
         if folder.name in PICTURED:
             picture(folder / 'images' / 'reconstructions.png', PICTURED[folder.name])
-        if dataset == 'mnist' and model in ('vae', 'gan'):
-            families[model] = folder
     before, _, rest = (ROOT / 'docs' / 'results.md').read_text().partition('<!-- results -->\n')
     after = rest.partition('<!-- end -->\n')[2]
     (ROOT / 'docs' / 'results.md').write_text(
         f'{before}<!-- results -->\n{tables()}\n<!-- end -->\n{after}')
-    if families:
-        mnist(families, a.data_dir)
 
 
 if __name__ == '__main__':
