@@ -34,7 +34,7 @@ def pairs(run, state) -> np.ndarray:
 
 
 def shown(run, state) -> np.ndarray:
-    """A row for test examples, and one for each of the first things that the model makes of them."""
+    """A row of test examples, and rows of what the model makes of them."""
     batch = train.test_examples(run.data, COLUMNS, run.key)
     parts = list(train.reconstruction_rows(run, state, batch).values())
     return np.concatenate(parts[:ROWS - 1])
