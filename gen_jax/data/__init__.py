@@ -1,10 +1,10 @@
-"""name -> a Dataset: arrays as they are stored, and `prepare`, what is done to them on the device.
+"""Loads a data set by name as a Dataset: stored arrays, and `prepare`, which runs on the device.
 
-Embedded are `digits`, `breast_cancer` and `photos` (scikit-learn's), `faces` and `sprites` (drawn),
-`ring`, `grid` and `spiral` (points) and `text` (Python's own documentation); a name with dots is a
-module with `load`, see source.outside; any other is a TFDS image set.  `rows:NAME` reads images row
-by row, as sequences (h, w * c); `stacked:NAME` shows three of them, drawn anew whenever seen, as
-the colours of one (Metz et al. 2017).
+Built in are `digits`, `breast_cancer` and `photos` (scikit-learn), `faces` and `sprites` (drawn),
+`ring`, `grid` and `spiral` (points) and `text` (Python's documentation). A name with dots is a
+module with a function `load`, see source.outside. Any other name is a TFDS image set. `rows:NAME`
+reads images row by row, as sequences (h, w * c). `stacked:NAME` uses three images, combined anew in
+each epoch, as the colours of one (Metz et al. 2017).
 """
 from typing import Callable, NamedTuple
 
@@ -22,14 +22,18 @@ PLACES = 'what is drawn when seen, binary pictures or points'
 
 
 class Dataset(NamedTuple):
-    """train and test: Batches of stored arrays, uint8, uint16 or float32 for images (n, h, w, c),
-    streaming.Rows where these are more than fits into memory, float32 for vectors, int32 for
-    characters (n, t) and for what is drawn when seen (n,), labels 0 .. k - 1; prepare: (stored
-    batch, key) -> Batch as models see it, images as float32 in [0, 1] unless they are real numbers,
-    a traced function; read: characters -> str, and write, its inverse, where examples are text;
-    factors: name -> number of values, in the order of the grid, whose places are those of
-    np.ravel_multi_index; mixture: the density of points, where it is known; stacked: whether an
-    example is three of the stored ones; names: what the labels are called."""
+    """A data set.
+
+    train, test: Batches of stored arrays with labels 0 .. k - 1: uint8, uint16 or float32 for
+    images (n, h, w, c), or streaming.Rows if they do not fit into memory; float32 for vectors;
+    int32 for characters (n, t) and for the indices (n,) of examples that are drawn on the device.
+    prepare: (stored batch, key) -> Batch for the model, with images as float32 in [0, 1] unless
+    they are real numbers; a traced function.
+    read, write: characters -> str and the inverse, for text.
+    factors: name -> number of values, in the order of the grid, indexed as by np.ravel_multi_index.
+    mixture: the density of points, if it is known. stacked: whether an example combines three
+    stored ones. names: the names of the labels.
+    """
     train: Batch
     test: Batch
     prepare: Callable[[Batch, Array], Batch]
@@ -45,22 +49,24 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
          limit: int = 0, size: int = 0, range: str = '', standardise: bool = False,
          memory_limit: float = 8000., workers: int = 0, cache: bool = True,
          cache_dir: str | None = None, cache_limit: float = 50_000.) -> Dataset:
-    """The data set `name`, from the TFDS directory `dir` unless it is embedded.
+    """The data set `name`, from the TFDS directory `dir` unless it is built in.
 
-    binarize: `dynamic` draws each pixel's bit anew whenever it is seen (Burda et al. 2015),
-    `static` once and for all, both with the grey value as probability.  identities: the labels to
-    keep, which become 0, 1, ..; all where empty.  limit: so many training examples, as equally
-    shared by the labels as can be; 0 for all.  size: side of the pictures of faces, photos,
-    sprites and of TFDS sets whose images have many sizes, characters of a piece of text; 0 for the
-    set's own.  range: what the stored numbers are, see ranges.told; empty for what they tell by
-    themselves.  standardise: take the mean and deviation of the training split out of each
-    dimension of real numbers.  memory_limit: megabytes (10^6 bytes) beyond which the decoded images
-    of a TFDS split are streamed: from a cache on disk, or without `cache` decoded anew whenever
-    seen, by so many processes, `workers`, or in this one for 0.  cache_dir: where decoded images
-    are kept, None for the user's cache; cache_limit: the megabytes that they may take there, beyond
-    which those used longest ago are removed.  Raises BadInput for an unknown name or option, for
-    what does not fit the set, for numbers and labels that cannot be used, or where it is not at
-    hand or damaged.
+    binarize: `dynamic` samples the bit of each pixel anew in each epoch (Burda et al. 2015),
+    `static` only once, both with the grey value as probability. identities: the labels to keep,
+    which become 0, 1, ..; empty for all. limit: number of training examples, balanced over the
+    labels; 0 for all.
+    size: side of the pictures of faces, photos, sprites and of TFDS sets with images of many sizes,
+    or characters of a piece of text; 0 for the default. range: the range of the stored numbers, see
+    ranges.infer_range; empty to infer it. standardise: subtract the mean and divide by the standard
+    deviation of the training split, for each dimension of real numbers. memory_limit: megabytes
+    (10^6 bytes) of decoded images of a TFDS split beyond which they are streamed: from a cache on
+    disk, or, without `cache`, decoded whenever they are read, by `workers` processes (0: in this
+    process).
+    cache_dir: directory for decoded images, None for the user's cache. cache_limit: its size in
+    megabytes; the sets used longest ago are removed first.
+
+    Raises BadInput for an unknown name or option, for options that do not fit the set, for invalid
+    numbers or labels, and for a set that is missing or damaged.
     """
     if binarize not in BINARIZE:
         raise BadInput(f'unknown data.binarize {binarize!r}; choose one of {", ".join(BINARIZE)}')
@@ -130,21 +136,22 @@ def load(name: str, *, dir: str | None = None, binarize: str = 'none', identitie
 
 
 def stacked(x: Array, key: Array) -> Array:
-    """Images (n, h, w, 1) as the first colour of images (n, h, w, 3), whose others are two more of
-    them."""
+    """Colour images (n, h, w, 3) from grey ones (n, h, w, 1): the first colour is the image itself,
+    the other two are random images of the batch.
+    """
     more = [jax.random.permutation(k, x) for k in jax.random.split(key)]
     return jnp.concatenate([x, *more], -1)
 
 
 def dataset_of(x) -> str:
-    """What the stored examples x are."""
+    """The kind of the stored examples x: images, vectors, text, or indices."""
     if x.dtype == np.int32:
         return PLACES if x.ndim == 1 else TEXT
     return VECTORS if x.dtype == np.float32 and x.ndim != 4 else IMAGES
 
 
 def read(name, dir, size, **how) -> Source:
-    """A data set as it is stored."""
+    """The data set as it is stored."""
     from gen_jax.data import builtin, tfds_sets
     source = builtin.SETS.get(name) or builtin.SIZED.get(name) or outside(name)
     if size and name in builtin.SETS:
@@ -157,7 +164,7 @@ def read(name, dir, size, **how) -> Source:
 
 
 def require_fit(batch: Batch, count: int, key: str, name: str, memory_limit: float) -> None:
-    """Raises BadInput where so many examples of a stream would be taken into memory by `key`."""
+    """Raises BadInput if option `key` would load more than memory_limit of a streamed set."""
     size = count * np.prod(batch.x.shape[1:], dtype=float) * batch.x.dtype.itemsize / 1e6
     if streaming.streamed(batch) and size > memory_limit:
         raise BadInput(f'{key} takes {name} into memory, {size:,.0f} megabytes, more than '
@@ -165,7 +172,7 @@ def require_fit(batch: Batch, count: int, key: str, name: str, memory_limit: flo
 
 
 def keep_identities(batch: Batch, identities, name: str) -> Batch:
-    """The examples of these labels, relabelled in this order."""
+    """The examples with these labels, which become 0, 1, .. in this order."""
     there = [] if batch.label is None else np.unique(batch.label).tolist()
     if missing := [i for i in identities if i not in there]:
         raise BadInput(f'data.identities: {name} has no label {missing[0]!r}; there are '
@@ -180,7 +187,7 @@ def keep_identities(batch: Batch, identities, name: str) -> Batch:
 
 
 def balanced(batch: Batch, limit: int, name: str) -> Batch:
-    """The first `limit` examples, taking the labels in turn."""
+    """The first `limit` examples, taken from the labels in turn."""
     if not 0 < limit <= len(batch.x):
         raise BadInput(f'data.limit must be between 1 and the {len(batch.x)} training examples of '
                        f'{name}, or 0 for all, not {limit}')
@@ -192,8 +199,9 @@ def balanced(batch: Batch, limit: int, name: str) -> Batch:
 
 
 def limit_examples(train: Batch, test: Batch, limit: int, name: str, names) -> tuple[Batch, Batch]:
-    """The training examples that are left, see balanced; and without labels both, where some label
-    is no longer among them."""
+    """Limits the training examples, see `balanced`. Removes the labels of both splits if a label
+    has no training example left.
+    """
     train = balanced(train, limit, name)
     lost = np.setdiff1d(np.arange(len(names)), train.label) if names else ()
     if not len(lost):
@@ -204,8 +212,7 @@ def limit_examples(train: Batch, test: Batch, limit: int, name: str, names) -> t
 
 
 def binarize_with_noise(x: np.ndarray, seed: int, full: int = 255) -> np.ndarray:
-    """Grey images, where `full` is white, to images of 0 and 255, 255 with probability
-    grey / full."""
+    """Images of 0 and 255 from grey images: 255 with probability grey / full."""
     chance = np.random.default_rng(seed)
 
     def draw(shape):

@@ -1,4 +1,4 @@
-"""Data sets that need no download: scikit-learn's own, and those that gen_jax makes."""
+"""Data sets that need no download: those of scikit-learn, and those that gen_jax generates."""
 
 import numpy as np
 
@@ -12,23 +12,26 @@ BAND = 128  # columns of a photograph; of five bands, every photograph's second 
 
 
 def digits():
-    """1,797 handwritten digits of 8x8 pixels (17 grey levels); every fifth is for testing."""
+    """1,797 handwritten digits, 8x8 pixels, 17 grey levels; every fifth is in the test split."""
     from sklearn.datasets import load_digits
     x, label = load_digits(return_X_y=True)
     return split(np.round(x * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1), label)
 
 
 def breast_cancer():
-    """569 tumours, 30 measurements each, standardised by those for training: real vectors; every
-    fifth is for testing."""
+    """569 tumours with 30 measurements, standardised by the training split: real vectors; every
+    fifth is in the test split.
+    """
     from sklearn.datasets import load_breast_cancer
     x, label = load_breast_cancer(return_X_y=True)
     return ranges.standardise(*split(x, label))
 
 
 def photos(size: int = 32):
-    """8,000 and 1,000 random colour crops of two photographs, 427x640 each (0: a temple in China,
-    1: a flower); those for testing come from a vertical band that no training crop touches."""
+    """8,000 training and 1,000 test crops of two colour photographs of 427x640 pixels (0: a temple
+    in
+    China, 1: a flower). The test crops come from a vertical band that no training crop touches.
+    """
     from sklearn.datasets import load_sample_images
     if not 4 <= size <= BAND:
         raise BadInput(f'data.size of photos must be between 4 and {BAND} pixels, not {size}')
@@ -47,7 +50,7 @@ def photos(size: int = 32):
 
 
 def prose(size: int = 32):
-    """Pieces of Python's documentation of so many characters, see `text_set`."""
+    """Pieces of Python's documentation with `size` characters, see text.text_set."""
     return Source(*text.text_set(size), read=text.text, write=lambda s: text.ids(s, size))
 
 
@@ -58,7 +61,7 @@ def split(x, label):
 
 
 def cartoon_faces(size: int = 64):
-    """Drawn faces of four identities; expression and pose are known, for face swapping."""
+    """Drawn faces of four identities with known expression and pose, for face swapping."""
     return faces(size=size)
 
 

@@ -1,4 +1,4 @@
-"""What is kept on disk between runs: decoded images with their checksums, and compiled programs."""
+"""What stays on disk between runs: decoded images with checksums, and compiled programs."""
 import contextlib
 import math
 import os
@@ -18,32 +18,33 @@ PIECE = 2 ** 23  # bytes that are decoded, or checked, at a time
 
 
 def folder() -> Path:
-    """The user's folder for what is kept between runs."""
+    """The user's cache directory of gen_jax."""
     return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'gen_jax'
 
 
 def decoded(dir: str | None) -> Path:
-    """The folder for decoded images: `dir`, or that beside the compiled programs."""
+    """The directory for decoded images: `dir`, or the default beside the compiled programs."""
     return Path(dir).expanduser() if dir else folder() / 'data'
 
 
 def keep_compiled() -> None:
-    """From here on, compiled programs are kept in the cache, unless JAX_COMPILATION_CACHE_DIR says
-    where else."""
+    """Stores compiled programs in the cache from now on; JAX_COMPILATION_CACHE_DIR overrides the
+    place.
+    """
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         jax.config.update('jax_compilation_cache_dir', str(folder() / 'compiled'))
     if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
         jax.config.update('jax_persistent_cache_min_compile_time_secs', .2)
-    warnings.filterwarnings('ignore', 'Error writing persistent compilation cache')  # do without
+    warnings.filterwarnings('ignore', 'Error writing persistent compilation cache')  # not fatal
 
 
 def piece(shape) -> int:
-    """How many examples are PIECE, at least one."""
+    """The number of examples in PIECE bytes, at least one."""
     return max(1, PIECE // math.prod(shape))
 
 
 class Cache(NamedTuple):
-    """A decoded split on disk: its images, labels, and a checksum of each of them together."""
+    """A decoded split on disk: images, labels, and one checksum for each image with its label."""
     file: Path
     x: np.ndarray
     label: np.ndarray
@@ -53,13 +54,13 @@ class Cache(NamedTuple):
         return not np.array_equal(checksums(x, self.label[rows]), self.sums[rows])
 
     def is_complete(self) -> bool:
-        """Whether all is as it was written."""
+        """Whether all images and labels match their checksums."""
         step = piece(self.x.shape[1:])
         pieces = [slice(i, i + step) for i in range(0, len(self.x), step)]
         return not any(self.damaged(rows, self.x[rows]) for rows in pieces)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """These images.  Raises BadInput where they are not what was written."""
+        """The images of these rows. Raises BadInput if they do not match their checksums."""
         x = self.x[rows]
         if self.damaged(rows, x):
             self.file.unlink(missing_ok=True)
@@ -69,13 +70,13 @@ class Cache(NamedTuple):
 
 
 def checksums(x: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """The CRC-32 of each example, begun with its label: uint32 (n,)."""
+    """The CRC-32 of each example, initialised with its label: uint32 (n,)."""
     rows = np.ascontiguousarray(x).reshape(len(x), -1)
     return np.fromiter(map(zlib.crc32, rows, label.astype(np.uint32).tolist()), np.uint32, len(x))
 
 
 def decode(decoder, title: str, names: list[Path], workers: int) -> None:
-    """Writes what a stored.Decoder gives: images, labels and checksums, piece by piece."""
+    """Writes the images, labels and checksums of a tfds_files.Decoder, piece by piece."""
     count, end = len(decoder.source), 0
     print(f'decoding {count:,} images of {title} (once)', flush=True)
     label, sums = np.empty(count, np.int32), np.empty(count, np.uint32)
@@ -92,11 +93,10 @@ def decode(decoder, title: str, names: list[Path], workers: int) -> None:
 
 @contextlib.contextmanager
 def make_space(files: list[Path], name: str, needed: int, dir: str | None, limit: float):
-    """Within, there is room to write these files of the set `name`, which take so many bytes
-    together: what else is decoded and was used longest ago is removed until all takes at most
-    `limit` megabytes.
+    """A context in which there is space to write these files of the set `name`, `needed` bytes in
+    all. Removes the decoded sets used longest ago until everything takes at most `limit` megabytes.
 
-    Raises BadInput for files that alone are larger, and where they cannot be written.
+    Raises BadInput if these files alone are larger, or if they cannot be written.
     """
     if needed > limit * 1e6:
         raise BadInput(f'{name} takes {needed / 1e6:,.0f} megabytes decoded, more than '
@@ -115,11 +115,12 @@ def make_space(files: list[Path], name: str, needed: int, dir: str | None, limit
 
 
 def remove(folder: Path, limit: float, but: list[Path]) -> None:
-    """Removes decoded splits below a folder, those first that were used longest ago, until all
-    `but` these files take at most `limit` bytes."""
+    """Removes decoded splits below a folder, those used longest ago first, until all except the
+    files `but` take at most `limit` bytes.
+    """
     splits = {}
     for file in set(folder.rglob('gen_jax-*')) - set(but):
-        with contextlib.suppress(FileNotFoundError):  # removed by another process just now
+        with contextlib.suppress(FileNotFoundError):  # another process has just removed it
             splits.setdefault(str(file).rpartition('-')[0], []).append((file, file.stat()))
     total = sum(status.st_size for parts in splits.values() for _, status in parts)
     for stem, parts in sorted(splits.items(), key=lambda of: max(t.st_mtime for _, t in of[1])):
@@ -133,25 +134,25 @@ def remove(folder: Path, limit: float, but: list[Path]) -> None:
 
 def used(file: Path) -> None:
     """Marks a file as used now."""
-    with contextlib.suppress(OSError):  # of another user, who keeps it
+    with contextlib.suppress(OSError):  # it belongs to another user
         os.utime(file)
 
 
 def write(file: Path, array: np.ndarray) -> None:
-    """Whole or not at all, also when several processes write at the same time."""
+    """Writes a file atomically, also if several processes write it at the same time."""
     with replaced(file) as part:
         np.save(part, array, allow_pickle=False)
 
 
 @contextlib.contextmanager
 def replaced(file: Path):
-    """A new file beside, which takes the place of `file` once it is written."""
+    """A new temporary file that replaces `file` once it is written."""
     with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f'{file.name}.', suffix='.part',
                                      delete=False) as part:
         try:
             yield part
             part.flush()
-            os.chmod(part.name, 0o644)  # a temporary file is its owner's alone
+            os.chmod(part.name, 0o644)  # by default only the owner can read it
             os.replace(part.name, file)
         except BaseException:
             os.unlink(part.name)

@@ -1,4 +1,4 @@
-"""What a data set is before anything is done to it."""
+"""A data set before options are applied."""
 import importlib.util
 import inspect
 from typing import Callable, NamedTuple
@@ -9,15 +9,18 @@ from gen_jax.types import Array, BadInput, Batch
 
 
 class Mixture(NamedTuple):
-    """Equally likely round Gaussians: centres (m, 2), standard deviation sigma."""
+    """Round Gaussians of equal weight: centres (m, 2), standard deviation sigma."""
     centres: np.ndarray
     sigma: float
 
 
 class Source(NamedTuple):
-    """train and test: as they are stored; draw: (x, key) -> examples, of a set that is drawn
-    whenever it is seen, whose stored x is int32 (n,), a traced function; read and write: characters
-    <-> str, of text; factors, mixture: see Dataset; names: what the labels 0, 1, .. are called."""
+    """A data set as it is stored.
+
+    train, test: stored Batches. draw: (x, key) -> examples, a traced function, for sets that are
+    drawn on the device; their stored x is int32 (n,). read, write: characters -> str and the
+    inverse, for text. factors, mixture: see Dataset. names: the names of the labels 0, 1, ..
+    """
     train: Batch
     test: Batch
     draw: Callable[[Array, Array], Array] | None = None
@@ -29,9 +32,11 @@ class Source(NamedTuple):
 
 
 def outside(name: str) -> Callable | None:
-    """`load` of the module called so, by which anybody brings a data set: load(size=0), or load(),
-    -> Source or (train, test).  None where there is no such module; BadInput where it has none, or
-    fails."""
+    """The function `load` of the module with this name, for data sets of your own: load(size=0) or
+    load() returns a Source or (train, test).
+
+    None if there is no such module. Raises BadInput if the module fails or has no `load`.
+    """
     words = name.split('.')
     if len(words) < 2 or not all(map(str.isidentifier, words)):
         return None
@@ -41,7 +46,7 @@ def outside(name: str) -> Callable | None:
         load = importlib.import_module(name).load
     except ModuleNotFoundError:
         return None
-    except Exception as e:  # of anybody's program
+    except Exception as e:  # from any user's program
         raise BadInput(f'data set {name!r} cannot be imported: {type(e).__name__}: '
                        f'{" ".join(str(e).split())}') from e
     if 'size' in inspect.signature(load).parameters:

@@ -1,6 +1,6 @@
-"""Examples that are read when they are seen, for data sets that are larger than memory.
+"""Examples that are read on demand, for data sets larger than memory.
 
-What is read is a function of its place alone, so a stream begins anywhere, whatever came before.
+Each read depends only on its position, so a stream can start anywhere.
 """
 from concurrent.futures import ThreadPoolExecutor
 import functools
@@ -15,14 +15,15 @@ import numpy as np
 from gen_jax.types import Array, BadInput, Batch
 
 READERS = 4  # threads, each with a batch
-CHUNKS = 5   # in memory at a time: trained on, put on the device, and batches read ahead
-MOST = 64    # batches in a chunk, which is what one compiled call sees
+CHUNKS = 5   # in memory at a time: in training, on the way to the device, and batches read ahead
+MOST = 64    # batches in a chunk, the data of one compiled call
 
 
 class Rows:
-    """Examples (n, ...) that are read when they are indexed, otherwise like an array: a slice of
-    them is Rows again, a selection is an array.  read: (numbers of rows) -> these examples;
-    workers: the processes in which that is to be done, 0 for this one."""
+    """Examples (n, ...) that are read when they are indexed. A slice is Rows again, a selection is
+    an array. read: (row numbers) -> examples; workers: number of processes that read, 0 for this
+    one.
+    """
 
     def __init__(self, read: Callable[[np.ndarray], np.ndarray], shape, rows: np.ndarray,
                  workers: int = 0, dtype=np.uint8):
@@ -42,7 +43,7 @@ class Rows:
         return np.asarray(self.read(self.rows), dtype)
 
     def through(self, inspect: Callable[[np.ndarray, np.ndarray], None]) -> 'Rows':
-        """The same, at whose numbers and examples look(rows, x) looks whenever they are read."""
+        """The same Rows, which call inspect(rows, x) for everything they read."""
         return Rows(functools.partial(_read_and_inspect, self.read, inspect), self.shape[1:],
                     self.rows, self.workers, self.dtype)
 
@@ -58,7 +59,7 @@ def streamed(batch: Batch) -> bool:
 
 
 class Batches:
-    """A sequence of Batches, the i-th of which has the rows(i) of the examples."""
+    """A sequence of Batches; the i-th holds the examples rows(i)."""
 
     def __init__(self, examples: Batch, rows: Callable[[int], np.ndarray], count: int):
         self.examples, self.rows, self.count = examples, rows, count
@@ -72,10 +73,11 @@ class Batches:
 
 
 def ahead(source, first: int = 0, *, workers: int = 0, most: int = READERS) -> Iterator[Any]:
-    """source[first], source[first + 1], ... to the end, up to `most` of which are read ahead: by so
-    many worker processes, or without any by threads."""
+    """Iterates over source[first], source[first + 1], ... and reads up to `most` items ahead, in
+    `workers` processes or, for 0, in threads.
+    """
     import grain
-    workers = workers if len(source) > first + 1 else 0  # one alone is not worth a process
+    workers = workers if len(source) > first + 1 else 0  # a process does not pay for one batch
     threads = 0 if workers else min(READERS, most)
     batches = grain.MapDataset.source(source)[first:].to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=most if threads else 0))
@@ -86,14 +88,15 @@ def ahead(source, first: int = 0, *, workers: int = 0, most: int = READERS) -> I
 
 
 def on_the_host(worker: int, workers: int) -> None:
-    """A worker process leaves the accelerator, and what to do at Ctrl-C, to the one that trains."""
+    """Makes a worker process use the CPU only, and ignore Ctrl-C."""
     jax.config.update('jax_platforms', 'cpu')
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def chunk(x: Rows, batch: int, limit: float) -> int:
-    """How many batches there are in a chunk, so that all that is in memory at a time fits into
-    `limit` megabytes.  Raises BadInput where not even one does."""
+    """The number of batches in a chunk such that everything in memory at a time fits into `limit`
+    megabytes. Raises BadInput if not even one batch fits.
+    """
     bytes = batch * np.prod(x.shape[1:], dtype=float) * x.dtype.itemsize
     fit = int((limit * 1e6 / bytes - 2 * x.workers) // CHUNKS)
     if fit < 1:
@@ -105,24 +108,25 @@ def chunk(x: Rows, batch: int, limit: float) -> int:
 
 
 def local_rows(sharding: jax.sharding.Sharding, batch: int, process: int) -> np.ndarray:
-    """The rows of a batch that lie on the devices of a process, where chunks (steps, batch) are
-    laid out by `sharding`."""
+    """The rows of a batch on the devices of a process, for chunks (steps, batch) with this
+    sharding.
+    """
     spans = {rows.indices(batch)[:2] for device, (_, rows) in
              sharding.devices_indices_map((1, batch)).items() if device.process_index == process}
     return np.concatenate([np.arange(*span) for span in sorted(spans)])
 
 
 def mapped(shape, dtype) -> np.ndarray:
-    """An array in memory of its own, which is given back at once, unlike that of malloc."""
+    """An array in memory mapped for it alone. Unlike memory of malloc, it is freed at once."""
     return np.ndarray(shape, dtype, mmap.mmap(-1, int(np.prod(shape)) * dtype.itemsize))
 
 
 class Feed:
     """(step, steps) -> the Batch (steps, batch, ...) of these steps, on the devices.
 
-    While it is trained on, the next one is read and put there.  source: the i-th is the batch of
-    step i, those rows of it that this process has; at_once: the steps a call, fewer at the end of
-    an epoch of `per_epoch`.
+    Reads the next chunk while the current one is trained on. source: the i-th item holds this
+    process's rows of the batch of step i; at_once: steps in a call, fewer at the end of an epoch of
+    `per_epoch`.
     """
 
     def __init__(self, source: Batches, per_epoch: int, at_once: int, batch: int,
@@ -160,6 +164,6 @@ class Feed:
         return jax.make_array_from_process_local_data(self.sharding, a, stacked)
 
     def close(self) -> None:
-        """Ends the worker processes."""
+        """Stops the worker processes."""
         if self.batches is not None:
             self.batches.close()

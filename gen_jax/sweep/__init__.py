@@ -1,7 +1,7 @@
-"""Many trainings as one program: points of a grid that differ in numbers share a compilation.
+"""Many trainings in one program: points of a grid that differ in numbers share a compilation.
 
-A point's numbers are arrays in its state, so that the loop, the measures and checkpoints see a
-Model like any other; of a latent size below the largest, what lies beyond it is held at zero.
+The numbers of a point are arrays in its state, so the loop, metrics and checkpoints handle a Model
+as usual. For a latent size below the largest one, the unused dimensions are kept at zero.
 """
 from gen_jax.sweep.groups import Group, plan
 from gen_jax.sweep.evaluator import Evaluator

@@ -1,4 +1,4 @@
-"""The measures of points, compiled once for all of a group."""
+"""Metrics of points, compiled once for a group."""
 from typing import Any
 
 import jax
@@ -12,11 +12,11 @@ from gen_jax.types import State
 
 
 class Evaluator:
-    """Measures the points of a group, each by programs that are compiled for the first; what cannot
-    be computed of a point is left out with a word.
+    """Measures the points of a group with programs that are compiled for the first point. Leaves
+    out, with a message, what cannot be computed for a point.
 
-    asked: names of gen_jax.metrics; without any nll and active units, or of a model without a
-    density the Frechet distance of samples.  most: look at so many examples, None for all.
+    asked: names of gen_jax.metrics; by default nll and active units or, for a model without a
+    density, the Frechet distance of samples. most: number of examples to use, None for all.
     """
 
     def __init__(self, g: Group, asked: list[str], most: int | None = None):
@@ -35,7 +35,7 @@ class Evaluator:
         return {f'test/{k}': float(v) for k, v in scores.items()}
 
     def known(self) -> list[str]:
-        """What is known of a point in the end: by measuring it untrained."""
+        """The names of all metrics of a finished point, found by measuring an untrained one."""
         run = self.g.run
         shapes = jax.eval_shape(run.model.evaluate, self.start, run.known.test,
                                 run.key)
@@ -43,7 +43,7 @@ class Evaluator:
             self(self.g.points[0], self.start))
 
     def samples(self, state: State, n: int) -> np.ndarray | None:
-        """Decoded codes of the prior, the same for every point; None where a model has no prior."""
+        """Samples for the same codes at every point; None for a model without a prior."""
         run = self.g.run
         if not run.model.prior or not run.model.decode or run.data.read:
             return None

@@ -1,4 +1,4 @@
-"""Points in as few groups as there must be programs."""
+"""Divides points into the smallest number of groups that can share a program."""
 from typing import Any, Callable, NamedTuple
 
 from ml_collections import ConfigDict
@@ -11,8 +11,10 @@ from gen_jax.types import BadInput, Model
 
 
 class Group(NamedTuple):
-    """Points that one compiled program trains.  run: its model is `swept`; make: (**numbers) ->
-    Model; traced: the keys in which its points differ; extents: see `extents`, of model.latent."""
+    """Points that are trained by one compiled program. run: its model is that of `swept`; make:
+    (**numbers) -> Model; traced: the keys in which the points differ; extents: the result of
+    `extents` if model.latent is traced.
+    """
     run: train.Run
     make: Callable[..., Model]
     points: list[dict[str, Any]]
@@ -21,8 +23,9 @@ class Group(NamedTuple):
 
 
 def plan(config: ConfigDict, points: list[dict[str, Any]]) -> list[Group]:
-    """The points in as few groups as there must be programs.  Raises BadInput for a point that
-    cannot be trained."""
+    """Divides the points into as few groups as possible. Raises BadInput for a point that cannot be
+    trained.
+    """
     for key, only in dict(parallel='jit', on_nan='stop').items():
         if config[key] != only:
             raise BadInput(f'a sweep knows no {key}={config[key]}; leave {key}={only}')
@@ -50,7 +53,7 @@ def plan(config: ConfigDict, points: list[dict[str, Any]]) -> list[Group]:
 
 
 def numbered(point: dict[str, Any], traced) -> dict[str, Any]:
-    """A point's hyper-parameters among the traced keys."""
+    """The values of a point for the traced keys of parts."""
     return {k: point[k] for k in traced if k not in (SEED, LATENT)}
 
 

@@ -1,4 +1,4 @@
-"""Points: combinations of values of a config's keys."""
+"""Points: combinations of values for keys of a config."""
 import copy
 import hashlib
 import itertools
@@ -22,9 +22,10 @@ def grid(values: dict[str, list]) -> list[dict[str, Any]]:
 
 
 def numbers(config: ConfigDict, key: str, words: str) -> list:
-    """The values of `key` that `words`, separated by commas, give.
+    """Parses `words`, values of `key` separated by commas.
 
-    Raises BadInput for a key that is not in the config or no number, or values that are none.
+    Raises BadInput if the key is not in the config or not a number, or for values that are not
+    numbers.
     """
     part, _, name = key.rpartition('.')
     known = train.leaves(config.to_dict())
@@ -52,7 +53,7 @@ def changed(config: ConfigDict, values: dict[str, Any]) -> ConfigDict:
 
 
 def name(point: dict[str, Any]) -> str:
-    """What a point is called in tables and files.
+    """The name of a point in tables and files.
 
     >>> name({'model.beta': 4., 'seed': 0})
     'beta=4.0,seed=0'
@@ -61,5 +62,5 @@ def name(point: dict[str, Any]) -> str:
 
 
 def label(points: list[dict[str, Any]]) -> str:
-    """A folder's name for points trained together."""
+    """A folder name for points that are trained together."""
     return hashlib.sha256(';'.join(map(name, points)).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""A Model whose numbers are arrays in its state, its latent size among them."""
+"""A Model whose hyper-parameters, including its latent size, are arrays in its state."""
 import functools
 import operator
 from typing import Any, Callable
@@ -15,9 +15,10 @@ POINT = 'point'
 
 
 def swept(make: Callable[..., Model], like: Model, sizes: list | None, latent: int | None) -> Model:
-    """The Model whose numbers are in its state, buffers['point']['values'], and of whose `latent`
-    dimensions, where `sizes` are given, buffers['point']['latent'] are in use; `like` has the
-    functions that it is to have."""
+    """The Model whose numbers are in its state, in buffers['point']['values']. If `sizes` are
+    given, it uses the first buffers['point']['latent'] of its `latent` dimensions. It has the same
+    functions as the Model `like`.
+    """
     def opened(state):
         point = state.buffers[POINT]
         rest = {k: v for k, v in state.buffers.items() if k != POINT}
@@ -45,8 +46,10 @@ def swept(make: Callable[..., Model], like: Model, sizes: list | None, latent: i
 
 
 def extents(make: Callable[..., Model], run: train.Run, latent: int) -> list | None:
-    """For each leaf of a state, {axis: b} of the axes that hold b blocks of `latent` numbers; None
-    where the latent size has shaped one otherwise."""
+    """For each leaf of a state, {axis: b} for the axes with b blocks of `latent` numbers each. They
+    are derived from the shapes at two latent sizes, so a net of your own needs no declaration;
+    `alike` checks the result. None if the latent size has another effect on a shape.
+    """
     example = run.known.example
     ours, more = (jax.tree.flatten(jax.eval_shape(make(**{LATENT: n}).init, run.key, example))
                   for n in (latent, latent + 1))
@@ -60,7 +63,7 @@ def extents(make: Callable[..., Model], run: train.Run, latent: int) -> list | N
 
 
 def mask_unused(state: State, sizes: list, used: Array, latent: int) -> State:
-    """The state with zeros beyond the dimensions in use."""
+    """The state with zeros in all dimensions that are not used."""
     leaves, tree = jax.tree.flatten(state)
     for i, axes in enumerate(sizes):
         for axis in axes:
@@ -71,7 +74,7 @@ def mask_unused(state: State, sizes: list, used: Array, latent: int) -> State:
 
 
 def embedded(state: State, sizes: list, used: int, latent: int) -> State:
-    """The state of a model of fewer latent dimensions as one of `latent`."""
+    """The state of a model with fewer latent dimensions, padded to one with `latent` dimensions."""
     leaves, tree = jax.tree.flatten(state)
     for i, axes in enumerate(sizes):
         for axis, blocks in axes.items():
@@ -85,9 +88,10 @@ def embedded(state: State, sizes: list, used: int, latent: int) -> State:
 
 
 def alike(run: train.Run, used: int, latent: int, others: list[dict[str, Any]]) -> bool:
-    """Whether a model of `latent` dimensions of which so many are in use is, to float tolerance,
-    one made with these, whichever of `others` its traced numbers are: by its metrics in two steps
-    and an evaluation after."""
+    """Whether a model with `latent` dimensions of which only `used` are used equals, to float
+    tolerance, a model made with `used` dimensions, for all traced numbers in `others`: compares the
+    metrics of two steps and of an evaluation.
+    """
     make, example = train.maker(run.config, run.known, run.layout), run.known.example
     sizes = extents(make, run, latent)
     if sizes is None:
@@ -123,7 +127,7 @@ def alike(run: train.Run, used: int, latent: int, others: list[dict[str, Any]]) 
 
 
 def traceable(run: train.Run, values: dict[str, Any]) -> bool:
-    """Whether one program can train the model for any values of these hyper-parameters."""
+    """Whether one program can train the model for all values of these hyper-parameters."""
     make, example = train.maker(run.config, run.known, run.layout), run.known.example
 
     def once(values):

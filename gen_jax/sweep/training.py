@@ -1,4 +1,4 @@
-"""The points of a group, trained side by side."""
+"""Trains the points of a group side by side in one program."""
 import functools
 import json
 import os
@@ -18,7 +18,7 @@ from gen_jax.types import Array, BadInput, State
 
 
 def init_states(g: Group, points: list[dict[str, Any]]) -> tuple[State, Array]:
-    """States, one behind the other, and keys of points, each as its own training would have it."""
+    """The initial states of the points, stacked, and their keys: those of separate trainings."""
     values = {k: jnp.asarray([numbered(p, g.traced)[k] for p in points])
               for k in numbered(points[0], g.traced)}
     keys = jax.vmap(jax.random.key)(jnp.asarray([p.get(SEED, g.run.config.seed) for p in points]))
@@ -44,7 +44,9 @@ def init_states(g: Group, points: list[dict[str, Any]]) -> tuple[State, Array]:
 
 
 class Programs(NamedTuple):
-    """What trains and evaluates n points: (states, data, keys) -> ...; and the bytes it takes."""
+    """Compiled functions (states, data, keys) -> ... that train and evaluate n points, and the
+    bytes they need.
+    """
     layout: parallel.Layout
     train: Callable
     evaluate: Callable
@@ -71,15 +73,17 @@ def programs(g: Group, points: list[dict[str, Any]], how: str) -> Programs:
 
 
 def memory() -> float:
-    """Bytes for a program, most of what its device has."""
+    """The bytes that a program may use: most of the memory of the device."""
     stats = jax.devices()[0].memory_stats() or {}
     here = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     return .8 * stats.get('bytes_limit', here)
 
 
 def fitting(g: Group, how: str, limit: float) -> list[tuple[Programs, list[dict[str, Any]]]]:
-    """The group's points in parts that take at most `limit` bytes each, by XLA's own analysis, with
-    what trains each.  Raises BadInput where one alone takes more."""
+    """Splits the points of a group into parts that need at most `limit` bytes each by XLA's
+    analysis. Returns the programs and the points of each part. Raises BadInput if a single point
+    needs more.
+    """
     n = len(g.points)
     while True:
         compiled = programs(g, g.points[:n], how)
@@ -95,9 +99,10 @@ def fitting(g: Group, how: str, limit: float) -> list[tuple[Programs, list[dict[
 
 def follow(g: Group, compiled: Programs, points: list[dict[str, Any]], folder: Path,
            say: Callable = print) -> list[tuple[list[dict], State | None]]:
-    """Trains points side by side until config.epochs, from the newest checkpoint in `folder` where
-    there is one.  Of each its metrics, a row per epoch, and its state at the end, None where its
-    metrics were not sound: such a point stops, and no other."""
+    """Trains points side by side until config.epochs, from the newest checkpoint in `folder` if
+    there is one. Returns for each point its metrics, a row per epoch, and its final state; None if
+    its metrics were not finite or out of bounds. Such a point stops; the others continue.
+    """
     config, file = g.run.config, folder / 'rows.jsonl'
     folder.mkdir(parents=True, exist_ok=True)
     states, keys = init_states(g, points)
