@@ -1,7 +1,7 @@
-"""An epoch as one compiled `lax.scan`, and exact evaluations over a ragged last batch.
+"""An epoch as one compiled `lax.scan`, and exact evaluation with a ragged last batch.
 
-Everything random comes from the run's key and the step: the order of an epoch is a permutation
-from (key, epoch), the noise of a step from (key, step); so a run can stop and go on anywhere.
+All randomness comes from the key of the run and the step: the order of an epoch from (key, epoch),
+the noise of a step from (key, step). So a run can stop and continue anywhere.
 """
 import functools
 import math
@@ -22,18 +22,18 @@ def take(data: Batch, rows: Array) -> Batch:
 
 
 def stream(key: Array, purpose: int, count: Array) -> Array:
-    """The key of one purpose at one count."""
+    """The key for one purpose and one count."""
     return jax.random.fold_in(jax.random.fold_in(key, purpose), count)
 
 
 def order(key: Array, epoch: Array, size: int, batch: int) -> Array:
-    """The rows (steps, batch) of an epoch: a fresh permutation of all, in whole batches."""
+    """The rows (steps, batch) of an epoch: a new permutation of all examples, in full batches."""
     rows = jax.random.permutation(stream(key, ORDER, epoch), size)
     return rows[:size // batch * batch].reshape(-1, batch)
 
 
 def sound(metrics: dict[str, Array], bounds: dict[str, tuple[float, float]]) -> Array:
-    """Whether all metrics, of one step or of each of several, are finite and within bounds."""
+    """Whether all metrics, of one or of several steps, are finite and within bounds."""
     fine = [jnp.isfinite(m) for m in metrics.values()]
     fine += [(low - SLACK <= metrics[name]) & (metrics[name] <= high + SLACK)
              for name, (low, high) in bounds.items() if name in metrics]
@@ -41,7 +41,7 @@ def sound(metrics: dict[str, Array], bounds: dict[str, tuple[float, float]]) -> 
 
 
 def trouble(metrics: dict[str, float], bounds: dict[str, tuple[float, float]]) -> str:
-    """What is not finite or out of bounds, in words; nothing where all is sound."""
+    """Which metrics are not finite or out of bounds, for a message; '' if none."""
     for name, value in metrics.items():
         low, high = bounds.get(name, (-math.inf, math.inf))
         if not math.isfinite(value):
@@ -55,14 +55,14 @@ def trouble(metrics: dict[str, float], bounds: dict[str, tuple[float, float]]) -
 
 def training(model: Model, prepare: Callable, size: int, batch: int, steps: int,
              share: Callable = lambda rows, key: (rows, key), skip: bool = False) -> Callable:
-    """(state, data, key) -> (state, metrics, bad): `steps` steps from where the state stands.
+    """(state, data, key) -> (state, metrics, bad): trains `steps` steps from the step of the state.
 
-    data holds `size` stored examples; an epoch is a fresh permutation of them in whole batches, and
-    the steps must not cross its end.  bad is the first step whose metrics were not sound, else -1.
-    metrics are means over the steps, or those of the bad step.  With `skip` such a step changes
-    nothing but the count of steps, and the means, one more of them `skipped`, are over the others,
-    if there are any.  `start` is the loss of the first step, of models with one.  `share` maps a
-    batch's rows (batch,) and key to those of this device.
+    data holds `size` stored examples. An epoch is a new permutation of them in full batches; the
+    steps must not cross its end. bad: the first step with metrics that are not finite or out of
+    bounds, else -1. metrics: means over the steps, or the metrics of the bad step. With `skip` a
+    bad step changes only the step count; the means are then over the other steps, if any, and
+    include `skipped`. start: the loss of the first step, for models with a metric `loss`. share:
+    maps the rows (batch,) and the key of a batch to those of this device.
     """
     per_epoch = size // batch
 
@@ -76,8 +76,8 @@ def training(model: Model, prepare: Callable, size: int, batch: int, steps: int,
 
 def streaming(model: Model, prepare: Callable,
               share: Callable = lambda batch, key: (batch, key), skip: bool = False) -> Callable:
-    """(state, data, key) -> (state, metrics, bad) as `training` has them: a step for each of the
-    stored batches in data (steps, batch, ...).  `share` is that of a layout which sees them whole.
+    """(state, data, key) -> (state, metrics, bad) as in `training`, with a step for each stored
+    batch in data (steps, batch, ...). `share` is that of a layout with global batches.
     """
     def run(state: State, data: Batch, key: Array):
         return _scan(model, prepare, share, skip, state, data, lambda batch: batch, key)
@@ -86,7 +86,7 @@ def streaming(model: Model, prepare: Callable,
 
 
 def _scan(model, prepare, share, skip, state, each, batch_of, key):
-    """A step with batch_of(share of it) for each of `each`."""
+    """Scans over `each`, with a step on batch_of(share of it)."""
     def step(state, one):
         ours, noise = share(one, stream(key, NOISE, state.step))
         prepared, played = jax.random.split(noise)
@@ -116,8 +116,8 @@ def evaluation(evaluate: Callable, prepare: Callable, size: int, batch: int,
                share: Callable = lambda rows, key: (rows, key)) -> Callable:
     """(state, data, key) -> metrics averaged over all `size` examples, each counted once.
 
-    evaluate: (state, batch, key) -> a tree of arrays, a row per example.  Where data are a piece of
-    more, a last argument says how many batches come before it.
+    evaluate: (state, batch, key) -> a tree of arrays with a row for each example. If data are one
+    piece of several, an additional last argument is the number of batches before it.
     """
     def run(state: State, data: Batch, key: Array, before: Array = 0):
         def step(_, i):
@@ -135,7 +135,7 @@ def evaluation(evaluate: Callable, prepare: Callable, size: int, batch: int,
 
 def collection(evaluate: Callable, prepare: Callable, size: int, batch: int,
                share: Callable = lambda rows, key: (rows, key)) -> Callable:
-    """(state, data, key) -> the rows that `evaluate` gives, those of all `size` examples."""
+    """(state, data, key) -> the rows of `evaluate` for all `size` examples."""
     def run(state: State, data: Batch, key: Array, before: Array = 0):
         rows = lax.map(lambda i: one(state, data, key, i, before)[0],
                        jnp.arange(-(-size // batch)))
@@ -146,7 +146,7 @@ def collection(evaluate: Callable, prepare: Callable, size: int, batch: int,
 
 
 def _batches(evaluate, prepare, size, batch, share):
-    """(state, data, key, i, before) -> (rows of the i-th batch, which of them count)."""
+    """(state, data, key, i, before) -> (rows of the i-th batch, a mask of those that count)."""
     def one(state, data, key, i, before):
         rows = i * batch + jnp.arange(batch)
         rows, noise = share(rows, stream(key, TEST, before + i))

@@ -1,5 +1,6 @@
-"""What a run leaves behind: metrics.jsonl, TensorBoard events, summary.json, pictures; of several
-processes the first writes it."""
+"""The files of a run: metrics.jsonl, TensorBoard events, summary.json, pictures. Only the first
+process writes them.
+"""
 import functools
 import json
 import os
@@ -14,7 +15,7 @@ import numpy as np
 
 
 def once(write):
-    """write(file, ...), but by the first process alone."""
+    """Makes write(file, ...) run in the first process only."""
     @functools.wraps(write)
     def written(file: Path, *args, **options):
         return file if jax.process_index() else write(file, *args, **options)
@@ -39,7 +40,7 @@ def flat(metrics, prefix: str) -> dict[str, float]:
 
 @once
 def write(file: Path, text: str) -> None:
-    """The file as a whole or not at all."""
+    """Writes a file atomically."""
     part = file.with_suffix('.part')
     part.write_text(text)
     os.replace(part, file)
@@ -50,8 +51,9 @@ def write_json(file: Path, content) -> None:
 
 
 def read_json(file: Path, then: str) -> dict:
-    """What a JSON file says; {} where there is none, or where it is damaged, which is said, with
-    what happens `then`."""
+    """The content of a JSON file; {} if it does not exist. For a damaged file it prints this and
+    what happens `then`, and returns {}.
+    """
     try:
         return dict(json.loads(file.read_text())) if file.exists() else {}
     except (ValueError, TypeError):
@@ -60,7 +62,7 @@ def read_json(file: Path, then: str) -> dict:
 
 
 def machine() -> dict[str, str]:
-    """What this runs on: the version of jax, and the processors."""
+    """The version of jax and the processor or device, for summaries."""
     device = jax.devices()[0]
     return dict(jax=jax.__version__,
                 hardware=processor() if device.platform == 'cpu' else device.device_kind)
@@ -80,8 +82,9 @@ def append(file: Path, line: dict) -> None:
 
 
 def read_lines(file: Path, *counts: str) -> list[dict]:
-    """The lines of a metrics.jsonl, each with these counts; damaged ones are named and left out, a
-    last one cut short by a crash without a word."""
+    """The lines of a metrics.jsonl that have all `counts`. Damaged lines are reported and left out,
+    a last line cut short by a crash silently.
+    """
     lines, damaged = [], []
     text = file.read_text(errors='replace') if file.exists() else ''
     for number, line in enumerate(text.splitlines(), 1):
@@ -98,8 +101,9 @@ def read_lines(file: Path, *counts: str) -> list[dict]:
 
 
 class Record:
-    """The metrics of a run in `workdir`, kept up to `step`: what a crash left beyond is dropped.
-    last: the last line, where there is one; all are in the file alone."""
+    """The metrics of a run in `workdir`. Keeps lines up to `step`; later ones, left by a crash, are
+    dropped. last: a list with the last line, or empty; all lines are in the file only.
+    """
 
     def __init__(self, workdir: Path, step: int):
         from tensorboardX import SummaryWriter
@@ -124,8 +128,8 @@ EXPLODED = 1e3  # a loss so many times what it was at first is no longer learnin
 
 
 def alarms(named: dict[str, float], start: float = float('nan')) -> list[str]:
-    """What is wrong with a training, in words, by metrics of train/ and test/, and by the loss of
-    its first step."""
+    """Warnings about a training, from metrics of train/ and test/ and the loss of its first step.
+    """
     def of(name):
         return named.get(name, float('nan'))
 
@@ -146,8 +150,9 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-    """One row that says where training stands: on a terminal rewritten in place after each epoch,
-    elsewhere a plain line where one is due.  of: what is trained, in words."""
+    """A row that shows the progress of training: rewritten after each epoch on a terminal,
+    otherwise a plain line when one is due. of: what is trained, for the row.
+    """
 
     def __init__(self, epochs: int, done: int, out=None, of: str = ''):
         self.epochs, self.done, self.out, self.of = epochs, done, out or sys.stdout, of
@@ -169,22 +174,23 @@ class Progress:
               flush=True)
 
     def end(self) -> None:
-        """Leaves the row as it is; what is printed next begins on one of its own."""
+        """Ends the row, so that the next output starts on a new line."""
         if self.open:
             print(file=self.out, flush=True)
         self.open = False
 
 
 def rank(name: str) -> int:
-    """How soon a metric is left out of a row that is too long: losses last, and test before
-    training."""
+    """The order in which metrics are left out of a row that is too long: losses last, and test
+    before training.
+    """
     return 2 if name.endswith('loss') else 4 if name.startswith('test/') else 5
 
 
 def row(parts: list[tuple[int, str]]) -> str:
-    """Texts, each with its rank, side by side in one row of the terminal, or in 80 columns where
-    there is none; where it is too long without `train/`, and without those of the highest ranks,
-    but for rank 0."""
+    """Joins texts with ranks to a row that fits the terminal, or 80 columns. If it is too long, it
+    drops `train/`, and then the texts with the highest ranks, but never rank 0.
+    """
     width = shutil.get_terminal_size().columns - 1  # some terminals wrap at the last column
     order = sorted(range(len(parts)), key=lambda i: parts[i][0])
     for n in range(len(parts), sum(rank == 0 for rank, _ in parts) - 1, -1):
@@ -196,13 +202,13 @@ def row(parts: list[tuple[int, str]]) -> str:
 
 
 def figure(width: float, height: float):
-    """An empty figure, in inches, drawn without a display."""
+    """An empty matplotlib figure, size in inches, that needs no display."""
     from matplotlib.figure import Figure
     return Figure(figsize=(width, height), layout='constrained')
 
 
 def tile(images: np.ndarray, columns: int) -> np.ndarray:
-    """Images (n, h, w, c) in rows of `columns`, one white pixel between them."""
+    """Tiles images (n, h, w, c) in rows of `columns`, one white pixel apart."""
     n, h, w, c = images.shape
     rows = -(-n // columns)
     canvas = np.ones((rows * (h + 1) - 1, columns * (w + 1) - 1, c))
@@ -213,7 +219,7 @@ def tile(images: np.ndarray, columns: int) -> np.ndarray:
 
 
 def show(axes, examples: np.ndarray, columns: int, title: str) -> None:
-    """Images and sequences as a tiling, vectors as points in their first two dimensions."""
+    """Draws images and sequences as a tiling, vectors as points in their first two dimensions."""
     axes.set_title(title)
     if examples.ndim == 3:
         examples = examples[..., None]
@@ -258,7 +264,9 @@ def pictures(file: Path, parts: dict[str, np.ndarray | None], columns: int) -> P
 
 @once
 def texts(file: Path, parts: dict[str, list[str]], count: int = 8) -> Path:
-    """Each example's texts one below the other, under their titles; the first are printed too."""
+    """Writes the texts of each example below each other, under their titles, and prints the first
+    ones.
+    """
     wide = max(map(len, parts))
     blocks = ['\n'.join(f'{title:{wide}}  {text}' for title, text in zip(parts, example))
               for example in zip(*parts.values())]
@@ -270,7 +278,7 @@ def texts(file: Path, parts: dict[str, list[str]], count: int = 8) -> Path:
 
 @once
 def curves(file: Path, lines: list[dict]) -> Path:
-    """The metrics over the epochs, one panel for each name, training beside test."""
+    """Draws the metrics over the epochs, a panel for each name, with training and test."""
     file.parent.mkdir(parents=True, exist_ok=True)
     keys = {key for line in lines for key in line if key.count('/') == 1}
     names = sorted({key.split('/')[1] for key in keys})

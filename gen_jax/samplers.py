@@ -1,10 +1,10 @@
-"""Densities fitted to a trained model's codes, from which any autoencoder generates (Ghosh et al.
-2020).
+"""Densities fitted to the codes of a trained model, so that any autoencoder can generate (Ghosh et
+al. 2020).
 
-fit(name, codes, key) gives (key, n) -> n codes.  The codes are those of all training examples, one
-draw of q(z | x) each where the model has a q (so their density is the aggregated posterior), else
-what the encoder gives.  They may have any shape: they are fitted as vectors, each dimension
-standardised, and brought back.
+fit(name, codes, key) returns (key, n) -> n codes. The codes are those of all training examples: one
+sample of q(z | x) each for a model with a posterior, so that their density is the aggregated
+posterior, otherwise the encoder's output. Codes of any shape are fitted as standardised vectors and
+transformed back.
 """
 from typing import Callable
 import warnings
@@ -28,15 +28,16 @@ NOISE = .01      # standard deviations
 
 
 def codes(model: Model) -> Callable:
-    """(state, batch, key) -> a code of each example."""
+    """(state, batch, key) -> one code for each example."""
     if model.density:
         return lambda state, batch, key: model.density.posterior(state, batch, key)[0]
     return lambda state, batch, key: model.encode(state, batch.x)
 
 
 def require(name: str, called: str, model: Model, state: State, batch: Batch) -> None:
-    """Raises BadInput, with what would work, where the model `called` so cannot be sampled by
-    `name`; the batch is any."""
+    """Raises BadInput, with an alternative, if the sampler `name` does not fit the model `called`;
+    any batch will do.
+    """
     lacking = [what for what in ('encode', 'decode') if not getattr(model, what)]
     why = f'has no {" and no ".join(what + "r" for what in lacking)}'
     if not lacking:
@@ -52,11 +53,11 @@ def require(name: str, called: str, model: Model, state: State, batch: Batch) ->
 
 
 def fit(name: str, codes: np.ndarray, key: Array) -> Callable[[Array, int], Array]:
-    """The sampler (key, n) -> (n, ...) called `name` in FITTED, of codes (N, ...); at most a minute
-    on 2 CPU cores for 60,000 of 20 dimensions.
+    """The sampler (key, n) -> (n, ...) with a name in FITTED, for codes (N, ...). Takes at most a
+    minute on 2 CPU cores for 60,000 codes of 20 dimensions.
 
-    Raises BadInput for another name, for fewer than two codes, for codes or a loss that are not
-    finite.
+    Raises BadInput for an unknown name, for fewer than two codes, and for codes or a loss that are
+    not finite.
     """
     if name not in FITTED:
         raise BadInput(f'unknown sampler {name!r}; there are {", ".join(SAMPLERS)}')
@@ -74,14 +75,14 @@ def fit(name: str, codes: np.ndarray, key: Array) -> Callable[[Array, int], Arra
 
 
 def aggregate(codes: np.ndarray) -> Callable[[Array, int], Array]:
-    """Codes of training examples, drawn at random: the aggregated posterior."""
+    """Random codes of training examples: the aggregated posterior."""
     # without repeating an example where there are enough: each has one draw of its q
     return lambda key, n: jnp.asarray(codes)[
         jax.random.choice(key, len(codes), (n,), replace=n > len(codes))]
 
 
 def gmm(x: np.ndarray, key: Array) -> Callable[[Array, int], Array]:
-    """A Gaussian mixture of full covariances by expectation maximisation."""
+    """A Gaussian mixture with full covariances, fitted by expectation maximisation."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
     with warnings.catch_warnings():
@@ -108,7 +109,7 @@ def flow(x: np.ndarray, key: Array, layers: int = 8) -> Callable[[Array, int], A
 
 
 def flow_model(latent: int, layers: int = 8) -> Model:
-    """Minimises -log p(x) of x (n, latent), nats; in training of x with a little noise."""
+    """Minimises -log p(x) for x (n, latent), in nats; a little noise is added to x in training."""
     width = min(max(64, 8 * latent), 256)
 
     def init(key, batch):
@@ -131,7 +132,7 @@ def flow_model(latent: int, layers: int = 8) -> Model:
 
 
 def log_prob(params: Tree, x: Array) -> Array:
-    """log p(x) of a flow, in nats, (n,)."""
+    """log p(x) under a flow, in nats, (n,)."""
     u, logdet = maf(params, x)
     return densities.normal_log_prob(u) + logdet
 
@@ -143,7 +144,9 @@ def masked(layer: Tree, x: Array) -> tuple[Array, Array]:
 
 
 def maf(params: Tree, x: Array) -> tuple[Array, Array]:
-    """u, standard normal where x (n, d) is of the flow's density, and log |det du/dx|, (n,)."""
+    """Transforms x (n, d) to u, which is standard normal under the flow; also log |det du/dx|,
+    (n,).
+    """
     def step(x, layer):
         y, logdet = masked(layer, x)
         return y[:, ::-1], logdet
@@ -153,7 +156,7 @@ def maf(params: Tree, x: Array) -> tuple[Array, Array]:
 
 
 def unmaf(params: Tree, u: Array) -> Array:
-    """x of u, the inverse of maf."""
+    """The inverse of maf: x from u."""
     def step(u, layer):
         return unmasked(layer, u[:, ::-1]), None
 
@@ -161,7 +164,7 @@ def unmaf(params: Tree, u: Array) -> Array:
 
 
 def unmasked(layer: Tree, y: Array) -> Array:
-    """x of which masked gives y: one dimension after the other, each affine given those before."""
+    """The inverse of masked: computes one dimension after the other."""
     def solve(i, x):
         dimension = jax.nn.one_hot(i, x.shape[1])
         value, derivative = jax.jvp(lambda x: masked(layer, x)[0], (x,),
@@ -172,8 +175,9 @@ def unmasked(layer: Tree, y: Array) -> Array:
 
 
 def twostage(x: np.ndarray, key: Array) -> Callable[[Array, int], Array]:
-    """A second VAE, of the codes, as many dimensions, its scale that of its own error (Dai & Wipf
-    2019)."""
+    """A second VAE for the codes, with as many dimensions and the scale of its own error (Dai &
+    Wipf 2019).
+    """
     model = vae.make(Batch(jnp.asarray(x[:1024])), latent=x.shape[1],
                      latents=latents.make(likelihood='gaussian', scale='optimal'),
                      net=nets.make('mlp', width=(256, 256)), optimiser=optimisers.make(
@@ -190,9 +194,9 @@ def twostage(x: np.ndarray, key: Array) -> Callable[[Array, int], Array]:
 
 
 def trained(model: Model, x: np.ndarray, key: Array) -> State:
-    """The state of least loss on a tenth of x (n, d) held out, of those after each epoch.
+    """The state with the lowest loss on a held-out tenth of x (n, d), among those after each epoch.
 
-    Raises BadInput where a loss is not finite.
+    Raises BadInput if a loss is not finite.
     """
     order = np.asarray(jax.random.permutation(key, len(x)))
     validation, training = (Batch(jnp.asarray(x[rows]))

@@ -1,7 +1,7 @@
-"""What `--mode=evaluate` measures: of each its numbers, and what a trained model and its data must
-have for it.
+"""The metrics of `--mode=evaluate`, and what each of them needs from a model and its data.
 
-Each is a pure function over a Model in one of the files here; this file knows which of them fits.
+Each metric is a pure function over a Model in one of the files here; this file decides which of
+them fit.
 """
 import difflib
 import functools
@@ -49,13 +49,14 @@ def mutual_information(s: Subject) -> dict[str, float]:
 
 
 def linear_probe(s: Subject) -> dict[str, float]:
-    """Accuracy of a linear classifier and of five neighbours on the codes."""
+    """Accuracy of a linear classifier and of five nearest neighbours on the codes."""
     label = {split: getattr(s.data, split).label[:MOST] for split in ('train', 'test')}
     return latent.readable(codes(s, 'train'), label['train'], codes(s, 'test'), label['test'])
 
 
 def on_factors(measure: Callable) -> Callable:
-    """A measure of codes and the factors behind them, on examples drawn from the grid."""
+    """A metric of codes and the factors behind them, for examples sampled from the grid of factors.
+    """
     @functools.wraps(measure)
     def run(s: Subject):
         values = grid(s)
@@ -64,7 +65,7 @@ def on_factors(measure: Callable) -> Callable:
 
 
 def on_sampling(measure: Callable) -> Callable:
-    """A measure that chooses the factors of the examples it wants."""
+    """A metric that chooses the factors of its examples."""
     @functools.wraps(measure)
     def run(s: Subject):
         return named(measure, measure(represent(s), list(s.data.factors.values())))
@@ -85,8 +86,8 @@ def named(measure, scores) -> dict[str, float]:
 
 
 def frechet_distance(s: Subject) -> dict[str, float]:
-    """Frechet distance of samples from test data in features (Heusel et al. 2017), and its floor,
-    that of training data.
+    """Frechet distance between features of samples and of test data (Heusel et al. 2017), and its
+    floor: the distance between training and test data.
     """
     real, fake, other = features_of_both(s)
     return {f'frechet_distance_{s.features.name}': samples.frechet_distance(real, fake),
@@ -94,7 +95,7 @@ def frechet_distance(s: Subject) -> dict[str, float]:
 
 
 def kernel_distance(s: Subject) -> dict[str, float]:
-    """Kernel distance of samples from test data in features (Binkowski et al. 2018), and its
+    """Kernel distance between features of samples and of test data (Binkowski et al. 2018), and its
     floor.
     """
     real, fake, other = features_of_both(s)
@@ -115,15 +116,17 @@ def precision_recall(s: Subject) -> dict[str, float]:
 
 
 def modes(s: Subject) -> dict[str, float]:
-    """Modes of a known mixture found, share of good samples, KL of the shares (Lin et al. 2018)."""
+    """Modes found of a known mixture, share of high-quality samples, and KL of the shares (Lin et
+    al. 2018).
+    """
     return samples.modes(map_samples(s, PIXELS.apply, POINTS), *s.data.mixture)
 
 
 def stacked(s: Subject) -> dict[str, float]:
-    """Triples of digits found among 26,000 samples of stacked images (Metz et al. 2017).
+    """Label triples found among 26,000 samples of stacked images (Metz et al. 2017).
 
-    modes is the number of triples of labels that a classifier finds, kl that of their distribution
-    from the data's, in which the three labels are independent, in nats.
+    modes: the number of different triples that a classifier finds. kl: the KL in nats of their
+    distribution from that of the data, in which the three labels are independent.
     """
     classify = each_colour(s.features.classify)
     fake = map_samples(s, classify, STACKED)
@@ -142,14 +145,16 @@ def each_colour(classify: Callable) -> Callable:
 
 
 class Need(NamedTuple):
-    """What a measure needs, in words; whose it is; and whether it is there."""
+    """Something that a metric needs: its name for messages, whether the model or the data set has
+    it, and a predicate.
+    """
     words: str
     of: str
     met: Callable[[Subject], bool]
 
 
 def coded(s: Subject) -> bool:
-    """Whether codes are numbers, of which means and distances make sense."""
+    """Whether codes are real vectors, so that means and distances make sense."""
     z = code(s)
     return z is not None and jnp.issubdtype(z.dtype, jnp.floating)
 
@@ -175,9 +180,10 @@ NEEDS = dict(
 
 
 class Measure(NamedTuple):
-    """numbers: (subject) -> float by name; needs: names of NEEDS; least: examples that there must
-    be for testing and for training; size: latent dimensions; featured: whether it looks at
-    Subject.features; slow: whether it must be asked for."""
+    """A metric. numbers: (subject) -> named floats; needs: names of NEEDS; least: numbers of test
+    and training examples that it needs at least; size: least number of latent dimensions; featured:
+    whether it uses Subject.features; slow: whether it is computed only on request.
+    """
     numbers: Callable[[Subject], dict[str, float]]
     needs: tuple[str, ...]
     least: tuple[int, int] = (0, 0)
@@ -205,7 +211,7 @@ MEASURES = dict(
 
 
 def unmet(name: str, s: Subject) -> str:
-    """What a measure needs and is not there, in words; '' where all is."""
+    """The need of a metric that is not met, for a message; '' if all are met."""
     for need in (NEEDS[n] for n in MEASURES[name].needs):
         if not need.met(s):
             return f'needs {need.words}, which this {need.of} has not'
@@ -213,7 +219,7 @@ def unmet(name: str, s: Subject) -> str:
 
 
 def short(name: str, s: Subject) -> str:
-    """Of what a measure that fits has too little, in words; '' where it has enough."""
+    """What a fitting metric has too few of, for a message; '' if there are enough."""
     measure_of = MEASURES[name]
     for split, least in zip(('test', 'train'), measure_of.least):
         if len(getattr(s.data, split).x) < least:
@@ -225,9 +231,9 @@ def short(name: str, s: Subject) -> str:
 
 
 def chosen(names: list[str], s: Subject) -> list[str]:
-    """The measures of these names, or without any all that fit but the slow ones.
+    """Checks the names of requested metrics; without names, all metrics that fit except slow ones.
 
-    Raises BadInput for an unknown one, or one that the model or the data set has no use for.
+    Raises BadInput for an unknown name, and for a metric that does not fit the model or the data.
     """
     for name in names:
         if name not in MEASURES:

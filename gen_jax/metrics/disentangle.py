@@ -1,8 +1,9 @@
-"""Disentanglement: does a dimension of the code tell one factor, and a factor one dimension?
+"""Disentanglement: does each latent dimension encode one factor, and is each factor in one
+dimension?
 
-codes (n, d) are real, factors (n, f) integers, of the same n examples; every score is a float in
-[0, 1], 1 is best.  BadInput is raised for what does not fit together, for fewer than two
-dimensions, a constant factor, and a factor with fewer than 10 examples of a value.
+codes (n, d) are real, factors (n, f) integers, of the same n examples. Every score is a float in
+[0, 1]; 1 is best. Raises BadInput for arrays that do not match, fewer than two dimensions, a
+constant factor, and a factor value with fewer than 10 examples.
 """
 from typing import Callable, Sequence
 
@@ -17,7 +18,9 @@ EXAMPLES = 10  # of each value of a factor, at least
 
 
 def checked(codes, factors, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Both as arrays, the values of each factor renumbered 0, 1, ..; at least so many factors."""
+    """Codes and factors as arrays, with the values of each factor renumbered 0, 1, ..; at least
+    `least` factors.
+    """
     codes, factors = np.asarray(codes, np.float64), np.asarray(factors)
     if codes.ndim != 2 or factors.ndim != 2 or len(codes) != len(factors):
         raise BadInput('codes (n, d) and factors (n, f) must be of the same n examples, not of '
@@ -38,12 +41,12 @@ def checked(codes, factors, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
 
 
 def unit(scores) -> float:
-    """The mean, without what rounding adds to [0, 1]."""
+    """The mean score, clipped to [0, 1] to remove rounding errors."""
     return float(np.clip(np.mean(scores), 0, 1))
 
 
 def gap(scores: np.ndarray) -> np.ndarray:
-    """The best less the second best of the dimensions, (d, f) -> (f,)."""
+    """The difference between the best and the second best dimension, (d, f) -> (f,)."""
     second, best = np.sort(scores, 0)[-2:]
     return best - second
 
@@ -52,13 +55,14 @@ def gap(scores: np.ndarray) -> np.ndarray:
 
 
 def entropy(labels: np.ndarray) -> float:
-    """The Shannon entropy in nats of integers (n,), with their frequencies for chances."""
+    """The Shannon entropy in nats of the empirical distribution of integers (n,)."""
     p = np.unique(labels, return_counts=True)[1] / len(labels)
     return float(-(p * np.log(p)).sum())
 
 
 def discrete(codes: np.ndarray, bins: int) -> np.ndarray:
-    """Each dimension in `bins` intervals of equal width between its ends; 0 where it is constant.
+    """Discretises each dimension into `bins` intervals of equal width over its range; 0 for a
+    constant dimension.
 
     Raises BadInput for fewer than two bins.
     """
@@ -78,7 +82,7 @@ def information(codes: np.ndarray, factors: np.ndarray, bins: int) -> np.ndarray
 
 def mig(codes, factors, bins: int = 20) -> float:
     """Mutual information gap: the mean over factors of (I(z_j; v) - I(z_i; v)) / H(v), where z_j
-    tells most of v and z_i second most (Chen et al. 2018).
+    has the most information about v and z_i the second most (Chen et al. 2018).
 
     >>> factors = np.random.default_rng(0).integers(4, size=(2000, 2))
     >>> print(f'{mig(factors.astype(float), factors):.2f}')  # a dimension for each factor
@@ -89,9 +93,10 @@ def mig(codes, factors, bins: int = 20) -> float:
 
 
 def mig_sampled(mean, logvar, factors, key) -> float:
-    """The mutual information gap, see mig, of codes drawn from diagonal posteriors (n, d), one of
-    each example, with q(z_j) and q(z_j | v) as the mixtures of their Gaussians (Chen et al. 2018),
-    where mig bins the means."""
+    """The mutual information gap, see mig, of codes sampled from diagonal posteriors (n, d), one
+    for each example. q(z_j) and q(z_j | v) are mixtures of their Gaussians (Chen et al. 2018); mig
+    discretises the posterior means instead.
+    """
     mean, factors = checked(mean, factors)
     mean, logvar = jnp.float32(mean), jnp.float32(logvar)
     samples = mean + jnp.exp(logvar / 2) * jax.random.normal(key, mean.shape)
@@ -113,10 +118,11 @@ def mig_sampled(mean, logvar, factors, key) -> float:
 
 def modularity(codes, factors, bins: int = 20) -> float:
     """The mean over dimensions of 1 - sum_(k != best) I(z; v_k)^2 / ((f - 1) I(z; v_best)^2), for
-    two factors or more (Ridgeway & Mozer 2018).
+    at least two factors (Ridgeway & Mozer 2018).
 
-    A constant dimension is left out; 0 where none is left.  One of mere noise is not near 0: of
-    finite examples its information is not 0 either, and most on the factor of most values.
+    Constant dimensions are ignored; 0 if all are constant. The score of pure noise is not near 0:
+    with finite examples its estimated information is positive, and largest for the factor with the
+    most values.
     """
     squares = information(*checked(codes, factors, least=2), bins) ** 2
     squares = squares[squares.max(1) > 1e-20]  # less is rounding
@@ -133,13 +139,14 @@ def halves(n: int, seed: int) -> list[np.ndarray]:
 
 
 def sap(codes, factors, seed: int = 0) -> float:
-    """Separated attribute predictability: the mean over factors of how much better the best single
-    dimension predicts it than the second best (Kumar et al. 2018).
+    """Separated attribute predictability: the mean over factors of the difference in accuracy
+    between the best and the second best single dimension (Kumar et al. 2018).
 
-    A factor is predicted by thresholds on the dimension, as the paper does it for discrete ones:
-    one less than it has values, set by a decision tree, since linear classifiers of one dimension
-    find only the two outermost of many values.  The balanced accuracy counts from chance, 0, to
-    perfection, 1; the paper's, from chance, could not leave a gap of 1.
+    A factor is predicted by thresholds on a dimension, as in the paper for discrete factors: a
+    decision tree sets as many as the factor has values, less one, because linear classifiers on one
+    dimension find only the two outermost values. The balanced accuracy is rescaled so that chance
+    is 0 and perfect prediction 1; with the paper's accuracy, which starts at chance, the gap could
+    not reach 1.
     """
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.tree import DecisionTreeClassifier
@@ -156,20 +163,23 @@ def sap(codes, factors, seed: int = 0) -> float:
 
 
 def concentration(weights: np.ndarray) -> np.ndarray:
-    """1 - H(p) / log m of rows (r, m) of weights scaled to chances p; 0 for a row of zeros."""
+    """1 - H(p) / log m for rows (r, m) of weights, normalised to probabilities p; 0 for a row of
+    zeros.
+    """
     total, m = weights.sum(1, keepdims=True), weights.shape[1]
     p = np.where(total > 0, weights / np.where(total > 0, total, 1), 1 / m)
     return 1 + (p * np.log(np.where(p > 0, p, 1))).sum(1) / np.log(m)
 
 
 def dci(codes, factors, seed: int = 0, trees: int = 20) -> dict[str, float]:
-    """disentanglement, completeness and informativeness, for two factors or more (Eastwood &
+    """disentanglement, completeness and informativeness, for at least two factors (Eastwood &
     Williams 2018).
 
-    From the importances (d, f) of the dimensions to a random forest for each factor:
-    disentanglement is 1 less the entropy of a dimension's share in the factors, in the mean over
-    dimensions weighted by importance; completeness that of the dimensions' shares in a factor, in
-    the mean over factors; informativeness the mean accuracy of the forests, chance to 1.
+    They use the importances (d, f) of the dimensions in a random forest for each factor.
+    disentanglement: 1 minus the normalised entropy of a dimension's importances over the factors,
+    averaged over dimensions with their importance as weight. completeness: the same for the
+    importances of the dimensions in a factor, averaged over factors. informativeness: mean accuracy
+    of the forests.
     """
     from sklearn.ensemble import RandomForestClassifier
     codes, factors = checked(codes, factors, least=2)
@@ -193,7 +203,9 @@ def dci(codes, factors, seed: int = 0, trees: int = 20) -> dict[str, float]:
 
 
 def agreeing(which: np.ndarray, count: int, sizes: Sequence[int], chance) -> np.ndarray:
-    """Random values (len(which), count, f); the `count` agree in the factor `which`."""
+    """Random factor values (len(which), count, f); the `count` examples of a row share the value of
+    factor `which`.
+    """
     values = chance.integers(sizes, size=(len(which), count, len(sizes)))
     rows = np.arange(len(which))
     values[rows, :, which] = values[rows, 0, which][:, None]
@@ -201,7 +213,7 @@ def agreeing(which: np.ndarray, count: int, sizes: Sequence[int], chance) -> np.
 
 
 def encoded(represent: Callable, values: np.ndarray) -> np.ndarray:
-    """The codes (.., d) of values (.., f).  Raises BadInput for what are none."""
+    """The codes (.., d) of factor values (.., f). Raises BadInput if the codes are not vectors."""
     rows = values.reshape(-1, values.shape[-1])
     codes = np.asarray(represent(rows), np.float64)
     if codes.ndim != 2 or len(codes) != len(rows) or not np.isfinite(codes).all():
@@ -211,7 +223,7 @@ def encoded(represent: Callable, values: np.ndarray) -> np.ndarray:
 
 
 def votes_for(sizes: Sequence[int], votes: int, chance) -> np.ndarray:
-    """A random factor for each vote.  Raises BadInput for too few votes or a constant factor."""
+    """A random factor for each vote. Raises BadInput for too few votes or a constant factor."""
     if len(sizes) < 2 or min(sizes) < 2:
         raise BadInput(f'sizes must be two or more, each at least 2, not {tuple(sizes)}')
     if votes < 2 * EXAMPLES * len(sizes):
@@ -222,11 +234,11 @@ def votes_for(sizes: Sequence[int], votes: int, chance) -> np.ndarray:
 
 def beta_vae(represent: Callable, sizes: Sequence[int], seed: int = 0, votes: int = 1000,
              pairs: int = 64) -> float:
-    """The accuracy of a linear classifier that tells, from the mean |z_1 - z_2| of pairs, which
-    factor the two of every pair have in common (Higgins et al. 2017).
+    """The accuracy of a linear classifier that predicts, from the mean |z_1 - z_2| over pairs,
+    which factor the two examples of every pair share (Higgins et al. 2017).
 
-    Logistic regression of standardised differences, fitted to one half of the votes and measured
-    on the other; chance is 1/f.
+    A logistic regression of standardised differences, fitted to half of the votes and evaluated on
+    the other half; chance is 1/f.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -241,11 +253,11 @@ def beta_vae(represent: Callable, sizes: Sequence[int], seed: int = 0, votes: in
 
 def factor_vae(represent: Callable, sizes: Sequence[int], seed: int = 0, votes: int = 1600,
                count: int = 64, collapsed: float = 1e-3) -> float:
-    """The accuracy of a majority vote that tells, from the dimension that varies least (over its
-    variance at large), which factor `count` examples have in common (Kim & Mnih 2018).
+    """The accuracy of a majority vote that predicts, from the dimension with the smallest relative
+    variance, which factor `count` examples share (Kim & Mnih 2018).
 
-    Half of the votes are for learning.  Dimensions with less than `collapsed` of the largest
-    variance are ignored; chance, where all vote alike, is about 1/f.
+    Half of the votes are for training. Dimensions with less than `collapsed` of the largest
+    variance are ignored; chance, if all votes are equal, is about 1/f.
     """
     sizes, chance, half = list(sizes), np.random.default_rng(seed), votes // 2
     which = votes_for(sizes, votes, chance)

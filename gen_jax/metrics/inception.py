@@ -1,8 +1,9 @@
-"""Inception v3 (Szegedy et al. 2015) as the Frechet inception distance sees images with it.
+"""Inception v3 (Szegedy et al. 2015) as used for the Frechet inception distance.
 
-The distance (Heusel et al. 2017) is that of one network's features: the graph that TensorFlow gave
-out on 2015-12-05, here by the sizes and names of its port to PyTorch.  Unlike in torchvision's
-Inception v3, means leave out the padding, and in the last block a maximum stands for the mean.
+The distance (Heusel et al. 2017) is defined by the features of one network: the graph that
+TensorFlow published on 2015-12-05, here with the sizes and names of its PyTorch port. It differs
+from torchvision's Inception v3: average pooling ignores the padding, and the last block has max
+pooling instead of average pooling.
 """
 import functools
 import hashlib
@@ -23,7 +24,7 @@ PRECISION = lax.Precision.HIGHEST  # the default is bfloat16 on TPU and TF32 on 
 
 
 class Conv(NamedTuple):
-    """A convolution with its batch norm folded in, and a ReLU."""
+    """A convolution with its batch normalisation folded in, and a ReLU."""
     name: str
     channels: int
     rows: int = 1
@@ -33,13 +34,13 @@ class Conv(NamedTuple):
 
 
 def mean(x: Array) -> Array:
-    """Of the 3 x 3 pixels around each, those that there are."""
+    """3 x 3 average pooling, stride 1, without the padding."""
     total = lambda x: lax.reduce_window(x, 0., lax.add, WINDOW, (1, 1, 1, 1), 'SAME')
     return total(x) / total(jnp.ones_like(x[:1, :, :, :1]))
 
 
 def largest(x: Array, stride: int = 1, padding: str = 'SAME') -> Array:
-    """Of the 3 x 3 pixels around each."""
+    """3 x 3 max pooling, stride 1."""
     return lax.reduce_window(x, -jnp.inf, lax.max, WINDOW, (1, stride, stride, 1), padding)
 
 
@@ -86,7 +87,7 @@ BLOCKS = {
 
 
 def chain(name: str, steps: list) -> list:
-    """The steps of a branch with names: convolutions are numbered where they are several."""
+    """The named steps of a branch; if there are several convolutions, they are numbered."""
     def named(at, step):
         if isinstance(step, list):
             return tuple(Conv(at + letter, *each) for letter, each in zip('ab', step))
@@ -109,7 +110,7 @@ NETWORK = [  # a list is in turn, a tuple side by side
 
 
 def sizes(part, c: int) -> tuple[dict[str, tuple], int]:
-    """The shapes of a part's parameters where it is given c channels, and how many it gives."""
+    """The parameter shapes of a part with c input channels, and its number of output channels."""
     match part:
         case Conv():
             kernel = part.rows, part.columns, c, part.channels
@@ -130,7 +131,7 @@ SHAPES = sizes(NETWORK, CHANNELS)[0]
 
 
 def run(part, params: dict[str, Array], x: Array) -> Array:
-    """What a part of the network makes of x (n, h, w, c)."""
+    """Applies a part of the network to x (n, h, w, c)."""
     match part:
         case Conv():
             y = lax.conv_general_dilated(
@@ -145,17 +146,17 @@ def run(part, params: dict[str, Array], x: Array) -> Array:
 
 
 def between(n: int) -> np.ndarray:
-    """The shares (299, n) that n pixels have in each of those they are resized to."""
+    """The weights (299, n) of n pixels in bilinear resizing to 299."""
     at = np.clip((np.arange(SIZE) + .5) * n / SIZE - .5, 0, n - 1)  # float32 is off by 1e-4
     return np.float32(np.maximum(1 - abs(at[:, None] - np.arange(n)), 0))
 
 
 def preprocess(x: Array) -> Array:
-    """Images (n, h, w, 1 or 3) in [0, 1] as the network wants them: (n, 299, 299, 3) in [-1, 1].
+    """Resizes and scales images (n, h, w, 1 or 3) in [0, 1] for the network: (n, 299, 299, 3) in
+    [-1, 1].
 
-    They are resized bilinearly between the centres of pixels, without smoothing where they shrink,
-    as the port does; other ways give other scores (Parmar et al. 2022).  Raises BadInput for what
-    is no image.
+    Bilinear resizing between pixel centres, without smoothing when images shrink, as in the port;
+    other resizers give other scores (Parmar et al. 2022). Raises BadInput for anything but images.
     """
     if x.ndim != 4 or x.shape[-1] not in (1, CHANNELS) or not jnp.issubdtype(x.dtype, jnp.floating):
         raise BadInput('Inception sees images (n, h, w, 1 or 3) of floats in [0, 1], not '
@@ -166,8 +167,9 @@ def preprocess(x: Array) -> Array:
 
 
 def features(params: dict[str, Array], x: Array) -> Array:
-    """The means over pixels of the last block, (n, 2048), of images (n, h, w, 1 or 3) in [0, 1] of
-    any size: 5.7 billion multiplications each.  Raises BadInput for what is no image."""
+    """The means over pixels of the last block, (n, 2048), for images (n, h, w, 1 or 3) in [0, 1] of
+    any size; 5.7 billion multiplications for each image. Raises BadInput for anything but images.
+    """
     return run(NETWORK, params, preprocess(x)).mean((1, 2))
 
 
@@ -175,7 +177,7 @@ def features(params: dict[str, Array], x: Array) -> Array:
 
 
 def digest(tensors: dict[str, np.ndarray]) -> str:
-    """The sha256 of names and little-endian bytes, sorted by name."""
+    """The SHA-256 of names and little-endian bytes, sorted by name."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         total.update(name.encode())
@@ -185,9 +187,9 @@ def digest(tensors: dict[str, np.ndarray]) -> str:
 
 def read(file: Path, shapes: dict[str, tuple], remedy: str,
          may_lack=()) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The float32 tensors of these names and shapes in a safetensors file, and its metadata.
+    """The float32 tensors with these names and shapes from a safetensors file, and its metadata.
 
-    Raises BadInput, which ends with the remedy, where it cannot be read or they are not in it.
+    Raises BadInput, ending with the remedy, if the file cannot be read or lacks a tensor.
     """
     try:
         from safetensors import SafetensorError, safe_open
@@ -219,10 +221,10 @@ def read(file: Path, shapes: dict[str, tuple], remedy: str,
 
 
 def load(file: str | Path) -> tuple[dict[str, Array], str]:
-    """(params, digest) of a file that experiments/inception.py made.
+    """(params, digest) from a file made by experiments/inception.py.
 
-    The digest belongs beside every score.  Raises BadInput, with the remedy, for a file that is not
-    there, is none of these or is damaged, and where safetensors is not installed.
+    Report the digest with every score. Raises BadInput, with the remedy, for a missing, damaged or
+    different file, and if safetensors is not installed.
     """
     file = Path(file)
     remedy = 'make it by python experiments/inception.py WEIGHTS.safetensors OUT.safetensors'

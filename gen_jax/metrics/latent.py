@@ -1,4 +1,4 @@
-"""What the codes hold: units in use, mutual information, and labels that can be read off them."""
+"""Metrics of codes: active units, mutual information, and linear probes."""
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -9,8 +9,9 @@ from gen_jax.types import Array, BadInput
 
 
 def active_units(mean: np.ndarray, least: float = .01) -> int:
-    """How many dimensions of the posterior means (n, d) vary over the data by a variance above
-    `least` (Burda et al. 2015).  Raises BadInput for means that are not finite."""
+    """The number of dimensions of the posterior means (n, d) whose variance over the data exceeds
+    `least` (Burda et al. 2015). Raises BadInput for means that are not finite.
+    """
     require_finite(mean)
     return int((np.var(mean, axis=0) > least).sum())
 
@@ -21,11 +22,12 @@ def require_finite(*codes: np.ndarray) -> None:
 
 
 def information(mean: Array, logvar: Array, key: Array) -> dict[str, Array]:
-    """The KL of diagonal posteriors (n, d), from one code of each example, as two parts in nats.
+    """Splits the KL of diagonal posteriors (n, d) into two parts in nats, estimated from one code
+    for each example.
 
-    mutual_information, I(x; z) = E log q(z | x) - log q(z), at most log n; and aggregate_kl,
-    KL(q(z) || N(0, I)) = E log q(z) - log p(z), where q(z) = 1/n sum_i q(z | x_i) over these
-    examples (Hoffman & Johnson 2016).
+    mutual_information: I(x; z) = E log q(z | x) - log q(z), at most log n. aggregate_kl: KL(q(z) ||
+    N(0, I)) = E log q(z) - log p(z). Here q(z) = 1/n sum_i q(z | x_i) over these examples (Hoffman
+    & Johnson 2016).
     """
     z = losses.reparameterise(key, mean, logvar)
 
@@ -40,7 +42,7 @@ def information(mean: Array, logvar: Array, key: Array) -> dict[str, Array]:
 def readable(train: np.ndarray, label: np.ndarray, test: np.ndarray,
              truth: np.ndarray) -> dict[str, float]:
     """Accuracy on test codes (m, d) of a logistic regression, probe_accuracy, and of five nearest
-    neighbours, knn_accuracy, that learn from training codes (n, d); both standardised.
+    neighbours, knn_accuracy, both fitted to standardised training codes (n, d).
 
     Raises BadInput for codes that are not finite.
     """

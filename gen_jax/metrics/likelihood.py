@@ -1,4 +1,4 @@
-"""How likely a model finds data: importance sampling and annealed importance sampling, in nats."""
+"""Log-likelihoods of data by importance sampling and annealed importance sampling, in nats."""
 from typing import Callable
 
 import jax
@@ -11,18 +11,19 @@ TOGETHER = 10  # codes of an example that are decoded at once
 
 
 def log_weight(density: Density, state: State, batch: Batch, key: Array) -> Array:
-    """log p(x, z) - log q(z | x) of one code z drawn from q for each example, shape (n,): its mean
-    is the ELBO."""
+    """log p(x, z) - log q(z | x) for one code z sampled from q for each example, shape (n,). Its
+    mean is the ELBO.
+    """
     z, log_q = density.posterior(state, batch, key)
     log_x, log_p = density.joint(state, batch, z)
     return log_x + log_p - log_q
 
 
 def nll(density: Density, k: int) -> Callable:
-    """(state, batch, key) -> -log p(x), estimated from k codes of each example: shape (n,).
+    """(state, batch, key) -> -log p(x), estimated from k codes for each example: shape (n,).
 
     -log 1/k sum_i p(x, z_i) / q(z_i | x) by importance sampling from the posterior (Burda et al.
-    2015): a bound from above in the mean, tighter with k.
+    2015): in expectation an upper bound, tighter with k.
     """
     each = min(k, TOGETHER)
 
@@ -41,9 +42,9 @@ def nll(density: Density, k: int) -> Callable:
 
 
 def hmc(log_p: Callable, z: Tree, key: Array, size: Array, leaps: int) -> tuple[Tree, Array]:
-    """A step of Hamiltonian Monte Carlo for each example: (z, whether it was accepted (n,)).
+    """One step of Hamiltonian Monte Carlo for each example: (z, whether it was accepted (n,)).
 
-    log_p: z -> (n,); z: a pytree of (n, d); size (n,): of a leap (Neal 2011).
+    log_p: z -> (n,); z: a pytree of (n, d); size (n,): the leapfrog step size (Neal 2011).
     """
     leaves, tree = jax.tree.flatten(z)
     keys = jax.random.split(key, len(leaves) + 1)
@@ -73,12 +74,12 @@ def hmc(log_p: Callable, z: Tree, key: Array, size: Array, leaps: int) -> tuple[
 def ais(density: Density, steps: int = 500, leaps: int = 10, reverse: bool = False) -> Callable:
     """(state, batch, z, key) -> log weights (n,) of annealing z between p(z) and p(z | x).
 
-    Forward, z drawn from p(z), the mean of the weight's exponential is p(x), so that its logarithm
-    bounds log p(x) from below in the mean; reverse, z an exact sample of p(z | x), which the
-    latent of an example drawn from the model is, the same of its inverse, so that minus the log
-    weight bounds from above: bidirectional Monte Carlo (Wu et al. 2017; Neal 2001).  Between
-    p(z) p(x | z)^t for `steps` values of t on their sigmoid schedule a step of HMC, whose size is
-    adapted to accept 65 %.
+    Forward, with z sampled from p(z), the expectation of exp(log weight) is p(x), so in expectation
+    the log weight is a lower bound of log p(x). Reverse, with z an exact sample of p(z | x), the
+    same holds for 1 / p(x), so minus the log weight is an upper bound; the latent of an example
+    sampled from the model is such a z. Together: bidirectional Monte Carlo (Wu et al. 2017; Neal
+    2001). The intermediate distributions are p(z) p(x | z)^t for `steps` values of t on a sigmoid
+    schedule, with one step of HMC each, whose size is adapted to an acceptance rate of 65 %.
     """
     t = jax.nn.sigmoid(jnp.linspace(-4, 4, steps + 1))
     t = (t - t[0]) / (t[-1] - t[0])
@@ -105,9 +106,10 @@ def ais(density: Density, steps: int = 500, leaps: int = 10, reverse: bool = Fal
 
 
 def bounds(density: Density, chains: int = 16, **hyper) -> Callable:
-    """(state, batch, key) -> dict of (n,): nll_ais, -log p(x) of the batch by that many chains of
-    forward annealing; and of as many examples drawn from the model nll_simulated_upper and
-    nll_simulated_lower, which enclose it: how far they are apart is what annealing cannot see."""
+    """(state, batch, key) -> dict of (n,). nll_ais: -log p(x) of the batch from forward annealing.
+    nll_simulated_upper and nll_simulated_lower: bounds for as many examples sampled from the model,
+    which enclose their true value; the gap between them shows the error of annealing.
+    """
     def run(state, batch, key):
         keys = jax.random.split(key, 5)
 

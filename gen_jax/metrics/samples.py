@@ -1,7 +1,7 @@
-"""How near samples are to data, in features of both, and how many of the data's modes they have.
+"""Distances between samples and data in a feature space, and mode coverage.
 
-Features are real, (n, d) and (m, d), of as many examples as there are; labels integers (n,).
-BadInput is raised for what does not fit together, for too few examples, and for what is not finite.
+Features are real, (n, d) and (m, d), one row for each example; labels are integers (n,). Raises
+BadInput for arrays that do not match, for too few examples, and for values that are not finite.
 """
 from typing import Iterator
 
@@ -13,7 +13,7 @@ BLOCK = 2 ** 22  # numbers (32 MB) in a block of pairs; two or three are held at
 
 
 def features(x, y, least: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64 matrices of the same width, with at least so many rows."""
+    """Both as float64 matrices of equal width, with at least `least` rows."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not x.shape[1]:
         raise BadInput('features (n, d) and (m, d) must be of the same width d, not of shapes '
@@ -26,7 +26,7 @@ def features(x, y, least: int = 2) -> tuple[np.ndarray, np.ndarray]:
 
 
 def products(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Pairs (rows, x[rows] @ y.T) that take x (n, d) in turn, y (m, d) as a whole."""
+    """Pairs (rows, x[rows] @ y.T) for blocks of rows of x (n, d), with all of y (m, d)."""
     step = max(1, BLOCK // len(y))
     for start in range(0, len(x), step):
         rows = slice(start, min(start + step, len(x)))
@@ -37,12 +37,13 @@ def products(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]
 
 
 def frechet_distance(x, y) -> float:
-    """The squared Frechet distance |m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2)) of Gaussians
-    fitted to features (Dowson & Landau 1982; Heusel et al. 2017: the FID, of Inception's).
+    """The squared Frechet distance |m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2)) between
+    Gaussians fitted to features (Dowson & Landau 1982; Heusel et al. 2017: the FID, for Inception
+    features).
 
-    In the features' unit squared, and biased upwards by about 1/n.  With S = R'R, the trace of the
-    root is the sum of the singular values of R_x R_y', so that fewer examples than dimensions,
-    whose S has no full rank, give neither complex numbers nor the square roots of rounding.
+    In squared units of the features, with an upward bias of about 1/n. With S = R'R, the trace of
+    the root is the sum of the singular values of R_x R_y'. So a singular S, from fewer examples
+    than dimensions, gives neither complex numbers nor square roots of rounding errors.
 
     >>> x = np.random.default_rng(0).normal(size=(1000, 3))
     >>> print(f'{frechet_distance(x, x + 2):.4f}')  # the squared distance of the means
@@ -55,9 +56,10 @@ def frechet_distance(x, y) -> float:
 
 
 def discrepancy(x, y) -> float:
-    """The squared maximum mean discrepancy of the kernel (x'y / d + 1)^3, unbiased, so that it may
-    be negative (Gretton et al. 2012): the mean over pairs of different x, and of different y, less
-    twice that over pairs of an x and a y."""
+    """The unbiased squared maximum mean discrepancy with the kernel (x'y / d + 1)^3, which may be
+    negative (Gretton et al. 2012): the mean over pairs of different x, plus that over pairs of
+    different y, minus twice the mean over pairs of an x and a y.
+    """
     x, y = features(x, y)
     d = x.shape[1]
 
@@ -72,14 +74,15 @@ def discrepancy(x, y) -> float:
 
 
 def kernel_distance(x, y, seed: int = 0, subsets: int = 100, size: int = 1000) -> dict[str, float]:
-    """The mean `discrepancy` of random subsets of x and y (Binkowski et al. 2018: the KID, of
-    Inception's features), and its standard error kernel_se.
+    """The mean `discrepancy` of random subsets of x and y (Binkowski et al. 2018: the KID, for
+    Inception features), and its standard error kernel_se.
 
-    A subset has `size` different examples, or half of the fewer of x and y where that is less: what
-    subsets of all would tell is not how far another x and y would differ.  The error is that of the
-    jackknife that leaves all but a subset out (Shao & Wu 1989) and that of so few subsets; it is
-    too large rather than too small where x and y are alike, or not as many.  x and y should share
-    no example.  Raises BadInput for fewer than 4 examples of each, 2 subsets or 2 in a subset.
+    A subset has `size` different examples, or half of the smaller of x and y if that is less: the
+    spread over subsets of all examples would not show how much another x and y would differ. The
+    error is that of the delete-d jackknife (Shao & Wu 1989) plus that of the finite number of
+    subsets; it is rather too large if x and y are alike, or differ in number. x and y should share
+    no example. Raises BadInput for fewer than 4 examples of each, 2 subsets or 2 examples in a
+    subset.
     """
     x, y = features(x, y, least=4)
     if subsets < 2 or size < 2:
@@ -96,7 +99,7 @@ def kernel_distance(x, y, seed: int = 0, subsets: int = 100, size: int = 1000) -
 
 
 def squares(x: np.ndarray, y: np.ndarray, slack: float = 0.) -> Iterator[tuple[slice, np.ndarray]]:
-    """Pairs (rows, |x[rows] - y|^2), less `slack` of |x|^2 + |y|^2."""
+    """Pairs (rows, |x[rows] - y|^2), less `slack` times |x|^2 + |y|^2."""
     of_x, of_y = ((1 - slack) * (a ** 2).sum(1) for a in (x, y))
     for rows, squared in products(x, y):
         squared *= -2
@@ -106,7 +109,7 @@ def squares(x: np.ndarray, y: np.ndarray, slack: float = 0.) -> Iterator[tuple[s
 
 
 def radii(x: np.ndarray, k: int) -> np.ndarray:
-    """The squared distance (n,) of each to the k-th nearest of the others."""
+    """The squared distance (n,) of each example to its k-th nearest neighbour."""
     nearest = []
     for rows, squared in squares(x, x):
         squared[np.arange(len(squared)), np.arange(rows.start, rows.stop)] = np.inf
@@ -116,12 +119,14 @@ def radii(x: np.ndarray, k: int) -> np.ndarray:
 
 
 def precision_recall(real, fake, k: int = 5) -> dict[str, float]:
-    """What balls around examples, each out to the k-th nearest of its own kind, tell of the others.
+    """Precision, recall, density and coverage from balls around examples, with the distance to the
+    k-th nearest neighbour of the same kind as radius.
 
-    precision is the share of fakes in the ball of any real one, recall the share of real ones in
-    that of any fake (Kynkaanniemi et al. 2019).  density is the mean number of real balls that a
-    fake is in over k, which may exceed 1, and coverage the share of real balls with a fake in them
-    (Naeem et al. 2020).  The border belongs to a ball.  Raises BadInput unless 0 < k < n, m.
+    precision: share of fake examples inside a ball of a real one. recall: share of real examples
+    inside a ball of a fake one (Kynkaanniemi et al. 2019). density: mean number of real balls
+    around a fake example, divided by k, which may exceed 1. coverage: share of real balls that
+    contain a fake example (Naeem et al. 2020). Balls include their border. Raises BadInput unless 0
+    < k < n, m.
     """
     real, fake = features(real, fake)
     if not 0 < k < min(len(real), len(fake)):
@@ -146,21 +151,22 @@ def precision_recall(real, fake, k: int = 5) -> dict[str, float]:
 
 
 def divergence(counts: np.ndarray, others: np.ndarray) -> float:
-    """KL(p || q) in nats of the distributions that counts (m,) are in proportion to; 0 log 0 = 0,
-    and q is to be nowhere 0 where p is not."""
+    """KL(p || q) in nats between the distributions given by counts (m,); 0 log 0 = 0. q must be
+    positive wherever p is.
+    """
     p, q = counts / counts.sum(), others / others.sum()
     positive = p > 0
     return float((p[positive] * np.log(p[positive] / q[positive])).sum())
 
 
 def modes(x, centres, sigma: float) -> dict[str, float]:
-    """How samples (n, d) are spread over the components of a mixture of Gaussians, of equal weight,
-    with centres (m, d) and standard deviation sigma.
+    """Coverage of a mixture of Gaussians of equal weight with centres (m, d) and standard deviation
+    sigma by samples (n, d).
 
-    A sample is of high_quality, a share of all, within 3 sigma of its nearest centre; modes is the
-    number of centres that are nearest to at least one such sample, as VEEGAN (Srivastava et al.
-    2017) and PacGAN (Lin et al. 2018) count.  kl is KL(samples || uniform) in nats over the nearest
-    centres of those of high quality; where there is none it is its greatest value, log m.
+    high_quality: share of samples within 3 sigma of the nearest centre. modes: number of centres
+    that are nearest to at least one such sample, as in VEEGAN (Srivastava et al. 2017) and PacGAN
+    (Lin et al. 2018). kl: KL(samples || uniform) in nats over the nearest centres of the
+    high-quality samples; log m, its maximum, if there are none.
 
     >>> modes(np.array([[0., 0.], [5., 0.], [9., 9.]]), [[0., 0.], [5., 0.]], sigma=.1)['modes']
     2
@@ -176,12 +182,12 @@ def modes(x, centres, sigma: float) -> dict[str, float]:
 
 
 def classes(label, reference) -> dict[str, float]:
-    """modes, how many of the classes occur among labels (n,) predicted for samples, and kl,
-    KL(samples || reference) in nats of the labels' distributions (Metz et al. 2017, on stacked
-    MNIST); `reference` (m,), of m classes, is in proportion to their shares.
+    """modes: number of classes among the labels (n,) predicted for samples. kl: KL(samples ||
+    reference) in nats between the label distributions (Metz et al. 2017, for stacked MNIST);
+    `reference` (m,) is proportional to the class frequencies.
 
-    Raises BadInput where samples have a label whose share is 0, since kl is then infinite, and a
-    count made up for it would decide its value.
+    Raises BadInput if a sample has a label of frequency 0, because kl is then infinite, and any
+    substitute would decide its value.
     """
     label, reference = np.asarray(label), np.asarray(reference)
     if label.ndim != 1 or not len(label) or label.dtype.kind not in 'iu':

@@ -1,4 +1,5 @@
-"""A trained model and its data, and what the measures look at of them: codes, samples, features."""
+"""A trained model and its data, and what the metrics compute from them: codes, samples, features.
+"""
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -12,8 +13,10 @@ MOST = 10_000  # examples whose codes are looked at; the likelihoods are those o
 
 
 class Features(NamedTuple):
-    """What samples and data are compared in: apply: (params, x) -> (n, d); digest: of params;
-    resizer: how images come to their size; classify: (params, x) -> logits, where there are any."""
+    """A feature space for comparing samples with data. apply: (params, x) -> (n, d); digest: of
+    params; resizer: how images are resized; classify: (params, x) -> logits, if there is a
+    classifier.
+    """
     name: str
     digest: str
     resizer: str
@@ -26,11 +29,11 @@ PIXELS = Features('pixels', 'none', 'none', (), lambda params, x: x.reshape(len(
 
 
 class Subject(NamedTuple):
-    """A trained model and its data; k: codes for an importance sample.
+    """A trained model and its data. k: number of importance samples.
 
     collect: (name, f, split, most) -> the arrays of f(state, batch, key) over the first `most`
-    examples of the `train` or `test` split, or all; name: of f.  seen: features once computed;
-    programs: what is compiled, for all subjects of this model and data.
+    examples of the `train` or `test` split, or all; name: of f. cached_features: features that have
+    been computed; programs: compiled functions, shared by all subjects with this model and data.
     """
     model: Model
     state: State
@@ -43,12 +46,13 @@ class Subject(NamedTuple):
     programs: dict
 
     def program(self, name, f: Callable) -> Callable:
-        """jit(f), that of the first f of this name."""
+        """jit(f), compiled once for each name."""
         return self.programs.setdefault(name, jax.jit(f))
 
 
 def codes(s: Subject, split: str) -> np.ndarray:
-    """Posterior means, or else what the encoder gives, as vectors (n, d)."""
+    """Posterior means, or the encoder's output for a model without a posterior, as vectors (n, d).
+    """
     return np.asarray(s.collect('codes', encoder(s.model), split, MOST))
 
 
@@ -62,7 +66,7 @@ def encoder(model: Model) -> Callable:
 
 
 def code(s: Subject) -> jax.ShapeDtypeStruct | None:
-    """What `codes` are of one example; None where there are none."""
+    """The code of one example; None for a model without codes."""
     if not (s.model.density and s.model.density.moments or s.model.encode):
         return None
     one = s.data.prepare(jax.tree.map(lambda a: jnp.asarray(a[:1]), s.data.test), s.key)
@@ -70,18 +74,18 @@ def code(s: Subject) -> jax.ShapeDtypeStruct | None:
 
 
 def moments(model: Model) -> Callable:
-    """Means and log-variances of diagonal posteriors, one behind the other, (n, 2 d)."""
+    """Means and log-variances of diagonal posteriors, concatenated, (n, 2 d)."""
     return lambda state, batch, key: jnp.concatenate(model.density.moments(state, batch), axis=1)
 
 
 def grid(s: Subject) -> np.ndarray:
-    """Values of the factors (n, f), drawn one by one."""
+    """Random values of the factors (n, f)."""
     chance = np.random.default_rng(0)
     return np.stack([chance.integers(0, size, MOST) for size in s.data.factors.values()], 1)
 
 
 def represent(s: Subject, how: Callable = encoder) -> Callable[[np.ndarray], np.ndarray]:
-    """Factor values (n, f) -> codes (n, d), as how(model) gives them."""
+    """Factor values (n, f) -> codes (n, d), computed by how(model)."""
     encode = how(s.model)
 
     def some(state, places, key):
@@ -99,7 +103,7 @@ def represent(s: Subject, how: Callable = encoder) -> Callable[[np.ndarray], np.
 
 
 def map_samples(s: Subject, f: Callable, n: int, at_once: int = 500) -> np.ndarray:
-    """look(params, x) of n samples x."""
+    """f(params, x) for n samples x."""
     def some(state, params, key):
         return f(params, s.model.decode(state, s.model.prior(state, key, at_once)))
 
@@ -109,7 +113,7 @@ def map_samples(s: Subject, f: Callable, n: int, at_once: int = 500) -> np.ndarr
 
 
 def map_examples(s: Subject, f: Callable, split: str, n: int, at_once: int = 500) -> np.ndarray:
-    """look(params, x) of the first n examples of a split, or of all where they are fewer."""
+    """f(params, x) for the first n examples of a split, or all if there are fewer."""
     def some(batch, params, key):
         return f(params, s.data.prepare(batch, key).x)
 
@@ -122,7 +126,7 @@ def map_examples(s: Subject, f: Callable, split: str, n: int, at_once: int = 500
 
 
 def features_of_both(s: Subject) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features of test examples, of as many samples, and of as many training examples."""
+    """Features of the test examples, of as many samples, and of as many training examples."""
     if not s.cached_features:
         f = s.features.apply
         s.cached_features['real'] = map_examples(s, f, 'test', MOST)
