@@ -1,7 +1,7 @@
-"""Procedural colour faces: who it is and what the face does are separate, known factors.
+"""Procedural colour faces with identity and pose as separate, known factors.
 
-A face is a stack of layers, each a colour (3,), the signed distance (h, w) of every pixel to an
-outline, negative inside, and an opacity.  x is to the right, y is up, a head is about 1 wide.
+A face is a stack of layers with a colour (3,), the signed distance (h, w) of every pixel from an
+outline (negative inside), and an opacity. x points to the right, y up; a head is about 1 wide.
 """
 from functools import partial
 from typing import NamedTuple
@@ -19,7 +19,7 @@ def rgb(code: str) -> np.ndarray:
 
 
 class Identity(NamedTuple):
-    """Who it is: colours (3,) in [0, 1], then scalars; the defaults are a plain adult."""
+    """The identity: colours (3,) in [0, 1], then scalars; the defaults are a plain adult."""
     skin: Array
     hair: Array
     iris: Array
@@ -45,7 +45,9 @@ class Identity(NamedTuple):
 
 
 class Pose(NamedTuple):
-    """What the face does, and its light: scalars; the defaults look straight ahead at rest."""
+    """Expression, pose and light: scalars; the defaults are a neutral face that looks straight
+    ahead.
+    """
     x: Array = 0.
     y: Array = 0.
     roll: Array = 0.           # radians, anticlockwise
@@ -99,13 +101,13 @@ def norm(x, y):
 
 
 def ellipse(x, y, rx, ry):
-    """To first order: what is zero on the outline, over the length of its gradient."""
+    """The signed distance from an ellipse, to first order."""
     u, v = x / rx, y / ry
     return (u * u + v * v - 1) / (2 * norm(u / rx, v / ry))
 
 
 def capsule(x, y, ax, ay, bx, by, radius):
-    """All within the radius of the segment from a to b."""
+    """All points within the radius of the segment from a to b."""
     x, y, bx, by = x - ax, y - ay, bx - ax, by - ay
     t = jnp.clip((x * bx + y * by) / (bx * bx + by * by), 0, 1)
     return norm(x - t * bx, y - t * by) - radius
@@ -118,18 +120,18 @@ def box(x, y, rx, ry, radius):
 
 
 def union(a, b, blend):
-    """Either of two, with a seam that is rounded over the distance `blend`."""
+    """The union of two shapes; their seam is rounded over the distance `blend`."""
     t = jnp.clip(.5 + .5 * (b - a) / blend, 0, 1)
     return b + (a - b) * t - blend * t * (1 - t)
 
 
 def inside(distance, edge):
-    """1 inside an outline, 0 outside, and in between over the width of its edge."""
+    """1 inside an outline, 0 outside, with a smooth edge."""
     return jnp.clip(.5 - distance / edge, 0, 1)
 
 
 def wave(u):
-    """Nearly sin(2 pi u), of parabolas: it is needed at every pixel."""
+    """Approximately sin(2 pi u), made of parabolas because it is needed at every pixel."""
     t = u - jnp.round(u)
     return 8 * t * (1 - 2 * jnp.abs(t))
 
@@ -138,14 +140,14 @@ def wave(u):
 
 
 def crown(who, x, y):
-    """The outline of the hair on the head."""
+    """The outline of the hair on top of the head."""
     waves = who.curl * wave(3.5 * x) * wave(3.5 * y)
     return ellipse(x, y - .15 * who.height, who.width + .8 * who.volume,
                    .85 * who.height + who.volume) + waves
 
 
 def bust(who, x, y, hx, hy):
-    """What is behind the head; (x, y) is the frame of the body, (hx, hy) that of the head."""
+    """The layers behind the head; frames: (x, y) of the body, (hx, hy) of the head."""
     fall = box(hx, hy + .5 * who.length - .05, who.width + .3 * who.volume,
                .15 + .5 * who.length, .12)
     yield .7 * who.hair, union(crown(who, hx, hy), fall, .1), 1
@@ -154,7 +156,7 @@ def bust(who, x, y, hx, hy):
 
 
 def head(who, pose, x, y, fx, fy):
-    """(x, y) is the frame of the head, (fx, fy) that of the face, which turns on it."""
+    """The layers of the head; (x, y) is its frame, (fx, fy) that of the face, which turns on it."""
     yield .9 * who.skin, ellipse(jnp.abs(x + .09 * pose.yaw) - who.width, y + .03, .075, .12), 1
     jaw = who.jaw * who.width
     outline = union(ellipse(x, y - .12 * who.height, who.width, .88 * who.height),
@@ -230,12 +232,12 @@ def glasses(who, x, y):
 
 
 def turned(u, radius, angle):
-    """Where on the face at rest the point u is after a turn, which moves the middle the most."""
+    """The position at rest of the point at u after a turn, which moves the middle the most."""
     return u - angle * jnp.maximum(radius - u * u / radius, 0)
 
 
 def paint(canvas, colour, mask):
-    """The canvas (3, h, w) with the colour (3,) over it, as opaque as the mask (h, w)."""
+    """The canvas (3, h, w) with the colour (3,) on top, with the mask (h, w) as its opacity."""
     return canvas + mask * (colour[:, None, None] - canvas)
 
 
@@ -262,7 +264,7 @@ def draw(identity: Identity, pose: Pose, size: int = 64) -> Array:
 
 @partial(jax.jit, static_argnames='n')
 def random_pose(key: Array, n: int) -> Pose:
-    """n poses, fields (n,), each uniform in its range."""
+    """n poses, fields (n,), uniform in their ranges."""
     low, high = np.array(RANGES, np.float32).T[..., None]
     return Pose(*jax.random.uniform(key, (len(RANGES), n), minval=low, maxval=high))
 
@@ -277,9 +279,9 @@ def pictures(identity: Identity, pose: Pose, size: int) -> Array:
 def faces(count: int = 1500, tests: int = 250, size: int = 64) -> tuple[Batch, Batch]:
     """(train, test) of the first four identities: uint8 (n, size, size, 3), labelled by identity.
 
-    Train shows each of them in `count` poses of its own: no pose is seen on two.  Test shows each
-    in the same `tests` new poses; swapped (n, 4, size, size, 3) is the pose of x on each identity,
-    so x itself at its label.  Any four examples from a multiple of four on are of four identities.
+    Train has `count` poses for each identity; no pose occurs twice. Test shows all identities in
+    the same `tests` new poses; swapped (n, 4, size, size, 3) is the pose of x on each identity.
+    Every four examples, from a multiple of four on, are of four identities.
     """
     chance = np.random.default_rng(0)
     four = np.arange(4, dtype=np.int32)

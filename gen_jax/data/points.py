@@ -1,4 +1,4 @@
-"""Points in the plane, drawn anew whenever they are seen: where a GAN's modes can be counted."""
+"""Points in the plane, drawn anew in each epoch. The modes that a GAN finds can be counted."""
 import functools
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,8 @@ MIXTURES = dict(
 
 
 def draw(name: str, mode: Array, key: Array) -> Array:
-    """Points (n, 2) of these modes (n,): of a mixture's Gaussians, or for `spiral` of its arms."""
+    """Points (n, 2) of the modes (n,): of the Gaussians of a mixture, or of the arms of `spiral`.
+    """
     keys = jax.random.split(key)
     noise = jax.random.normal(keys[0], (len(mode), 2))
     if name in MIXTURES:
@@ -31,7 +32,7 @@ def draw(name: str, mode: Array, key: Array) -> Array:
 
 
 def points(name: str) -> Source:
-    """A set: x and label are the modes int32 (n,), equally many, shuffled."""
+    """A split: x and label are the modes int32 (n,), equally many of each, shuffled."""
     modes = len(MIXTURES[name].centres) if name in MIXTURES else 2
     chance = np.random.default_rng(0)
     modes_of_split = [chance.permutation(n).astype(np.int32) % modes for n in (TRAIN, TEST)]
@@ -40,15 +41,15 @@ def points(name: str) -> Source:
 
 
 def ring() -> Source:
-    """Points of eight Gaussians on a circle, drawn anew at every use."""
+    """Points of eight Gaussians on a circle, drawn anew in each epoch."""
     return points('ring')
 
 
 def grid() -> Source:
-    """Points of 25 Gaussians on a grid, drawn anew at every use."""
+    """Points of 25 Gaussians on a grid, drawn anew in each epoch."""
     return points('grid')
 
 
 def spiral() -> Source:
-    """Points on a spiral of two arms, drawn anew at every use."""
+    """Points on a spiral with two arms, drawn anew in each epoch."""
     return points('spiral')

@@ -1,4 +1,4 @@
-"""What the numbers and labels of a data set mean, and whether they can be used."""
+"""The range of the numbers and the labels of a data set, and checks that they can be used."""
 import functools
 
 import jax.numpy as jnp
@@ -17,13 +17,14 @@ SPLITS = 'training', 'test'
 
 
 def infer_range(train: Batch, test: Batch, name: str, asked: str = '') -> tuple[Batch, Batch, str]:
-    """Both splits, looked through, and which of RANGES their numbers are; '' for symbols, that is
-    text and what is drawn when seen.
+    """Both splits, checked, and the range of their numbers, one of RANGES; '' for symbols: text and
+    examples that are drawn on the device.
 
-    bool, and integers of which none is but 0 and 1, are `bits`; other uint8 is `8bit`; uint16
-    beyond 255 is `16bit`; floats are `unit` where all lie in [0, 1], else `real`, which stand for
-    themselves.  `asked` says so for what cannot be told.  Raises BadInput for that, for numbers
-    beyond the range, and for what is not finite; of a stream this is found when it is read.
+    bool, and integers that are all 0 or 1, are `bits`; other uint8 is `8bit`; uint16 beyond 255 is
+    `16bit`; floats are `unit` if all are in [0, 1], else `real`, which are used as they are.
+    `asked` decides if the range cannot be inferred. Raises BadInput if it is needed and missing,
+    for numbers beyond the range, and for values that are not finite; for a stream these are found
+    when they are read.
     """
     if asked and asked not in RANGES:
         raise BadInput(f'unknown data.range {asked!r}; choose one of {", ".join(RANGES)}')
@@ -53,7 +54,9 @@ def infer_range(train: Batch, test: Batch, name: str, asked: str = '') -> tuple[
 
 
 def meaning(x, low, high, name: str) -> str:
-    """What numbers from `low` to `high` of this type are.  Raises BadInput where it is unclear."""
+    """The range of numbers of this type between `low` and `high`. Raises BadInput if it is
+    ambiguous.
+    """
     kind = x.dtype.kind
     if kind == 'f':
         return 'unit' if low >= 0 and high <= 1 else 'real'
@@ -71,8 +74,9 @@ def meaning(x, low, high, name: str) -> str:
 
 
 def as_stored(batch: Batch, meaning: str) -> Batch:
-    """The batch in the type that devices keep: whole numbers as uint8 or uint16, others float32,
-    symbols int32."""
+    """The batch in its type on the device: integers as uint8 or uint16, others as float32, symbols
+    as int32.
+    """
     if streaming.streamed(batch):
         return batch
     small = {'bits': np.uint8, '8bit': np.uint8, '16bit': np.uint16, '': np.int32}
@@ -81,21 +85,24 @@ def as_stored(batch: Batch, meaning: str) -> Batch:
 
 
 def scale(x: Array, meaning: str) -> Array:
-    """Stored numbers as models see them, float32: in [0, 1] but for real ones.  Traced."""
+    """Stored numbers as float32 for the model, in [0, 1] unless they are real numbers; a traced
+    function.
+    """
     x = x.astype(jnp.float32)
     return x if meaning == 'real' else x / FULL[meaning]
 
 
 def pieces(x) -> list[slice]:
-    """The rows of x, some at a time."""
+    """Blocks of the rows of x."""
     step = 64 if isinstance(x, streaming.Rows) else max(
         1, PIECE // max(1, int(np.prod(x.shape[1:]))))
     return [slice(i, i + step) for i in range(0, len(x), step)]
 
 
 def span(x, enough: float = np.inf) -> tuple:
-    """The least and the largest of x, up to the first above `enough`; nan where there is one.  Of
-    a stream, those of its first examples."""
+    """The smallest and the largest value of x; stops at the first value above `enough`; nan if
+    there is one. For a stream, only of its first examples.
+    """
     lows, highs = [], []
     for rows in pieces(x[:SOME] if isinstance(x, streaming.Rows) else x):
         part = np.asarray(x[rows])
@@ -107,14 +114,14 @@ def span(x, enough: float = np.inf) -> tuple:
 
 
 def in_range(meaning: str, low, high) -> bool:
-    """Whether all numbers between can be what they are said to be; a nan cannot."""
+    """Whether all numbers between two values are valid for a range; false for nan."""
     if meaning in FULL:
         return bool(low >= 0 and high <= FULL[meaning])
     return bool(np.isfinite(low) and np.isfinite(high))
 
 
 def check(name: str, split: str, meaning: str, rows: np.ndarray, x: np.ndarray) -> None:
-    """Raises BadInput with the first number of these rows that cannot be what it should."""
+    """Raises BadInput with the first number of these rows that is not valid for the range."""
     if not x.size or in_range(meaning, x.min(), x.max()):
         return
     wrong = ~np.isfinite(x)
@@ -134,11 +141,11 @@ def check(name: str, split: str, meaning: str, rows: np.ndarray, x: np.ndarray) 
 
 def number_labels(train: Batch, test: Batch, name: str,
                   called=()) -> tuple[Batch, Batch, tuple[str, ...]]:
-    """Both with labels 0 .. k - 1, int32, for the k numbers or names among the training labels in
-    their order, and these as words, those at these places in `called` where it is given.  Without
-    labels, of which -1 is none, where a split has none.
+    """Both splits with int32 labels 0 .. k - 1 for the k sorted numbers or names among the training
+    labels, and the names of these labels, taken from `called` if it is given. If a split has no
+    labels (-1 means none), both are returned without labels.
 
-    Raises BadInput for labels that are fractions, and for one of the test split alone.
+    Raises BadInput for labels that are fractions, and for a label that only the test split has.
     """
     both, none = (train, test), []
     for split, batch in zip(SPLITS, both):
@@ -172,8 +179,9 @@ def number_labels(train: Batch, test: Batch, name: str,
 
 
 def standardise(train: Batch, test: Batch) -> tuple[Batch, Batch]:
-    """Both, as float32, less the mean of the training examples and over their standard deviation,
-    by dimension; over 1 where that is 0."""
+    """Both splits as float32, minus the mean and divided by the standard deviation of the training
+    split, for each dimension; a deviation of 0 counts as 1.
+    """
     mean, sd = (f(train.x, axis=0, dtype=np.float64) for f in (np.mean, np.std))
     sd = np.where(sd > 1e-12 * np.abs(mean), sd, 1)
     return tuple(batch._replace(x=((batch.x - mean) / sd).astype(np.float32))
@@ -181,8 +189,9 @@ def standardise(train: Batch, test: Batch) -> tuple[Batch, Batch]:
 
 
 def warn_of_size(x, name: str) -> None:
-    """Says so where real numbers are much larger or smaller than 1, by the root of the mean square
-    of the dimension where that is largest."""
+    """Prints a warning if real numbers are much larger or smaller than 1, by the root mean square
+    of the largest dimension.
+    """
     x = np.asarray(x[:SOME], np.float64)
     size = np.sqrt(np.square(x).mean(0)).max()
     if SMALL <= size <= LARGE or size == 0:

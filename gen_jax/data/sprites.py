@@ -1,7 +1,8 @@
-"""dSprites (Matthey et al. 2017), drawn when seen: 737,280 binary pictures of five known factors.
+"""dSprites (Matthey et al. 2017), drawn on the device: 737,280 binary images with five known
+factors.
 
-A picture is stored as its place in the grid of the factors.  Its side is 1 long, and a sprite of
-scale 1 reaches RADIUS far from its centre of mass, which is where its position says.
+An image is stored as its index in the grid of factors. Its side has length 1. A sprite of scale 1
+extends RADIUS from its centre of mass, which is at its position.
 """
 from functools import partial
 
@@ -30,7 +31,7 @@ def ellipse(u, v):
 
 
 def heart(u, v):
-    """A square of side 2 a on its tip, and a disc about the middle of each of its upper sides."""
+    """A square of side 2 a on its corner, and a disc on the middle of each of its upper sides."""
     centre = (np.pi + 4 / 3) / (np.sqrt(2) * (np.pi + 4))  # of mass above that of the square, in a
     a = 1 / (np.sqrt(2) + centre)
     v = v + a * centre
@@ -39,9 +40,10 @@ def heart(u, v):
 
 
 def picture(shape, scale, orientation, x, y, size: int = 64) -> Array:
-    """Binary pictures float32 (n, size, size, 1) of factors (n,), also between those of the grid.
+    """Binary images float32 (n, size, size, 1) of factors (n,), also for values between those of
+    the grid.
 
-    x goes to the right and y down, from 0 to 1; the orientation, in radians, is anticlockwise.
+    x points to the right and y down, from 0 to 1; the orientation, in radians, is anticlockwise.
     """
     shape, scale, orientation, x, y = (
         jnp.asarray(factor)[:, None, None] for factor in (shape, scale, orientation, x, y))
@@ -55,13 +57,13 @@ def picture(shape, scale, orientation, x, y, size: int = 64) -> Array:
 
 @partial(jax.jit, static_argnames='size')
 def draw(index: Array, size: int = 64) -> Array:
-    """The binary pictures float32 (n, size, size, 1) at integer places (n,) in the grid."""
+    """The binary images float32 (n, size, size, 1) at indices (n,) in the grid."""
     places = jnp.unravel_index(index, SIZES)
     return picture(*(jnp.asarray(g, jnp.float32)[i] for g, i in zip(GRID.values(), places)), size)
 
 
 def index(values) -> np.ndarray:
-    """The places int32 (n,) in the grid of factors' values, integers (n, 5) that count from 0.
+    """The indices int32 (n,) in the grid of factor values, integers (n, 5) that count from 0.
 
     Raises ValueError for a value that is not in the grid.
     """
@@ -69,7 +71,7 @@ def index(values) -> np.ndarray:
 
 
 def values(index) -> np.ndarray:
-    """The factors' values int32 (n, 5) at places (n,) in the grid, the inverse of `index`."""
+    """The factor values int32 (n, 5) at indices (n,) in the grid, the inverse of `index`."""
     return np.stack(np.unravel_index(index, SIZES), -1).astype(np.int32)
 
 
@@ -77,9 +79,9 @@ def sprites(size: int = 64) -> Source:
     """dSprites drawn on the device: 737,280 binary images of five known factors (Matthey et al.
     2017).
 
-    x is the place int32 (n,) of a picture in the grid of factors; the label is the shape. 10,000 at
-    random are for testing, all others for training; both are shuffled, so that a part of them shows
-    all factors. Raises BadInput for a size in pixels that `draw` does not take.
+    x is the index int32 (n,) of an image in the grid of factors; the label is the shape. 10,000
+    random images are for testing, all others for training; both are shuffled, so that a part of
+    them covers all factors. Raises BadInput for a size in pixels that `draw` does not support.
     """
     if not 8 <= size <= 128:
         raise BadInput(f'data.size of sprites must be between 8 and 128 pixels, not {size}')

@@ -1,4 +1,4 @@
-"""Text as rows of integers, and a set of English prose that comes with Python itself."""
+"""Text as rows of integers, and a set of English prose that Python itself contains."""
 import re
 
 import numpy as np
@@ -16,9 +16,9 @@ PLAIN = str.maketrans('‘’–—', "''--", '“”"`')
 
 
 def ids(text: str, length: int) -> np.ndarray:
-    """The characters' places in ALPHABET, int32 (length,), filled up with 0.
+    """The indices of the characters in ALPHABET, int32 (length,), padded with 0.
 
-    Raises BadInput for an empty text, one longer than `length`, or with characters not in ALPHABET.
+    Raises BadInput for an empty text, one longer than `length`, and characters not in ALPHABET.
     """
     if not text:
         raise BadInput('the text is empty; give at least one character')
@@ -32,12 +32,12 @@ def ids(text: str, length: int) -> np.ndarray:
 
 
 def text(ids) -> str:
-    """The characters at these places in ALPHABET, up to the first padding."""
+    """The characters with these indices in ALPHABET, up to the first padding."""
     return ''.join(ALPHABET[i] for i in np.asarray(ids)).partition(PADDING)[0]
 
 
 def sentences(topic: str) -> list[str]:
-    """The sentences of more than three words in a text of Python's manual, without the markup."""
+    """The sentences with more than three words in a text of Python's manual, without markup."""
     lines_of_prose = []
     for block in re.split(r'\n\s*\n', topic):
         if not CODE.search(block):
@@ -50,7 +50,9 @@ def sentences(topic: str) -> list[str]:
 
 
 def windows(sentence: str, length: int) -> list[str]:
-    """For each word the most words from it on that fit into `length`; none if not even it fits."""
+    """For each word, the longest text that begins with it and fits into `length`; none if the word
+    is too long.
+    """
     words, candidates = sentence.split(), []
     for i in range(len(words)):
         piece = words[i]
@@ -63,7 +65,8 @@ def windows(sentence: str, length: int) -> list[str]:
 
 
 def pieces(sentence: str, length: int) -> list[str]:
-    """The sentence cut before words into pieces of at most `length`, without longer words."""
+    """Cuts a sentence between words into pieces of at most `length` characters; drops longer words.
+    """
     joined = []
     for word in sentence.split():
         if joined and len(joined[-1]) + 1 + len(word) <= length:
@@ -74,11 +77,12 @@ def pieces(sentence: str, length: int) -> list[str]:
 
 
 def text_set(length: int = 32) -> tuple[Batch, Batch]:
-    """Prose of Python's own manual (pydoc_data): train and test, x int32 (n, length), no labels.
+    """Prose from Python's manual (pydoc_data): train and test, x int32 (n, length), without labels.
 
-    Every tenth topic is for testing, its sentences cut into pieces between words; from the others
-    come windows that begin at each word, so overlap.  No test sentence is also in training, nor
-    any piece.  How much there is depends on Python's version.  Raises BadInput for a length < 8.
+    Every tenth topic is in the test split, its sentences cut into pieces between words. The
+    training split has overlapping windows, one for each word of the other topics. No test sentence
+    or piece is in the training split. The number of examples depends on Python's version. Raises
+    BadInput for a length < 8.
     """
     if length < SHORTEST:
         raise BadInput(f'data.size must be at least {SHORTEST} characters, not {length}')

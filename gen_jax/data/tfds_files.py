@@ -1,4 +1,4 @@
-"""A prepared TFDS set: what is damaged of it is said in a line that names the file."""
+"""The files of a prepared TFDS set. Damage is reported in one line that names the file."""
 from concurrent.futures import ThreadPoolExecutor
 import json
 import os
@@ -18,10 +18,10 @@ def remote(dir) -> bool:
 
 
 def builder(name: str, dir: str):
-    """TFDS' builder of a set below the directory `dir`.
+    """The TFDS builder of a set below the directory `dir`.
 
-    Raises BadInput where the set is there, but its descriptions are damaged, and otherwise what
-    TFDS raises where there is none.
+    Raises BadInput if the set exists but its descriptions are damaged; the error of TFDS if it does
+    not exist.
     """
     import tensorflow_datasets as tfds
     try:
@@ -33,7 +33,7 @@ def builder(name: str, dir: str):
 
 
 def explain(dir: str, name: str, error: Exception) -> None:
-    """Raises BadInput where files of a set are there, with what is wrong with them."""
+    """Raises BadInput that says which files of a set are damaged, if there are any."""
     from etils import epath
     if not re.fullmatch(r'\w+(/\w[\w.-]*)*(:[\w.*]+)?', name):  # would be looked for anywhere
         return
@@ -65,7 +65,7 @@ def words(error: Exception) -> str:
 
 
 def files(builder, split: str) -> tuple[list, list[int]]:
-    """The files of a split, and how many examples each holds."""
+    """The files of a split, and the number of examples in each."""
     split_info = builder.info.splits[split]
     try:
         return list(split_info.filepaths), list(split_info.shard_lengths)
@@ -76,8 +76,8 @@ def files(builder, split: str) -> tuple[list, list[int]]:
 
 
 def identity(builder, split: str) -> str:
-    """Eight digits by which the files of a split differ from others of its name: of the set's
-    descriptions, and of the files' names, sizes and times.  Raises BadInput where one is missing.
+    """Eight hexadecimal digits that identify the files of a split: a hash of the descriptions of
+    the set and of the names, sizes and times of the files. Raises BadInput if a file is missing.
     """
     from etils import epath
     contents = [file.read_bytes() for part in DESCRIPTIONS
@@ -101,7 +101,7 @@ def identity(builder, split: str) -> str:
 
 
 class Records:
-    """The examples of a split, by number; those of files that are damaged raise BadInput."""
+    """The examples of a split by number. Examples in a damaged file raise BadInput."""
 
     def __init__(self, builder, split: str, **decoding):
         self.files, self.counts = files(builder, split)
@@ -132,7 +132,7 @@ class Records:
 
 
 def counted(file, count: int) -> None:
-    """Raises BadInput unless there are so many records in a file."""
+    """Raises BadInput unless a file has this number of records."""
     from array_record.python.array_record_module import ArrayRecordReader
     if not file.exists():
         raise damaged(file, 'is missing')

@@ -1,6 +1,6 @@
-"""TFDS image sets, decoded once into .npy files in the cache, memory-mapped from then on.
+"""TFDS image sets, decoded once into .npy files in the cache and memory-mapped afterwards.
 
-Nothing is written into the directory of the set itself, which may be shared or read-only.
+Nothing is written into the directory of the set, which may be shared or read-only.
 """
 import contextlib
 import difflib
@@ -18,10 +18,11 @@ from gen_jax.types import BadInput, Batch
 
 
 class ReadOptions(NamedTuple):
-    """size: the side to which images of many sizes are brought, 0 where they have one; limit: the
+    """size: side to which images of many sizes are resized, 0 if they have one size; limit:
     megabytes that a split may take in memory; workers: processes that decode; cache: whether a
-    larger split is decoded once, to disk, rather than anew whenever seen; cache_dir: where decoded
-    splits are kept, None for the user's cache; cache_limit: the megabytes that they may take."""
+    larger split is decoded once, to disk, instead of whenever it is read; cache_dir: directory for
+    decoded splits, None for the user's cache; cache_limit: megabytes that they may take.
+    """
     size: int = 0
     limit: float = math.inf
     workers: int = 0
@@ -45,13 +46,12 @@ IN_MEMORY = ReadOptions()
 
 def read(name: str, dir: str | None = None, known=(),
          how: ReadOptions = IN_MEMORY) -> Source:
-    """The train and test Batch of the TFDS set `name`, images (n, h, w, c) of uint8, uint16 or
-    float32 and int32 labels, -1 where there are none; and what the labels are called.
+    """The train and test Batch of the TFDS set `name`: images (n, h, w, c) as uint8, uint16 or
+    float32, and int32 labels, -1 for none; and the names of the labels.
 
-    `dir` is the TFDS data_dir (default: $TFDS_DATA_DIR, else TFDS' own), which may be in a bucket,
-    gs://...  A set that is not there is downloaded and prepared, which needs TensorFlow.  The
-    images of a split that is larger than how.limit are streaming.Rows.  Raises BadInput with the
-    remedy.
+    `dir` is the TFDS data_dir (default: $TFDS_DATA_DIR, else that of TFDS), which may be in a
+    bucket, gs://... A missing set is downloaded and prepared, which needs TensorFlow. The images of
+    a split larger than how.limit are streaming.Rows. Raises BadInput with the remedy.
     """
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     from etils import epath
@@ -89,9 +89,10 @@ def read(name: str, dir: str | None = None, known=(),
 
 
 def described(builder, size: int = 0) -> tuple[str, str | None, tuple[int, ...], np.dtype]:
-    """The names of images and labels (None without) among the features, an image's shape and type.
+    """The names of the image and label features (None for no label), and the shape and type of an
+    image.
 
-    Raises BadInput where there are no images of one size, or none that `size` can be of.
+    Raises BadInput if there are no images of one size, and none that can be resized to `size`.
     """
     features = builder.info.features
     image, label = (next((k for k, f in features.items() if type(f).__name__ == kind), None)
@@ -112,7 +113,7 @@ def described(builder, size: int = 0) -> tuple[str, str | None, tuple[int, ...],
 
 
 def prepare(builder, name, dir):
-    """Downloads and prepares a set, or says at once what is missing."""
+    """Downloads and prepares a set; raises at once if something is missing for that."""
     if importlib.util.find_spec('tensorflow') is None:
         raise BadInput(f'{name} is not prepared in {dir}, and preparing it needs TensorFlow: run '
                        "pip install '.[prepare]' here and then this command again, or give a "
@@ -137,8 +138,9 @@ def quiet():
 
 
 class Decoder:
-    """Row numbers -> these examples of a split: images (n, h, w, c), without `images` (n, 0), and
-    labels (n,), -1 where there are none."""
+    """Row numbers -> decoded examples of a split: images (n, h, w, c), or (n, 0) if `images` is
+    false, and labels (n,), -1 for none.
+    """
 
     def __init__(self, builder, split: str, size: int = 0, images: bool = True):
         self.image, self.label, shape, self.dtype = described(builder, size)
@@ -169,7 +171,7 @@ class Decoder:
         return self(rows)[0]
 
     def __len__(self):
-        """Of the pieces that are decoded at a time."""
+        """The number of pieces that are decoded one by one."""
         return -(-len(self.source) // self.piece)
 
     def __getitem__(self, i):
@@ -177,7 +179,7 @@ class Decoder:
 
 
 def center_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """The largest square in the middle of an image, at this size, bicubic."""
+    """The largest central square of an image, resized to this size, bicubic."""
     from PIL import Image
     h, w, c = image.shape
     side = min(h, w)
@@ -188,7 +190,7 @@ def center_crop(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def examples(builder, split: str, how: ReadOptions, other: str) -> Batch:
-    """A split as `how` says; `other`: the one that is used beside it."""
+    """A split, read as `how` says; `other`: the other split of the set."""
     if how.keeps(builder, split):
         return cached(builder, split, how, [other] * how.keeps(builder, other))
     decoder = Decoder(builder, split, how.size)
@@ -199,8 +201,9 @@ def examples(builder, split: str, how: ReadOptions, other: str) -> Batch:
 
 
 def cached(builder, split: str, how: ReadOptions = IN_MEMORY, others=()) -> Batch:
-    """The decoded split from its cache, which is made first where it is missing or damaged, in
-    which `others` are to stay beside it."""
+    """The decoded split from its cache, which is first written if it is missing or damaged. Space
+    is made without removing `others`.
+    """
     count = builder.info.splits[split].num_examples
     shape, dtype = described(builder, how.size)[2:]
     names, large = home(builder, split, how), how.streams(builder, split)
