@@ -54,7 +54,7 @@ def overrides(chance: random.Random) -> list[str]:
     """A config and some keys of it, and of none, with values that may or may not do."""
     model = chance.choice(MODELS)
     known = list(train.leaves(runpy.run_path(str(ROOT / f'configs/{model}.py'))[
-        'get_config']().to_dict(), but=('data.dir', 'init')))
+        'get_config']().to_dict(), but=('data.dir', 'init_from')))
     data = chance.choice(['', '', '', ':digits', ':breast_cancer', ':photos', ':', ':ring', ':x'])
     words = [f'--config=configs/{model}.py{data}', *SMALL]
     for _ in range(chance.randint(1, 3)):

@@ -404,7 +404,7 @@ def test_a_loss_that_explodes_is_kept_in_the_summary(tmp_path):
 @pytest.mark.full
 def test_a_run_that_always_falls_stops_rolling_back(tmp_path, monkeypatch):
     falling(monkeypatch, 25, once=False)
-    monkeypatch.setattr(train, 'ROLLBACKS', 2)
+    monkeypatch.setattr(train, 'MAX_ROLLBACKS', 2)
     with pytest.raises(BadInput, match='not finite at step 25; the checkpoint of step 22 is kept'):
         train.train(config(on_nan='rollback'), tmp_path)
 
