@@ -28,9 +28,9 @@ def breast_cancer():
 
 
 def photos(size: int = 32):
-    """8,000 training and 1,000 test crops of two colour photographs of 427x640 pixels (0: a temple
-    in
-    China, 1: a flower). The test crops come from a vertical band that no training crop touches.
+    """8,000 training and 1,000 test crops of two colour photographs of 427x640 pixels (label 0 is a
+    temple in China, label 1 a flower). The test crops come from a vertical band that no training
+    crop touches.
     """
     from sklearn.datasets import load_sample_images
     if not 4 <= size <= BAND:
