@@ -12,9 +12,9 @@ import json
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 import numpy as np
-from PIL import Image
-from readme import command
+from readme import command, quantise
 from study import guarded, parser
 
 from gen_jax import record, train
@@ -78,12 +78,11 @@ def front(folders: dict[str, Path], data_dir: str | None) -> None:
     save(fig, 'front')
 
 
-def page(folder: Path, data_dir: str | None) -> str:
-    """Draws the picture of the run's model; the model's name, or '' if its data are not images."""
+def page(folder: Path, data_dir: str | None) -> ConfigDict | None:
+    """Draws the picture of the run's model; its config, or None if there is nothing to draw."""
     run, state = train.load(folder, data_dir=data_dir)
-    example = run.known.test.x
-    if example.ndim != 4:
-        return ''
+    if run.known.test.x.ndim != 4:
+        return None
     rows = []
     if train.can_reconstruct(run.model):
         batch = train.test_examples(run.data, COLUMNS, run.key)
@@ -96,23 +95,20 @@ def page(folder: Path, data_dir: str | None) -> str:
         if len(rows) < 4:
             rows += [('', images[i * COLUMNS:(i + 1) * COLUMNS]) for i in (1, 2)]
     if not rows:
-        return ''
+        return None
     fig = record.figure(8, .64 * len(rows))
     fig.get_layout_engine().set(hspace=0, h_pad=.01)
     for axes, (title, images) in zip(fig.subplots(len(rows), 1, squeeze=False).ravel(), rows):
         record.show(axes, images, COLUMNS, '')
         axes.text(-.02, .5, title, transform=axes.transAxes, ha='right', va='center')
     save(fig, run.config.model.name)
-    return run.config.model.name
+    return run.config
 
 
 def save(fig, name: str) -> None:
-    """A PNG of 256 colours, which is small."""
-    PICTURES.mkdir(parents=True, exist_ok=True)
     file = PICTURES / f'{name}.png'
     fig.savefig(file, dpi=110, bbox_inches='tight', pad_inches=.05)
-    image = Image.open(file).convert('RGB')
-    image.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
+    quantise(file, file)
 
 
 def main():
@@ -127,9 +123,8 @@ def main():
     file = PICTURES / 'commands.json'
     commands = json.loads(file.read_text()) if file.exists() else {}
     for folder in a.runs:
-        model = page(folder, a.data_dir)
-        if model:
-            commands[model] = command(train.load(folder, data_dir=a.data_dir)[0].config)
+        if config := page(folder, a.data_dir):
+            commands[config.model.name] = command(config)
     record.write_json(file, dict(sorted(commands.items())))
     if {name for name, _ in FRONT.values()} <= folders.keys():
         front(folders, a.data_dir)

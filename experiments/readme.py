@@ -76,12 +76,16 @@ def result(folder: Path) -> dict:
                 commit=commit(folder / 'summary.json')) | train.summary(folder)
 
 
-def picture(source: Path, name: str) -> None:
-    """A PNG of docs/, no larger than is seen there: of 256 colours."""
+def quantise(source: Path, target: Path) -> None:
+    """Saves a picture as a PNG of 256 colours, no larger than it is shown in docs/."""
     image = Image.open(source).convert('RGB')
     if image.width > 3000:
         image.thumbnail((1600, 1600))
-    image.quantize(256, dither=Image.Dither.NONE).save(ROOT / 'docs' / f'{name}.png', optimize=True)
+    image.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
+
+
+def picture(source: Path, name: str) -> None:
+    quantise(source, ROOT / 'docs' / f'{name}.png')
 
 
 def keep(folder: Path) -> None:

@@ -244,7 +244,7 @@ def _check_shapes(path: Path, tree) -> None:
     tracebacks.
     """
     expected = {jax.tree_util.keystr(place, simple=True, separator='.'): leaf.shape
-            for place, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+                for place, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     store = _store(path)
     for name in _arrays(store):
         shape = tuple(json.loads(store.read(f'{name}/.zarray').result().value)['shape'])

@@ -223,3 +223,19 @@ def test_experiments_of_modes_refuse_other_data(experiment, name, said, tmp_path
 def test_a_row_that_is_not_there_is_refused(experiment, name, known, tmp_path):
     result = experiment(name, f'--rows={known},iwae9', f'--workdir={tmp_path / "work"}')
     refused(result, name, "'iwae9'", known)
+
+
+def test_gallery_draws_a_run_and_keeps_its_command(monkeypatch, tmp_path):
+    from gen_jax import train
+    monkeypatch.syspath_prepend(ROOT / 'experiments')
+    import gallery
+    config = train.defaults('vae', 'digits', net=dict(width=(8,)))
+    config.epochs = 1
+    train.train(config, tmp_path / 'vae-digits')
+    monkeypatch.setattr(gallery, 'PICTURES', tmp_path)
+    monkeypatch.setattr('sys.argv', ['gallery', str(tmp_path / 'vae-digits')])
+    gallery.main()
+    command = json.loads((tmp_path / 'commands.json').read_text())['vae']
+    assert command.startswith('python -m gen_jax.main --config=configs/vae.py --config.epochs=1')
+    with Image.open(tmp_path / 'vae.png') as image:
+        assert image.width > 600 and np.asarray(image.convert('L'), float).std() > 10

@@ -29,8 +29,7 @@ every_model = pytest.mark.parametrize('name', NAMES)
 some_models = pytest.mark.parametrize('name', thorough(NAMES, 'vae', 'gan'))
 
 
-IMAGES, VECTORS = ((7, 9, 3), 'conv'), (
-    (13, ), 'mlp')  # the shape of an example, and the kind of net
+IMAGES, VECTORS = ((7, 9, 3), 'conv'), ((13,), 'mlp')  # shape of an example, kind of net
 
 
 def fitting(name):
